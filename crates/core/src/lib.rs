@@ -1,0 +1,16 @@
+//! The words of Frameloom and its pure functions: time, ids, pipelines, plans, tasks, errors, metrics.
+//!
+//! This crate knows no runtime, no file, no network, no clock and no source of randomness: whoever
+//! calls it hands those in. So everything here can be tested by value.
+
+pub mod catalogue;
+pub mod error;
+pub mod id;
+pub mod metrics;
+pub mod pipeline;
+pub mod plan;
+pub mod slot;
+pub mod spec;
+pub mod time;
+
+pub use error::{Error, ErrorKind, Result};

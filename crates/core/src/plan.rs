@@ -1,0 +1,264 @@
+//! The plan: everything that decides the output's bytes, fixed once before any work begins.
+//!
+//! A plan is a pure function of the source, the pipeline, the encoder settings and the segment
+//! length; never of slots, nodes or load. So any attempt anywhere gives the same bytes.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::Footprint;
+use crate::pipeline::FilterSpec;
+use crate::spec::{Codec, Container};
+use crate::time::{Interval, Rational, TimeBase};
+
+/// Version of this structure; a plan of another version is made anew.
+pub const PLAN_VERSION: u32 = 1;
+
+/// A job cut into tasks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Plan {
+    /// [`PLAN_VERSION`].
+    pub version: u32,
+    /// The versions that shape bytes.
+    pub engine: Engine,
+    /// The source as found.
+    pub source: SourceInfo,
+    /// What part of the source's timeline is kept, in source ticks.
+    pub trim: Interval,
+    /// Subtracted from every source timestamp, in ticks of the video's time base.
+    pub offset: i64,
+    /// The filters, in order.
+    pub filters: Vec<PlannedFilter>,
+    /// The footprint of the whole chain.
+    pub footprint: Footprint,
+    /// The pictures that the encoder gets.
+    pub output: OutputInfo,
+    /// The encoder.
+    pub encoder: PlannedEncoder,
+    /// What becomes of each stream of the source.
+    pub streams: Vec<PlannedStream>,
+    /// The segments, in order; they partition the timeline.
+    pub segments: Vec<Segment>,
+    /// Entry points at or before the segments' starts, by pts; where decoding may begin.
+    pub entries: Vec<EntryPoint>,
+    /// Why the timeline is one segment, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What a user should know: conversions, streams left out, damage.
+    pub messages: Vec<Message>,
+    /// Bytes read from the source to make the plan, its fingerprint aside.
+    pub index_bytes_read: u64,
+}
+
+/// The pinned versions that shape bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Engine {
+    /// Frameloom's version.
+    pub frameloom: String,
+    /// FFmpeg's libraries, as `libavcodec 59.37.100, …`.
+    pub ffmpeg: String,
+    /// OpenCV's version.
+    pub opencv: String,
+    /// The instruction set class, where a step's bytes depend on it.
+    pub cpu: String,
+}
+
+/// What identifies a source's content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Fingerprint {
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time in nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// SHA-256, hexadecimal: of the first, last and 16 spread MiB, or of all with `whole`.
+    pub sha256: String,
+    /// Whether all of the file was hashed.
+    pub whole: bool,
+}
+
+/// The source as found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SourceInfo {
+    /// The file's name as given, without directories.
+    pub name: String,
+    /// FFmpeg's name of the demuxer, e.g. `mov,mp4,m4a,3gp,3g2,mj2`.
+    pub format: String,
+    /// What identifies its content.
+    pub fingerprint: Fingerprint,
+    /// Where time begins, in microseconds: the earliest start of any stream, which becomes 0.
+    pub start_us: i64,
+    /// Duration in microseconds, as far as the container tells.
+    pub duration_us: Option<i64>,
+    /// The video stream that is processed.
+    pub video: VideoInfo,
+}
+
+/// A video stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VideoInfo {
+    /// Its number in the file.
+    pub stream: u32,
+    /// FFmpeg's name of its codec.
+    pub codec: String,
+    /// Coded width in pixels, before rotation.
+    pub width: u32,
+    /// Coded height in pixels, before rotation.
+    pub height: u32,
+    /// FFmpeg's name of its pixel format.
+    pub pixel_format: String,
+    /// Seconds a tick.
+    pub time_base: TimeBase,
+    /// Smallest pts known, in ticks.
+    pub start_pts: Option<i64>,
+    /// Average frame rate; unknown where `den` is 0.
+    pub frame_rate: Rational,
+    /// Frames, where the container tells.
+    pub frames: Option<u64>,
+    /// Clockwise rotation for display: 0, 90, 180 or 270 degrees.
+    pub rotation: u32,
+    /// Whether it is to be flipped horizontally before the rotation.
+    pub flip: bool,
+    /// Sample aspect ratio; 0/1 where unknown.
+    pub sample_aspect_ratio: Rational,
+    /// Order of its fields: `progressive`, `tff`, `bff` or `unknown`.
+    pub field_order: String,
+    /// Colour tags.
+    pub color: ColorTags,
+}
+
+/// Colour tags by FFmpeg's names; `unknown` where not tagged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ColorTags {
+    /// Range: `tv`, `pc` or `unknown`.
+    pub range: String,
+    /// Primaries.
+    pub primaries: String,
+    /// Transfer characteristic.
+    pub transfer: String,
+    /// Matrix.
+    pub matrix: String,
+    /// Place of the chroma samples.
+    pub chroma_location: String,
+}
+
+/// A filter with what it needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedFilter {
+    /// As written.
+    pub spec: FilterSpec,
+    /// What it needs.
+    pub footprint: Footprint,
+}
+
+/// The pictures that the encoder gets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OutputInfo {
+    /// Container.
+    pub container: Container,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// FFmpeg's name of the pixel format that filters see and the encoder gets.
+    pub pixel_format: String,
+    /// Sample aspect ratio after rotation and filters.
+    pub sample_aspect_ratio: Rational,
+}
+
+/// The encoder with all its options, the same for every segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedEncoder {
+    /// The codec, where it is one that has defaults.
+    pub codec: Option<Codec>,
+    /// FFmpeg's name of the encoder.
+    pub name: String,
+    /// Options, `(key, value)`, in order.
+    pub options: Vec<(String, String)>,
+    /// Most frames from one keyframe to the next.
+    pub keyframe_interval: u32,
+    /// Encoder threads; fixed here because they shape bytes.
+    pub threads: u32,
+}
+
+/// What becomes of a stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedStream {
+    /// Its number in the source.
+    pub index: u32,
+    /// `video`, `audio`, `subtitle`, `data` or `attachment`.
+    pub kind: String,
+    /// FFmpeg's name of its codec.
+    pub codec: String,
+    /// What is done with it.
+    pub action: StreamAction,
+}
+
+/// What is done with a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "do")]
+pub enum StreamAction {
+    /// It is the video that runs through the pipeline.
+    Process,
+    /// Its packets are copied bit for bit.
+    Copy,
+    /// It is decoded and encoded anew, because the container does not hold its codec.
+    Transcode {
+        /// FFmpeg's name of the encoder.
+        encoder: String,
+    },
+    /// It is left out.
+    Drop {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Something a user should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Message {
+    /// A stable word for programs, e.g. `stream_dropped`.
+    pub code: String,
+    /// The same for a person.
+    pub text: String,
+}
+
+impl Message {
+    /// A message with a stable code and a text for a person.
+    pub fn new(code: &str, text: impl Into<String>) -> Self {
+        Self { code: code.into(), text: text.into() }
+    }
+}
+
+/// A half-open interval of presentation time, processed as one unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Segment {
+    /// Its number, from 0.
+    pub index: u32,
+    /// Its interval in source ticks. The first has no start and the last no end.
+    #[serde(flatten)]
+    pub interval: Interval,
+    /// Why it begins where it does, where that is not an entry point as others are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Where decoding may begin: all frames from `pts` on come out right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EntryPoint {
+    /// Presentation time of its frame, in source ticks.
+    pub pts: i64,
+    /// How to get there.
+    pub seek: Seek,
+}
+
+/// How a demuxer is brought to an entry point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Seek {
+    /// The beginning of the file.
+    Start,
+    /// The container's index at this decoding or presentation time, in source ticks.
+    Timestamp(i64),
+    /// This byte of the file.
+    Byte(i64),
+}

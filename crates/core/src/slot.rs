@@ -1,0 +1,180 @@
+//! What a worker node and its slot say to each other: length-delimited JSON over one socket pair,
+//! beside open descriptors. A slot opens nothing itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::id::{AttemptId, JobId};
+use crate::metrics::FrameCounts;
+use crate::plan::Engine;
+use crate::spec::JobSpec;
+
+/// From the node to its slot. The descriptors named travel beside the message, in this order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "do")]
+pub enum SlotCommand {
+    /// Make a plan. Descriptors: source (read), plan (write).
+    Plan(PlanTask),
+    /// Process one segment. Descriptors: source (read), plan (read), segment (write).
+    Segment(SegmentTask),
+    /// Join the segments. Descriptors: source (read), plan (read), output (read and write), frame
+    /// metrics (write). The slot asks for each segment by [`SlotEvent::Need`].
+    Concat(ConcatTask),
+    /// The answer to [`SlotEvent::Need`]. Descriptors: the segment (read).
+    Segments(NeededSegment),
+}
+
+/// See [`SlotCommand::Plan`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanTask {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The source's file name, a hint for probing.
+    pub name: String,
+    /// What the user asked for.
+    pub spec: JobSpec,
+}
+
+/// See [`SlotCommand::Segment`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SegmentTask {
+    /// The job; a slot keeps a job's source open between its tasks.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The segment's number.
+    pub segment: u32,
+    /// Decoding threads to use; never shapes the output of an undamaged source.
+    pub decode_threads: u32,
+}
+
+/// See [`SlotCommand::Concat`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConcatTask {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The accepted attempts and their slots' names, one a segment, for the frame metrics.
+    pub accepted: Vec<AcceptedSegment>,
+}
+
+/// An accepted segment as the joiner needs to know it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AcceptedSegment {
+    /// The attempt that made it.
+    pub attempt: AttemptId,
+    /// The slot that made it, as `NODE/SLOT`.
+    pub slot: String,
+    /// Its file's SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+/// See [`SlotCommand::Segments`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NeededSegment {
+    /// The segment's number.
+    pub segment: u32,
+}
+
+/// From a slot to its node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum SlotEvent {
+    /// The slot is up and waits for its first task.
+    Ready(SlotReady),
+    /// A sign of life within a task: so many frames are done.
+    Progress(SlotProgress),
+    /// The joiner needs this segment; answered by [`SlotCommand::Segments`].
+    Need(NeededSegment),
+    /// The task ended well.
+    Done(SlotDone),
+    /// The task failed.
+    Failed(SlotFailed),
+}
+
+/// See [`SlotEvent::Ready`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotReady {
+    /// The versions that this slot works with.
+    pub engine: Engine,
+}
+
+/// See [`SlotEvent::Progress`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotProgress {
+    /// Frames done in this task so far; for a plan, packets read.
+    pub frames: u64,
+}
+
+/// See [`SlotEvent::Done`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotDone {
+    /// What came of it.
+    pub output: TaskOutput,
+}
+
+/// See [`SlotEvent::Failed`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotFailed {
+    /// Why.
+    pub error: Error,
+}
+
+/// What a task gives back beside its file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "task")]
+pub enum TaskOutput {
+    /// A plan was written.
+    Plan(PlanOutput),
+    /// A segment was written.
+    Segment(SegmentOutput),
+    /// The output was written.
+    Concat(ConcatOutput),
+}
+
+/// The file that a task wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenFile {
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256, hexadecimal; empty for the joined output, which is not read again.
+    pub sha256: String,
+}
+
+/// See [`TaskOutput::Plan`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanOutput {
+    /// The plan's file.
+    pub file: WrittenFile,
+    /// Segments of the plan.
+    pub segments: u32,
+}
+
+/// See [`TaskOutput::Segment`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SegmentOutput {
+    /// The segment's file.
+    pub file: WrittenFile,
+    /// Frames counted.
+    pub frames: FrameCounts,
+    /// CPU time of the task in microseconds.
+    pub cpu_us: u64,
+    /// Wall time of the task in microseconds.
+    pub wall_us: u64,
+}
+
+/// See [`TaskOutput::Concat`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConcatOutput {
+    /// The output's file.
+    pub file: WrittenFile,
+    /// Frames written.
+    pub frames: u64,
+    /// Duration of the output in microseconds.
+    pub duration_us: i64,
+    /// Time a frame, over all frames of all segments.
+    pub time_per_frame_ms: crate::metrics::StepTimes,
+    /// Messages that only the joiner could know.
+    pub messages: Vec<crate::plan::Message>,
+}

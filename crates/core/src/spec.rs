@@ -1,0 +1,198 @@
+//! What a user asks for: a job, its pipeline and its encoder.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::pipeline::FilterSpec;
+use crate::{Error, Result};
+
+/// A job as submitted. Two equal specifications over the same source give the same plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JobSpec {
+    /// The filters, in order; none means that the video is only encoded anew.
+    pub filters: Vec<FilterSpec>,
+    /// The encoder.
+    pub encoder: EncoderSpec,
+    /// The output's container.
+    pub container: Container,
+    /// Longest segment in microseconds; `None` leaves it to the planner (2 to 8 s).
+    pub segment_us: Option<i64>,
+    /// First time to keep, in microseconds from the first frame.
+    pub from_us: Option<i64>,
+    /// First time no longer to keep, in microseconds from the first frame.
+    pub to_us: Option<i64>,
+    /// The video stream's number in the source; `None` takes FFmpeg's default choice.
+    pub stream: Option<u32>,
+    /// Leave out all sound.
+    pub no_audio: bool,
+    /// Refuse a source of which a stream would be dropped or converted.
+    pub strict_streams: bool,
+    /// Keep more than 8 bits a sample (and HDR) where the encoder can.
+    pub keep_depth: bool,
+    /// Hash the whole source for its fingerprint, not samples of it.
+    pub verify_source: bool,
+}
+
+/// How the output video is encoded.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EncoderSpec {
+    /// The codec; `None` takes the container's default.
+    pub codec: Option<Codec>,
+    /// A video encoder of FFmpeg by name, instead of a codec.
+    pub encoder: Option<String>,
+    /// Constant rate factor in hundredths (2050 is 20.5); the range is the encoder's.
+    pub crf_hundredths: Option<u32>,
+    /// The encoder's preset.
+    pub preset: Option<String>,
+    /// Encode without loss.
+    pub lossless: bool,
+    /// Further options of the encoder, `(key, value)` in the order given.
+    pub options: Vec<(String, String)>,
+}
+
+/// A video codec that Frameloom has defaults for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// H.264 / AVC.
+    H264,
+    /// H.265 / HEVC.
+    Hevc,
+    /// VP9.
+    Vp9,
+    /// AV1.
+    Av1,
+    /// FFV1, lossless.
+    Ffv1,
+}
+
+impl Codec {
+    /// All of them.
+    pub const ALL: [Codec; 5] = [Codec::H264, Codec::Hevc, Codec::Vp9, Codec::Av1, Codec::Ffv1];
+
+    /// Its name on the command line and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::H264 => "h264",
+            Self::Hevc => "hevc",
+            Self::Vp9 => "vp9",
+            Self::Av1 => "av1",
+            Self::Ffv1 => "ffv1",
+        }
+    }
+
+    /// The containers that hold it.
+    pub fn containers(self) -> &'static [Container] {
+        use Container::{Mkv, Mov, Mp4, Webm};
+        match self {
+            Self::H264 | Self::Hevc => &[Mp4, Mov, Mkv],
+            Self::Vp9 | Self::Av1 => &[Mp4, Mkv, Webm],
+            Self::Ffv1 => &[Mkv],
+        }
+    }
+}
+
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The output's container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Container {
+    /// MPEG-4 Part 14.
+    #[default]
+    Mp4,
+    /// QuickTime.
+    Mov,
+    /// Matroska; its time base is 1 ms.
+    Mkv,
+    /// WebM; its time base is 1 ms.
+    Webm,
+}
+
+impl Container {
+    /// All of them.
+    pub const ALL: [Container; 4] =
+        [Container::Mp4, Container::Mov, Container::Mkv, Container::Webm];
+
+    /// Its name, which is its file name extension.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mp4 => "mp4",
+            Self::Mov => "mov",
+            Self::Mkv => "mkv",
+            Self::Webm => "webm",
+        }
+    }
+
+    /// FFmpeg's name of its muxer.
+    pub fn muxer(self) -> &'static str {
+        match self {
+            Self::Mkv => "matroska",
+            other => other.name(),
+        }
+    }
+
+    /// The codec taken where none is asked for.
+    pub fn default_codec(self) -> Codec {
+        match self {
+            Self::Webm => Codec::Vp9,
+            _ => Codec::H264,
+        }
+    }
+
+    /// The container that a file name's extension names, in any case.
+    ///
+    /// # Errors
+    /// Invalid, naming the extensions there are.
+    pub fn of_file_name(name: &str) -> Result<Self> {
+        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        match extension.to_ascii_lowercase().as_str() {
+            "mp4" | "m4v" => Ok(Self::Mp4),
+            "mov" => Ok(Self::Mov),
+            "mkv" => Ok(Self::Mkv),
+            "webm" => Ok(Self::Webm),
+            _ => Err(Error::invalid(format!(
+                "output '{name}': its name must end in .mp4, .mov, .mkv or .webm, which choose the container"
+            ))),
+        }
+    }
+}
+
+impl std::fmt::Display for Container {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_name_chooses_the_container() {
+        assert_eq!(Container::of_file_name("a.b.MP4").unwrap(), Container::Mp4);
+        assert_eq!(Container::of_file_name("dir.x/out.webm").unwrap(), Container::Webm);
+        for bad in ["out", "out.", "out.avi", ""] {
+            let error = Container::of_file_name(bad).unwrap_err();
+            assert!(error.message().contains(&format!("'{bad}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_container_holds_its_default_codec() {
+        for container in Container::ALL {
+            assert!(container.default_codec().containers().contains(&container));
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused() {
+        assert!(serde_json::from_str::<JobSpec>(r#"{"filtres":[]}"#).is_err());
+    }
+}

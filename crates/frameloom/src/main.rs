@@ -1,0 +1,2 @@
+//! Frameloom
+fn main() {}
