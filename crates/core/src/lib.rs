@@ -9,6 +9,7 @@ pub mod id;
 pub mod metrics;
 pub mod pipeline;
 pub mod plan;
+pub mod planner;
 pub mod slot;
 pub mod spec;
 pub mod time;

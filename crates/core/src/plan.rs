@@ -237,6 +237,8 @@ pub struct Segment {
     /// Its interval in source ticks. The first has no start and the last no end.
     #[serde(flatten)]
     pub interval: Interval,
+    /// The number in `entries` of where its decoding begins.
+    pub entry: u32,
     /// Why it begins where it does, where that is not an entry point as others are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -245,7 +247,8 @@ pub struct Segment {
 /// Where decoding may begin: all frames from `pts` on come out right.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EntryPoint {
-    /// Presentation time of its frame, in source ticks.
+    /// Presentation time of its packet in source ticks, or its decoding time where the container
+    /// has no other (AVI). The lowest value there is for the beginning of the file.
     pub pts: i64,
     /// How to get there.
     pub seek: Seek,

@@ -45,6 +45,11 @@ fn libc_code(errno: rustix::io::Errno) -> c_int {
     errno.raw_os_error()
 }
 
+/// FFmpeg's code of an error of the operating system.
+pub(crate) fn error_code(errno: rustix::io::Errno) -> c_int {
+    -errno.raw_os_error()
+}
+
 /// `what: FFmpeg's words`, of the kind that the code means.
 pub(crate) fn error(code: c_int, what: &str) -> Error {
     Error::new(kind_of(code), format!("{what}: {}", describe(code))).with_source(code)

@@ -1,0 +1,306 @@
+//! The demuxer: one source, one descriptor, and no way to a second file.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::fs::File;
+use std::ptr::{self, NonNull};
+
+use ffmpeg_next::ffi;
+use frameloom_core::time::TimeBase;
+use frameloom_core::{Error, ErrorKind, Result};
+
+use crate::ff::{self, Packet};
+use crate::io::Input;
+
+/// Formats that name other files, or make media out of something that is no media file.
+const REFUSED: [&str; 26] = [
+    "hls",
+    "applehttp",
+    "concat",
+    "dash",
+    "imf",
+    "sdp",
+    "rtsp",
+    "rtp",
+    "sap",
+    "image2",
+    "avisynth",
+    "vapoursynth",
+    "webm_dash_manifest",
+    "lavfi",
+    "ffmetadata",
+    "tty",
+    "bin",
+    "adf",
+    "idf",
+    "xbin",
+    "subviewer",
+    "srt",
+    "ass",
+    "webvtt",
+    "vobsub",
+    "mpsub",
+];
+
+/// An open source.
+pub(crate) struct Demuxer {
+    context: NonNull<ffi::AVFormatContext>,
+    // After `context`, which is closed first, by Drop.
+    input: Input,
+    name: String,
+}
+
+// SAFETY: the context is used by one thread at a time, whoever holds the Demuxer.
+unsafe impl Send for Demuxer {}
+
+/// FFmpeg asks to open another file: refused.
+unsafe extern "C" fn refuse_open(
+    _: *mut ffi::AVFormatContext,
+    _: *mut *mut ffi::AVIOContext,
+    _: *const c_char,
+    _: c_int,
+    _: *mut *mut ffi::AVDictionary,
+) -> c_int {
+    ffi::AVERROR(ffi::EACCES)
+}
+
+impl Demuxer {
+    /// Opens `source` and finds its streams; `name` is the file's name, a hint for probing.
+    ///
+    /// # Errors
+    /// Corrupt where it is no media file or is damaged at its start; Unsupported where it is a
+    /// playlist or the like, which names other files.
+    pub(crate) fn open(source: &File, name: &str) -> Result<Self> {
+        let demuxer = Self::open_header(source, name)?;
+        // SAFETY: the context is open.
+        let code = unsafe { ffi::avformat_find_stream_info(demuxer.context(), ptr::null_mut()) };
+        ff::check(code, &format!("cannot find the streams of '{name}'"))?;
+        Ok(demuxer)
+    }
+
+    /// Opens `source` and reads its header only: streams may still lack what only packets tell.
+    pub(crate) fn open_header(source: &File, name: &str) -> Result<Self> {
+        let mut input = Input::new(source)?;
+        if input.size() == 0 {
+            return Err(Error::corrupt(format!("'{name}' is empty")));
+        }
+        let c_name = ff::c_string(name)?;
+        let format = probe(&input, name, &c_name)?;
+        let mut options = ff::Dict::default();
+        options.set("protocol_whitelist", "none")?;
+        // SAFETY: a fresh context whose AVIO is ours; avformat_open_input frees it where it fails.
+        let context = unsafe {
+            let mut context = ffi::avformat_alloc_context();
+            let Some(fresh) = context.as_mut() else { return Err(ff::out_of_memory()) };
+            fresh.pb = input.context();
+            fresh.io_open = Some(refuse_open);
+            fresh.flags |= ffi::AVFMT_FLAG_CUSTOM_IO as c_int;
+            let code = ffi::avformat_open_input(
+                &mut context,
+                c_name.as_ptr(),
+                format,
+                options.as_mut_ptr(),
+            );
+            if code < 0 {
+                return Err(input.take_failure().unwrap_or_else(|| not_media(name, code)));
+            }
+            NonNull::new(context).ok_or_else(ff::out_of_memory)?
+        };
+        Ok(Self { context, input, name: name.to_owned() })
+    }
+
+    /// FFmpeg's context.
+    pub(crate) fn context(&self) -> *mut ffi::AVFormatContext {
+        self.context.as_ptr()
+    }
+
+    fn raw(&self) -> &ffi::AVFormatContext {
+        // SAFETY: the context lives as long as self.
+        unsafe { self.context.as_ref() }
+    }
+
+    /// FFmpeg's name of the demuxer, e.g. `mov,mp4,m4a,3gp,3g2,mj2`.
+    pub(crate) fn format_name(&self) -> String {
+        // SAFETY: an open context has a demuxer with a static name.
+        unsafe { ff::text((*self.raw().iformat).name) }
+    }
+
+    /// FFmpeg's flags of the demuxer.
+    pub(crate) fn format_flags(&self) -> c_int {
+        // SAFETY: an open context has a demuxer.
+        unsafe { (*self.raw().iformat).flags }
+    }
+
+    /// Start in microseconds, if known.
+    pub(crate) fn start_us(&self) -> Option<i64> {
+        ff::known(self.raw().start_time)
+    }
+
+    /// Duration in microseconds, if known.
+    pub(crate) fn duration_us(&self) -> Option<i64> {
+        ff::known(self.raw().duration).filter(|duration| *duration > 0)
+    }
+
+    /// All streams, by number.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = &ffi::AVStream> {
+        let raw = self.raw();
+        // SAFETY: FFmpeg keeps `nb_streams` valid pointers while the context is open.
+        (0..raw.nb_streams as usize).map(move |i| unsafe { &**raw.streams.add(i) })
+    }
+
+    /// The stream of this number.
+    ///
+    /// # Errors
+    /// Internal where there is none.
+    pub(crate) fn stream(&self, index: u32) -> Result<&ffi::AVStream> {
+        self.streams()
+            .nth(index as usize)
+            .ok_or_else(|| Error::internal(format!("'{}' has no stream {index}", self.name)))
+    }
+
+    /// Codec parameters of a stream.
+    pub(crate) fn parameters(&self, index: u32) -> Result<&ffi::AVCodecParameters> {
+        // SAFETY: every stream has codec parameters while the context is open.
+        Ok(unsafe { &*self.stream(index)?.codecpar })
+    }
+
+    /// Seconds a tick of a stream.
+    pub(crate) fn time_base(&self, index: u32) -> Result<TimeBase> {
+        let base = self.stream(index)?.time_base;
+        TimeBase::new(base.num, base.den)
+    }
+
+    /// Lets only packets of the streams that `keep` names through.
+    pub(crate) fn keep_only(&mut self, keep: impl Fn(u32) -> bool) {
+        let raw = self.raw();
+        for i in 0..raw.nb_streams {
+            let discard = if keep(i) {
+                ffi::AVDiscard::AVDISCARD_DEFAULT
+            } else {
+                ffi::AVDiscard::AVDISCARD_ALL
+            };
+            // SAFETY: stream `i` exists.
+            unsafe { (**raw.streams.add(i as usize)).discard = discard };
+        }
+    }
+
+    /// Sets FFmpeg's flags of the context.
+    pub(crate) fn add_flags(&mut self, flags: u32) {
+        // SAFETY: the context is open and ours.
+        unsafe { self.context.as_mut() }.flags |= flags as c_int;
+    }
+
+    /// The source below the demuxer.
+    pub(crate) fn input(&mut self) -> &mut Input {
+        &mut self.input
+    }
+
+    /// Reads the next packet; `false` at the end of the file.
+    ///
+    /// Damage that the demuxer can skip is skipped; a file cut off ends where it is cut.
+    ///
+    /// # Errors
+    /// Unavailable where the operating system cannot read the file.
+    pub(crate) fn read(&mut self, packet: &mut Packet) -> Result<bool> {
+        packet.clear();
+        // SAFETY: both are valid; the packet is empty.
+        let code = unsafe { ffi::av_read_frame(self.context(), packet.as_mut_ptr()) };
+        if code >= 0 {
+            return Ok(true);
+        }
+        match self.input.take_failure() {
+            Some(error) => Err(error.at(format!("'{}'", self.name))),
+            None if code == ff::error_code(rustix::io::Errno::NOMEM) => Err(ff::out_of_memory()),
+            // Anything else is the end of what can be read.
+            None => Ok(false),
+        }
+    }
+
+    /// Moves to `timestamp` of `stream` or, with `flags`, elsewhere, as `av_seek_frame` does.
+    pub(crate) fn seek(&mut self, stream: u32, timestamp: i64, flags: u32) -> Result<()> {
+        let stream = c_int::try_from(stream).map_err(|_| Error::internal("stream number"))?;
+        // SAFETY: the context is open.
+        let code = unsafe { ffi::av_seek_frame(self.context(), stream, timestamp, flags as c_int) };
+        ff::check(code, &format!("cannot seek in '{}'", self.name)).map(drop)
+    }
+
+    /// The entries of the container's index for a stream: `(timestamp, position, size, flags)`.
+    pub(crate) fn index(&self, stream: u32) -> Result<Vec<IndexEntry>> {
+        let stream: *const ffi::AVStream = self.stream(stream)?;
+        // SAFETY: the stream is valid; entries are read before anything else touches the index.
+        unsafe {
+            let count = ffi::avformat_index_get_entries_count(stream);
+            Ok((0..count)
+                .filter_map(|i| ffi::avformat_index_get_entry(stream.cast_mut(), i).as_ref())
+                .map(|entry| IndexEntry {
+                    timestamp: entry.timestamp,
+                    position: entry.pos,
+                    is_key: entry.flags() & ffi::AVINDEX_KEYFRAME as c_int != 0,
+                })
+                .collect())
+        }
+    }
+}
+
+/// An entry of a container's index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IndexEntry {
+    /// In ticks; for most containers a decoding time, for Matroska a presentation time.
+    pub(crate) timestamp: i64,
+    /// Byte position of the packet, its block or its cluster.
+    pub(crate) position: i64,
+    /// Whether it is flagged as a keyframe.
+    pub(crate) is_key: bool,
+}
+
+/// Finds the demuxer, and refuses those that lead to other files.
+fn probe(input: &Input, name: &str, c_name: &std::ffi::CStr) -> Result<*const ffi::AVInputFormat> {
+    let mut format: *const ffi::AVInputFormat = ptr::null();
+    // SAFETY: the AVIO context is valid; FFmpeg rewinds it after probing.
+    let code = unsafe {
+        ffi::av_probe_input_buffer2(
+            input.context(),
+            &mut format,
+            c_name.as_ptr(),
+            ptr::null_mut::<c_void>(),
+            0,
+            0,
+        )
+    };
+    // SAFETY: null or a static demuxer.
+    let Some(found) = (unsafe { format.as_ref() }) else { return Err(not_media(name, code)) };
+    // SAFETY: a demuxer's name is a static C string.
+    let format_name = unsafe { ff::text(found.name) };
+    let refused = format_name.split(',').any(|part| REFUSED.contains(&part))
+        || found.flags & ffi::AVFMT_NOFILE as c_int != 0;
+    if refused {
+        let message = match format_name.as_str() {
+            "tty" | "bin" | "adf" | "idf" | "xbin" => format!("'{name}' is text, not a video"),
+            "srt" | "ass" | "webvtt" | "vobsub" | "mpsub" | "subviewer" => {
+                format!("'{name}' holds subtitles only, no video")
+            }
+            _ => format!(
+                "'{name}' is a list ({format_name}) that leads to other files; \
+                 frameloom takes single media files, give it one of those"
+            ),
+        };
+        return Err(Error::unsupported(message));
+    }
+    Ok(format)
+}
+
+fn not_media(name: &str, code: c_int) -> Error {
+    let words = ff::describe(code);
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("'{name}' is not a media file that FFmpeg can read, or is cut off at its start ({words})"),
+    )
+    .with_source(code)
+}
+
+impl Drop for Demuxer {
+    fn drop(&mut self) {
+        let mut context = self.context.as_ptr();
+        // SAFETY: owned, closed once; with CUSTOM_IO the AVIO stays for `input` to free.
+        unsafe { ffi::avformat_close_input(&mut context) };
+    }
+}
