@@ -5,11 +5,13 @@
 
 pub mod catalogue;
 pub mod error;
+pub mod fingerprint;
 pub mod id;
 pub mod metrics;
 pub mod pipeline;
 pub mod plan;
 pub mod planner;
+pub mod probe;
 pub mod slot;
 pub mod spec;
 pub mod time;

@@ -31,6 +31,8 @@ pub struct Plan {
     pub filters: Vec<PlannedFilter>,
     /// The footprint of the whole chain.
     pub footprint: Footprint,
+    /// The pictures that the filters get: the source's, converted and turned.
+    pub working: PictureInfo,
     /// The pictures that the encoder gets.
     pub output: OutputInfo,
     /// The encoder.
@@ -148,6 +150,19 @@ pub struct PlannedFilter {
     pub spec: FilterSpec,
     /// What it needs.
     pub footprint: Footprint,
+}
+
+/// What all pictures at one place of the pipeline have in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PictureInfo {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// FFmpeg's name of the pixel format.
+    pub pixel_format: String,
+    /// Sample aspect ratio; 0/1 where unknown.
+    pub sample_aspect_ratio: Rational,
 }
 
 /// The pictures that the encoder gets.

@@ -184,9 +184,9 @@ impl Demuxer {
     }
 
     /// Sets FFmpeg's flags of the context.
-    pub(crate) fn add_flags(&mut self, flags: u32) {
+    pub(crate) fn add_flags(&mut self, flags: c_int) {
         // SAFETY: the context is open and ours.
-        unsafe { self.context.as_mut() }.flags |= flags as c_int;
+        unsafe { self.context.as_mut() }.flags |= flags;
     }
 
     /// The source below the demuxer.
@@ -216,10 +216,10 @@ impl Demuxer {
     }
 
     /// Moves to `timestamp` of `stream` or, with `flags`, elsewhere, as `av_seek_frame` does.
-    pub(crate) fn seek(&mut self, stream: u32, timestamp: i64, flags: u32) -> Result<()> {
+    pub(crate) fn seek(&mut self, stream: u32, timestamp: i64, flags: c_int) -> Result<()> {
         let stream = c_int::try_from(stream).map_err(|_| Error::internal("stream number"))?;
         // SAFETY: the context is open.
-        let code = unsafe { ffi::av_seek_frame(self.context(), stream, timestamp, flags as c_int) };
+        let code = unsafe { ffi::av_seek_frame(self.context(), stream, timestamp, flags) };
         ff::check(code, &format!("cannot seek in '{}'", self.name)).map(drop)
     }
 

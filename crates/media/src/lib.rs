@@ -4,9 +4,30 @@
 //! outputs come in as open descriptors, and nothing here opens a file or a socket.
 #![expect(unsafe_code, reason = "FFmpeg is a C library; each block says why it is sound")]
 
+mod concat;
+mod convert;
+mod decode;
 mod demux;
+mod encode;
+mod engine;
 mod entry;
 mod ff;
-pub mod filter;
-pub mod frame;
+mod filter;
+mod frame;
+mod index;
 mod io;
+mod io_out;
+mod planning;
+mod probe;
+mod seek;
+mod seg_file;
+mod segment;
+mod source;
+mod streams;
+
+pub use concat::concat;
+pub use engine::{engine, init};
+pub use filter::catalogue;
+pub use planning::make_plan;
+pub use probe::probe;
+pub use segment::SegmentRunner;

@@ -1,11 +1,31 @@
 //! Filters: they take frames in order and give each back, changed, with its own pts.
 //!
 //! A filter never looks at segments: the runner hands it the frames that its footprint asks for,
-//! and drops what comes out for those around a segment.
+//! and drops what comes out for those around a segment. A new filter is a file here, a `mod` line
+//! and a row in [`table`].
+
+mod chain;
+mod graph;
+mod graph_rules;
+mod plane;
+mod table;
+
+mod arithmetic;
+mod crop;
+mod denoise;
+mod edges;
+mod overlay_time;
+mod pixelate;
+mod scale;
+mod smooth;
+mod trial;
+
+pub use chain::{Chain, FilterTimes, plan_chain};
+pub use table::catalogue;
 
 use frameloom_core::Result;
 
-use crate::frame::{Frame, FrameFormat};
+use crate::frame::Frame;
 
 /// A filter at work.
 pub trait Filter: Send {
@@ -22,7 +42,21 @@ pub trait Filter: Send {
     /// # Errors
     /// As [`Filter::push`].
     fn finish(&mut self, out: &mut Vec<Frame>) -> Result<()>;
+}
 
-    /// The format of the frames that come out.
-    fn output(&self) -> &FrameFormat;
+/// A filter that changes each frame by itself.
+trait PerFrame: Send {
+    /// Changes a frame.
+    fn apply(&mut self, frame: Frame) -> Result<Frame>;
+}
+
+impl<T: PerFrame> Filter for T {
+    fn push(&mut self, frame: Frame, out: &mut Vec<Frame>) -> Result<()> {
+        out.push(self.apply(frame)?);
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &mut Vec<Frame>) -> Result<()> {
+        Ok(())
+    }
 }

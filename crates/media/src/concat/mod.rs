@@ -1,0 +1,238 @@
+//! The joiner: segments by stream copy, in order, and everything else of the source beside them.
+//!
+//! It goes over the segments twice: first to check them (hash, codec headers, frames) and to learn
+//! the track's times, then to write. It holds 8 bytes a frame and 4 a frame and step.
+
+mod muxer;
+mod passenger;
+mod track;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Seek, Write};
+
+use frameloom_core::metrics::{Distribution, FrameLine};
+use frameloom_core::plan::Plan;
+use frameloom_core::slot::{ConcatOutput, ConcatTask, WrittenFile};
+use frameloom_core::time::{Rounding, TimeBase};
+use frameloom_core::{Error, Result};
+
+use crate::encode::StreamParameters;
+use crate::ff::Packet;
+use crate::seg_file::{Reader, Record};
+use muxer::Muxer;
+use track::{Track, TrackBuilder};
+
+/// Joins the segments of a job into `out`, which must be readable, too.
+///
+/// `need` gives the file of a segment; each is asked for twice. Each frame's line goes to
+/// `frame_metrics`; `progress` hears the frames checked and written.
+///
+/// # Errors
+/// Corrupt or Internal where a segment is not what was accepted; of the source; of writing.
+pub fn concat(
+    source: &File,
+    plan: &Plan,
+    task: &ConcatTask,
+    out: File,
+    frame_metrics: Option<File>,
+    need: &mut dyn FnMut(u32) -> Result<File>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<ConcatOutput> {
+    let mut survey = Survey::new(plan, task, frame_metrics);
+    for segment in &plan.segments {
+        let file = need(segment.index)?;
+        survey
+            .segment(segment.index, &file)
+            .map_err(|e| e.at(format!("segment {}", segment.index)))?;
+        progress(survey.builder_frames);
+    }
+    let survey = survey.finish()?;
+    let Some(parameters) = &survey.parameters else {
+        return Err(Error::unsupported(
+            "no frame is left: the source has no decodable frame in the part that is kept",
+        ));
+    };
+    let mut muxer = Muxer::open(source, plan, parameters, &survey.track, out)?;
+    let mut coded = 0;
+    for segment in &plan.segments {
+        let file = need(segment.index)?;
+        let mut reader = Reader::new(BufReader::with_capacity(1 << 20, rewound(&file)?))?;
+        while let Record::Packet(stored) = reader.next()? {
+            let mut packet = Packet::with_data(&stored.data)?;
+            let raw = packet.raw_mut();
+            raw.pts = stored.pts;
+            raw.dts = survey
+                .track
+                .dts(coded)
+                .ok_or_else(|| Error::internal("a segment has grown since it was checked"))?;
+            raw.duration = survey.track.duration(stored.pts);
+            raw.flags = i32::try_from(stored.flags & 1).unwrap_or(0);
+            muxer.video(&mut packet)?;
+            coded += 1;
+        }
+        progress(survey.frames.saturating_add(coded as u64));
+    }
+    if coded != survey.track.len() {
+        return Err(Error::internal(format!(
+            "{} frames were counted and {coded} written",
+            survey.track.len()
+        )));
+    }
+    let size = muxer.finish()?;
+    let base = plan.source.video.time_base;
+    let length = match (survey.track.first(), survey.track.end()) {
+        (Some(first), Some(end)) => end.saturating_sub(first),
+        _ => 0,
+    };
+    Ok(ConcatOutput {
+        file: WrittenFile { size, sha256: String::new() },
+        frames: survey.frames,
+        duration_us: base.rescale(length, TimeBase::MICROS, Rounding::Nearest).unwrap_or(0),
+        time_per_frame_ms: survey.times,
+        messages: Vec::new(),
+    })
+}
+
+fn rewound(file: &File) -> Result<&File> {
+    let mut at = file;
+    at.rewind().map_err(|e| Error::io("cannot read a segment", &e))?;
+    Ok(file)
+}
+
+/// What the first look at the segments found.
+struct Surveyed {
+    parameters: Option<StreamParameters>,
+    track: Track,
+    frames: u64,
+    times: BTreeMap<String, Distribution>,
+}
+
+/// The first look at the segments.
+struct Survey<'a> {
+    plan: &'a Plan,
+    task: &'a ConcatTask,
+    lines: Option<BufWriter<File>>,
+    parameters: Option<StreamParameters>,
+    builder: TrackBuilder,
+    builder_frames: u64,
+    delay: i64,
+    steps: Vec<String>,
+    /// Milliseconds, one list a step.
+    times: Vec<Vec<f32>>,
+    totals: Vec<f32>,
+}
+
+impl<'a> Survey<'a> {
+    fn new(plan: &'a Plan, task: &'a ConcatTask, frame_metrics: Option<File>) -> Self {
+        Self {
+            plan,
+            task,
+            lines: frame_metrics.map(BufWriter::new),
+            parameters: None,
+            builder: TrackBuilder::default(),
+            builder_frames: 0,
+            delay: 0,
+            steps: Vec::new(),
+            times: Vec::new(),
+            totals: Vec::new(),
+        }
+    }
+
+    fn segment(&mut self, index: u32, file: &File) -> Result<()> {
+        let mut reader = Reader::new(BufReader::with_capacity(1 << 20, rewound(file)?))?;
+        let header = reader.header().clone();
+        if header.time_base != self.plan.source.video.time_base || header.segment != index {
+            return Err(Error::internal("it belongs to another plan"));
+        }
+        let accepted = self.task.accepted.get(index as usize);
+        let accepted = accepted.ok_or_else(|| Error::invalid("it was not accepted"))?;
+        if self.steps.is_empty() {
+            self.steps.clone_from(&header.steps);
+            self.times.resize(self.steps.len(), Vec::new());
+        }
+        let mut frames = 0;
+        let counts = loop {
+            match reader.next()? {
+                Record::Packet(packet) => self.builder.packet(packet.pts),
+                Record::Frame(frame) => {
+                    frames += 1;
+                    self.builder.frame(frame.pts)?;
+                    for (list, ms) in self.times.iter_mut().zip(&frame.ms) {
+                        list.push(*ms);
+                    }
+                    self.totals.push(frame.ms.iter().sum());
+                    if let Some(lines) = &mut self.lines {
+                        let line = FrameLine {
+                            pts: frame.pts,
+                            segment: index,
+                            attempt: accepted.attempt,
+                            slot: accepted.slot.clone(),
+                            ms: header
+                                .steps
+                                .iter()
+                                .cloned()
+                                .zip(frame.ms.iter().copied().map(f64::from))
+                                .collect(),
+                        };
+                        let failed =
+                            |e: std::io::Error| Error::io("cannot write frame metrics", &e);
+                        serde_json::to_writer(&mut *lines, &line).map_err(|e| failed(e.into()))?;
+                        lines.write_all(b"\n").map_err(failed)?;
+                    }
+                }
+                Record::End(counts) => break counts,
+            }
+        };
+        if counts.output != frames {
+            return Err(Error::internal(format!(
+                "it says {} frames and holds {frames}",
+                counts.output
+            )));
+        }
+        self.builder.end_segment(index, &mut self.delay)?;
+        self.builder_frames += frames;
+        if reader.sha256() != accepted.sha256 {
+            return Err(Error::corrupt(
+                "its file was changed after it was accepted: run again with --fresh",
+            ));
+        }
+        if frames == 0 {
+            return Ok(());
+        }
+        match &self.parameters {
+            None => self.parameters = Some(header.parameters),
+            Some(known) if *known == header.parameters => {}
+            Some(_) => {
+                return Err(Error::internal(
+                    "its codec headers differ from those of the segments before it",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Surveyed> {
+        if let Some(lines) = &mut self.lines {
+            lines.flush().map_err(|e| Error::io("cannot write frame metrics", &e))?;
+        }
+        let mut times: BTreeMap<String, Distribution> = self
+            .steps
+            .into_iter()
+            .zip(&mut self.times)
+            .map(|(step, list)| (step, Distribution::of(list)))
+            .collect();
+        times.insert("total".into(), Distribution::of(&mut self.totals));
+        let video = &self.plan.source.video;
+        let rate = video.frame_rate;
+        let frame = TimeBase::new(rate.den, rate.num)
+            .ok()
+            .and_then(|frame| frame.rescale(1, video.time_base, Rounding::Nearest));
+        Ok(Surveyed {
+            parameters: self.parameters,
+            track: self.builder.finish(self.delay, frame.unwrap_or(1)),
+            frames: self.builder_frames,
+            times,
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! A pipeline's filters, one after the other, each timed.
+
+use std::time::Instant;
+
+use frameloom_core::catalogue::Footprint;
+use frameloom_core::pipeline::FilterSpec;
+use frameloom_core::plan::PlannedFilter;
+use frameloom_core::{Error, Result};
+
+use super::table::{self, Row};
+use super::{Filter, catalogue};
+use crate::frame::{Frame, FrameFormat, PixelFormat};
+
+/// Milliseconds that each filter spent on a frame, in the order of the chain. What a filter that
+/// holds frames back spends counts for the frame that comes out of it then.
+pub type FilterTimes = Vec<f32>;
+
+/// Checks filters against their table rows and finds what comes out of them, and what they need.
+///
+/// # Errors
+/// Invalid for filters and parameters; Unsupported where a filter does not take the frames.
+pub fn plan_chain(
+    filters: &[FilterSpec],
+    input: &FrameFormat,
+) -> Result<(Vec<PlannedFilter>, FrameFormat, Footprint)> {
+    let mut format = input.clone();
+    let mut footprint = Footprint::PerFrame;
+    let mut planned = Vec::new();
+    for spec in filters {
+        let params = catalogue().check(spec)?;
+        let row = table::row(&spec.name)?;
+        takes(row, &format)?;
+        let place = |e: Error| e.at(format!("filter '{spec}'"));
+        let needs = (row.footprint)(&params).map_err(place)?;
+        format = (row.output)(&params, &format).map_err(place)?;
+        footprint = footprint.then(needs);
+        planned.push(PlannedFilter { spec: spec.clone(), footprint: needs });
+    }
+    Ok((planned, format, footprint))
+}
+
+fn takes(row: &Row, format: &FrameFormat) -> Result<()> {
+    if format.pixel == PixelFormat::Yuv420p10 && !row.deep {
+        return Err(Error::unsupported(format!(
+            "filter '{}' works on 8 bits; leave it out, or leave out --keep-depth",
+            row.info.name
+        )));
+    }
+    Ok(())
+}
+
+/// Filters at work.
+pub struct Chain {
+    filters: Vec<Box<dyn Filter>>,
+    names: Vec<String>,
+    output: FrameFormat,
+    /// Per filter, what it has spent since a frame last came out of it.
+    spent: Vec<f32>,
+}
+
+impl Chain {
+    /// Builds the filters of a plan for frames of `input`.
+    ///
+    /// # Errors
+    /// As [`plan_chain`].
+    pub fn new(filters: &[PlannedFilter], input: &FrameFormat) -> Result<Self> {
+        let mut format = input.clone();
+        let mut chain = Self {
+            filters: Vec::new(),
+            names: Vec::new(),
+            output: format.clone(),
+            spent: Vec::new(),
+        };
+        for PlannedFilter { spec, .. } in filters {
+            let params = catalogue().check(spec)?;
+            let row = table::row(&spec.name)?;
+            takes(row, &format)?;
+            let place = |e: Error| e.at(format!("filter '{spec}'"));
+            chain.filters.push((row.build)(&params, &format).map_err(place)?);
+            format = (row.output)(&params, &format).map_err(place)?;
+            let same = filters[..chain.names.len()].iter().filter(|f| f.spec.name == spec.name);
+            chain.names.push(match same.count() {
+                0 => format!("filter.{}", spec.name),
+                before => format!("filter.{}.{}", spec.name, before + 1),
+            });
+            chain.spent.push(0.0);
+        }
+        chain.output = format;
+        Ok(chain)
+    }
+
+    /// What the steps are called: `filter.blur`, and `filter.blur.2` for a second one.
+    pub fn names(&self) -> Vec<String> {
+        self.names.clone()
+    }
+
+    /// The format of the frames that come out.
+    pub fn output(&self) -> &FrameFormat {
+        &self.output
+    }
+
+    /// Takes the next frame and appends those that are ready.
+    ///
+    /// # Errors
+    /// Of the filters.
+    pub fn push(&mut self, frame: Frame, out: &mut Vec<(Frame, FilterTimes)>) -> Result<()> {
+        self.run(0, vec![(frame, Vec::new())], out)
+    }
+
+    /// No further frame comes: appends those that are left.
+    ///
+    /// # Errors
+    /// Of the filters.
+    pub fn finish(&mut self, out: &mut Vec<(Frame, FilterTimes)>) -> Result<()> {
+        for first in 0..self.filters.len() {
+            let mut made = Vec::new();
+            let start = Instant::now();
+            self.filters[first].finish(&mut made)?;
+            self.spent[first] += start.elapsed().as_secs_f32() * 1e3;
+            // What the filters before this one spent on these frames was told already.
+            let frames = made
+                .into_iter()
+                .map(|frame| {
+                    let mut times = vec![0.0; first];
+                    times.push(std::mem::take(&mut self.spent[first]));
+                    (frame, times)
+                })
+                .collect();
+            self.run(first + 1, frames, out)?;
+        }
+        Ok(())
+    }
+
+    /// Sends frames through the filters from number `first` on.
+    fn run(
+        &mut self,
+        first: usize,
+        mut frames: Vec<(Frame, FilterTimes)>,
+        out: &mut Vec<(Frame, FilterTimes)>,
+    ) -> Result<()> {
+        for at in first..self.filters.len() {
+            let mut next = Vec::new();
+            for (frame, times) in frames {
+                let mut made = Vec::new();
+                let start = Instant::now();
+                self.filters[at].push(frame, &mut made)?;
+                self.spent[at] += start.elapsed().as_secs_f32() * 1e3;
+                for frame in made {
+                    let mut times = times.clone();
+                    times.push(std::mem::take(&mut self.spent[at]));
+                    next.push((frame, times));
+                }
+            }
+            frames = next;
+        }
+        out.extend(frames);
+        Ok(())
+    }
+}

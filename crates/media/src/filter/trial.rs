@@ -1,0 +1,46 @@
+//! `test-fault`: a filter that misbehaves on purpose, for trying how slots are supervised.
+
+use std::time::Duration;
+
+use frameloom_core::catalogue::Params;
+use frameloom_core::{Error, Result};
+
+use super::{Filter, PerFrame};
+use crate::frame::{Frame, FrameFormat};
+
+/// Misbehaves at the first frame whose pts is `at` or later.
+pub(super) struct Fault {
+    kind: String,
+    at: i64,
+    eaten: Vec<Vec<u8>>,
+}
+
+impl Fault {
+    pub(super) fn build(params: &Params, _: &FrameFormat) -> Result<Box<dyn Filter>> {
+        let (kind, at) = (params.text("kind")?.to_owned(), params.integer("at")?);
+        Ok(Box::new(Self { kind, at, eaten: Vec::new() }))
+    }
+}
+
+impl PerFrame for Fault {
+    fn apply(&mut self, frame: Frame) -> Result<Frame> {
+        if frame.pts() < self.at {
+            return Ok(frame);
+        }
+        match self.kind.as_str() {
+            "hang" => loop {
+                std::thread::park_timeout(Duration::from_secs(3600));
+            },
+            "eat" => loop {
+                // Touched, so that it counts.
+                self.eaten.push(vec![1; 16 << 20]);
+            },
+            "crash" => std::process::abort(),
+            "slow" => {
+                std::thread::park_timeout(Duration::from_millis(20));
+                Ok(frame)
+            }
+            _ => Err(Error::internal("a fault that was asked for")),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Making a plan: what the source is, where it is cut, and everything else that shapes bytes.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use frameloom_core::catalogue::Footprint;
+use frameloom_core::fingerprint::fingerprint;
+use frameloom_core::plan::{
+    EntryPoint, Fingerprint, Message, OutputInfo, PLAN_VERSION, PictureInfo, Plan, Seek, Segment,
+    SourceInfo, VideoInfo,
+};
+use frameloom_core::planner::{self, Cuts};
+use frameloom_core::slot::PlanTask;
+use frameloom_core::spec::JobSpec;
+use frameloom_core::time::{Interval, Rounding, TimeBase};
+use frameloom_core::{Error, Result};
+
+use crate::demux::Demuxer;
+use crate::frame::{FrameFormat, PixelFormat};
+use crate::index::{FILE_START, Index};
+use crate::{encode, engine, filter, source, streams};
+
+/// Work a picture's pixel costs, in nanoseconds: what a segment is worth cutting for.
+const NANOSECONDS_A_PIXEL: f64 = 40.0;
+
+/// A GOP of less work than this, in seconds, is never cut within.
+const LEAST_WORK: f64 = 10.0;
+
+/// Keys before a border that are tried as the place where a halo begins.
+const TRIES: usize = 16;
+
+/// Makes the plan of a job.
+///
+/// `progress` hears how many packets were read. Nothing is decoded but the few pictures by which
+/// FFmpeg finds out what a stream holds.
+///
+/// # Errors
+/// Invalid for parameters that do not fit the source; Unsupported and Corrupt for the source.
+pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) -> Result<Plan> {
+    let (name, spec) = (task.name.as_str(), &task.spec);
+    let mut demuxer = Demuxer::open(file, name)?;
+    let stream = source::choose_stream(&demuxer, name, spec.stream)?;
+    let mut messages = Vec::new();
+    let video = source::video_info(&demuxer, stream, &mut messages)?;
+    // SAFETY: the demuxer is open and its streams are found.
+    let (planned_streams, more) =
+        unsafe { streams::plan_streams(demuxer.context(), stream, spec) }?;
+    messages.extend(more);
+
+    let working = working_format(spec, &video, &mut messages)?;
+    let (filters, output, footprint) = filter::plan_chain(&spec.filters, &working)?;
+
+    let mut index = Index::read(file, name, &demuxer, stream, progress)?;
+    messages.extend(index.damage.take().map(|text| Message::new("source_truncated", text)));
+    let header_bytes = demuxer.input().bytes_read();
+    let first = index.first.unwrap_or(0);
+    let trim = trim(spec, video.time_base, first, index.end)?;
+    let mut cutter = Cutter { index: &mut index, footprint, trim, entries: Vec::new() };
+    let reason = cutter.reason();
+    let segments = cutter.segments(spec, &video, reason.is_some())?;
+    let entries = cutter.entries;
+    let reason = match reason {
+        None if segments.len() == 1 && index.keys.len() < 2 => {
+            Some("the source has one place only where decoding may begin".to_owned())
+        }
+        other => other,
+    };
+    let (encoder, more) = encode::plan_encoder(
+        &spec.encoder,
+        spec.container,
+        &output,
+        &video.field_order,
+        segments.len() == 1,
+    )?;
+    messages.extend(more);
+
+    let base = video.time_base;
+    let start_us = demuxer.start_us().unwrap_or(0);
+    let at = |us| TimeBase::MICROS.rescale(us, base, Rounding::Nearest).unwrap_or(0);
+    let (offset, start_us) = match trim.start {
+        Some(start) => {
+            let us = base.rescale(start, TimeBase::MICROS, Rounding::Nearest);
+            (start, us.unwrap_or(start_us))
+        }
+        None => (at(start_us), start_us),
+    };
+    Ok(Plan {
+        version: PLAN_VERSION,
+        engine: engine(),
+        source: SourceInfo {
+            name: name.to_owned(),
+            format: demuxer.format_name(),
+            fingerprint: fingerprint_of(file, spec.verify_source)?,
+            start_us,
+            duration_us: demuxer.duration_us(),
+            video: VideoInfo {
+                start_pts: index.first.or(video.start_pts),
+                frames: index.frames.or(video.frames),
+                ..video
+            },
+        },
+        trim,
+        offset,
+        filters,
+        footprint,
+        working: picture(&working),
+        output: OutputInfo {
+            container: spec.container,
+            width: output.width,
+            height: output.height,
+            pixel_format: output.pixel.name().into(),
+            sample_aspect_ratio: output.sample_aspect_ratio,
+        },
+        encoder,
+        streams: planned_streams,
+        segments,
+        entries,
+        reason,
+        messages,
+        index_bytes_read: header_bytes.saturating_add(index.total_bytes_read()),
+    })
+}
+
+/// What identifies the content of `file`.
+fn fingerprint_of(file: &File, whole: bool) -> Result<Fingerprint> {
+    let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
+    let meta = file.metadata().map_err(failed)?;
+    let modified = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
+    fingerprint(meta.len(), modified, whole, &mut |offset, bytes: &mut [u8]| {
+        file.read_exact_at(bytes, offset).map_err(failed)
+    })
+}
+
+fn picture(format: &FrameFormat) -> PictureInfo {
+    PictureInfo {
+        width: format.width,
+        height: format.height,
+        pixel_format: format.pixel.name().into(),
+        sample_aspect_ratio: format.sample_aspect_ratio,
+    }
+}
+
+/// The format that filters get, chosen so that the encoder takes what they give.
+fn working_format(
+    spec: &JobSpec,
+    video: &VideoInfo,
+    messages: &mut Vec<Message>,
+) -> Result<FrameFormat> {
+    let lossless = spec.encoder.lossless;
+    let mut format = source::working_format(video, lossless, spec.keep_depth, messages)?;
+    let taken = encode::pixel_for(&spec.encoder, spec.container, format.pixel)?;
+    if taken != format.pixel {
+        if format.pixel == PixelFormat::Yuv420p10 && spec.keep_depth {
+            return Err(Error::unsupported(
+                "--keep-depth needs an encoder that takes 10 bits, like --codec hevc",
+            ));
+        }
+        messages.push(Message::new(
+            "pixel_format_converted",
+            format!(
+                "pixel format {} is converted to {}, which the encoder takes",
+                format.pixel.name(),
+                taken.name()
+            ),
+        ));
+        format.pixel = taken;
+    }
+    Ok(format)
+}
+
+/// The part of the timeline that is kept, in ticks.
+fn trim(spec: &JobSpec, base: TimeBase, first: i64, end: Option<i64>) -> Result<Interval> {
+    let at = |micros: Option<i64>, what: &str| {
+        micros
+            .map(|us| {
+                base.ticks_of_micros(us)
+                    .and_then(|ticks| first.checked_add(ticks))
+                    .ok_or_else(|| Error::invalid(format!("--{what} is past any timeline")))
+            })
+            .transpose()
+    };
+    let start = at(spec.from_us.filter(|us| *us > 0), "from")?;
+    let stop = at(spec.to_us, "to")?;
+    if let (Some(start), Some(end)) = (start, end) {
+        if start >= end {
+            return Err(Error::invalid(format!(
+                "--from is behind the end: the video lasts {:.3} s",
+                base.seconds(end.saturating_sub(first))
+            )));
+        }
+    }
+    Ok(Interval { start, end: stop })
+}
+
+/// Cuts the timeline.
+struct Cutter<'a> {
+    index: &'a mut Index,
+    footprint: Footprint,
+    trim: Interval,
+    entries: Vec<EntryPoint>,
+}
+
+impl Cutter<'_> {
+    /// Why the timeline stays whole, if it must.
+    fn reason(&self) -> Option<String> {
+        if self.footprint == Footprint::Sequential {
+            return Some("a filter needs all frames before each one (sequential)".into());
+        }
+        self.index.uncut.clone()
+    }
+
+    fn segments(&mut self, spec: &JobSpec, video: &VideoInfo, whole: bool) -> Result<Vec<Segment>> {
+        self.entries = vec![EntryPoint { pts: FILE_START, seek: Seek::Start }];
+        let first = self.trim.start.or(self.index.first).unwrap_or(0);
+        let end = match (self.trim.end, self.index.end) {
+            (Some(trim), Some(end)) => trim.min(end),
+            (Some(end), None) | (None, Some(end)) => end,
+            (None, None) => first,
+        };
+        let cuts =
+            Cuts { time_base: video.time_base, start: first, end, longest_us: spec.segment_us };
+        let pts: Vec<i64> = self.index.keys.iter().map(|key| key.pts).collect();
+        let inside: Vec<i64> = pts.iter().copied().filter(|t| *t > first && *t < end).collect();
+        let borders = if whole {
+            Vec::new()
+        } else {
+            cuts.borders(&inside, |border| {
+                let key = pts.partition_point(|t| *t < border);
+                self.index.accept(key)
+            })?
+        };
+        let inner = match spec.segment_us {
+            None if !whole => within_gops(video, &inside, &borders, first, end),
+            _ => Vec::new(),
+        };
+        let mut all: Vec<i64> = borders.iter().chain(&inner).copied().collect();
+        all.sort_unstable();
+        let mut segments = planner::segments(&all);
+        let halo = halo_ticks(video, self.footprint.before());
+        let mut begins = vec![FILE_START; segments.len()];
+        for (segment, begin) in segments.iter_mut().zip(&mut begins) {
+            // A trimmed video begins at its trim, with no halo.
+            let (start, halo) = match (segment.interval.start, self.trim.start) {
+                (Some(start), _) => (start, halo),
+                (None, Some(start)) if !whole => (start, 0),
+                _ => continue,
+            };
+            *begin = self.entry_before(&pts, start.saturating_sub(halo))?;
+            if inner.contains(&start) {
+                segment.reason = Some("within a long group of pictures".into());
+            }
+        }
+        for (segment, begin) in segments.iter_mut().zip(begins) {
+            let entry = self.entries.partition_point(|e| e.pts < begin);
+            segment.entry = u32::try_from(entry).unwrap_or(0);
+        }
+        Ok(segments)
+    }
+
+    /// The pts of the entry where decoding begins for frames from `start` on; it is noted in
+    /// `entries`.
+    fn entry_before(&mut self, pts: &[i64], start: i64) -> Result<i64> {
+        let behind = pts.partition_point(|t| *t <= start);
+        // Frames with decoding times only are late by the decoder's delay: one key more.
+        let mut wanted = 1 + usize::from(self.index.decoding_time);
+        for key in (0..behind).rev().take(TRIES) {
+            if self.index.accept(key)? {
+                let pts = pts[key];
+                let at = self.entries.partition_point(|e| e.pts < pts);
+                if self.entries.get(at).is_none_or(|e| e.pts != pts) {
+                    let seek = self.index.keys[key].seek.clone();
+                    self.entries.insert(at, EntryPoint { pts, seek });
+                }
+                wanted -= 1;
+                if wanted == 0 {
+                    return Ok(pts);
+                }
+            }
+        }
+        Ok(FILE_START)
+    }
+}
+
+/// How far back a halo of `frames` reaches, in ticks, with half as much again for uneven rates.
+fn halo_ticks(video: &VideoInfo, frames: u32) -> i64 {
+    let rate = video.frame_rate;
+    let Ok(frame) = TimeBase::new(rate.den, rate.num) else { return i64::from(frames) };
+    let frames = i64::from(frames) + i64::from(frames.div_ceil(2));
+    frame.rescale(frames, video.time_base, Rounding::Up).unwrap_or(i64::from(frames))
+}
+
+/// Borders within the GOPs that are worth it: longer than [`LEAST_WORK`], cut once, so that fewer
+/// than half as many frames are decoded and dropped as are kept.
+fn within_gops(video: &VideoInfo, keys: &[i64], borders: &[i64], first: i64, end: i64) -> Vec<i64> {
+    let rate = if video.frame_rate.is_known() { video.frame_rate.to_f64() } else { 25.0 };
+    let pixels = f64::from(video.width) * f64::from(video.height);
+    let work =
+        |ticks: i64| video.time_base.seconds(ticks) * rate * pixels * NANOSECONDS_A_PIXEL / 1e9;
+    let edges: Vec<i64> = [first].into_iter().chain(borders.iter().copied()).chain([end]).collect();
+    edges
+        .windows(2)
+        .filter(|w| {
+            let length = w[1] - w[0];
+            let is_one_gop = !keys.iter().any(|key| *key > w[0] && *key < w[1]);
+            is_one_gop && work(length) > LEAST_WORK && video.time_base.seconds(length) > 4.0
+        })
+        .map(|w| w[0] + (w[1] - w[0]) / 100 * 49)
+        .collect()
+}

@@ -1,0 +1,91 @@
+//! Getting a demuxer to an entry point, and being sure of it.
+
+use std::fs::File;
+
+use ffmpeg_next::ffi;
+use frameloom_core::Result;
+use frameloom_core::plan::{EntryPoint, Seek};
+
+use crate::demux::Demuxer;
+use crate::ff::Packet;
+
+/// Bytes before a packet's position where reading begins at the second try: a parser that starts
+/// within a packet needs some of what came before.
+const BACK_OFF: i64 = 512 * 1024;
+
+/// Brings `demuxer` to `entry` and fills `packet` with the entry's packet, or with the first one
+/// of the file; `false` where there is none.
+///
+/// The container's own seek is tried first and checked by the packet that it leads to. Where it
+/// leads elsewhere, the file is read from its beginning up to the entry; nothing is decoded then.
+///
+/// # Errors
+/// As [`Demuxer::open`] and [`Demuxer::read`].
+pub(crate) fn go_to(
+    demuxer: &mut Demuxer,
+    source: &File,
+    name: &str,
+    stream: u32,
+    entry: Option<&EntryPoint>,
+    packet: &mut Packet,
+) -> Result<bool> {
+    let Some(entry) = entry.filter(|entry| entry.seek != Seek::Start) else {
+        reopen(demuxer, source, name, stream)?;
+        return next(demuxer, stream, packet);
+    };
+    let byte = ffi::AVSEEK_FLAG_BYTE;
+    let tries: &[(i64, i32)] = match entry.seek {
+        Seek::Timestamp(time) => &[(time, ffi::AVSEEK_FLAG_BACKWARD)],
+        Seek::Byte(at) => &[(at, byte), ((at - BACK_OFF).max(0), byte)],
+        Seek::Start => &[],
+    };
+    for (target, flags) in tries {
+        if demuxer.seek(stream, *target, *flags).is_ok() && land(demuxer, stream, entry, packet)? {
+            return Ok(true);
+        }
+    }
+    reopen(demuxer, source, name, stream)?;
+    land(demuxer, stream, entry, packet)
+}
+
+fn reopen(demuxer: &mut Demuxer, source: &File, name: &str, stream: u32) -> Result<()> {
+    *demuxer = Demuxer::open(source, name)?;
+    demuxer.keep_only(|i| i == stream);
+    Ok(())
+}
+
+/// Reads up to the entry's packet; `false` where it does not come.
+fn land(
+    demuxer: &mut Demuxer,
+    stream: u32,
+    entry: &EntryPoint,
+    packet: &mut Packet,
+) -> Result<bool> {
+    while next(demuxer, stream, packet)? {
+        let time = packet.pts().or(packet.dts());
+        if let (Some(time), true) = (time, packet.is_key()) {
+            if time == entry.pts {
+                return Ok(true);
+            }
+            if time > entry.pts {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Reads the stream's next packet; `false` at the end.
+///
+/// # Errors
+/// As [`Demuxer::read`].
+pub(crate) fn next(demuxer: &mut Demuxer, stream: u32, packet: &mut Packet) -> Result<bool> {
+    loop {
+        if !demuxer.read(packet)? {
+            return Ok(false);
+        }
+        if u32::try_from(packet.raw().stream_index) == Ok(stream) {
+            return Ok(true);
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! Running a segment: decode from an entry point, convert, filter, encode, write the segment file.
+//!
+//! The frames of a segment are those whose pts lies in its interval. The runner decodes what comes
+//! before (the way from the entry point, and the halo) and after (the halo), and drops it again.
+//! Where too little came before, or where damage was met, it starts again further back: what the
+//! decoder shows then is what it would show had it decoded everything.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufWriter, Seek as _};
+use std::time::{Duration, Instant};
+
+use frameloom_core::id::JobId;
+use frameloom_core::metrics::FrameCounts;
+use frameloom_core::plan::{Plan, Seek, Segment};
+use frameloom_core::slot::{SegmentOutput, SegmentTask, WrittenFile};
+use frameloom_core::time::Interval;
+use frameloom_core::{Error, Result};
+
+use crate::convert::Converter;
+use crate::decode::{self, Decoder};
+use crate::demux::Demuxer;
+use crate::encode::Encoder;
+use crate::ff::{self, Packet};
+use crate::filter::{Chain, FilterTimes};
+use crate::frame::{Frame, FrameFormat, PixelFormat};
+use crate::seek;
+use crate::seg_file::{self, FrameRecord};
+
+/// Runs segments, one after the other, and keeps the source open between those of a job.
+#[derive(Default)]
+pub struct SegmentRunner {
+    open: Option<(JobId, Demuxer)>,
+}
+
+impl SegmentRunner {
+    /// A runner with nothing open.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Processes one segment and writes its file to `out`; `progress` hears the frames done.
+    ///
+    /// # Errors
+    /// Of the source, the pipeline or the encoder; Invalid where the task doesn't fit the plan.
+    pub fn run(
+        &mut self,
+        source: &File,
+        plan: &Plan,
+        task: &SegmentTask,
+        out: File,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<SegmentOutput> {
+        let (wall, cpu) = (Instant::now(), cpu_time());
+        let segment = plan
+            .segments
+            .get(task.segment as usize)
+            .ok_or_else(|| Error::invalid(format!("the plan has no segment {}", task.segment)))?;
+        let made = self
+            .attempts(source, plan, task, segment, out, progress)
+            .map_err(|e| e.at(format!("segment {}", task.segment)))?;
+        Ok(SegmentOutput {
+            file: made.file,
+            frames: made.counts,
+            cpu_us: micros(cpu_time().saturating_sub(cpu)),
+            wall_us: micros(wall.elapsed()),
+        })
+    }
+
+    fn attempts(
+        &mut self,
+        source: &File,
+        plan: &Plan,
+        task: &SegmentTask,
+        segment: &Segment,
+        out: File,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Made> {
+        let mut entry = segment.entry as usize;
+        let mut threads = task.decode_threads.max(1);
+        let mut step = 1;
+        let mut decoded = 0;
+        loop {
+            let demuxer = self.demuxer(source, plan, task.job)?;
+            let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
+            let mut pass = Pass::new(plan, segment, task.segment, entry, file, progress)?;
+            let end = pass.run(source, demuxer, threads)?;
+            decoded += pass.counts.decoded;
+            match end {
+                End::Done => return pass.finish(decoded),
+                End::GoBack { damaged } => {
+                    // Only the first entry point shows everything that came before.
+                    entry = entry.saturating_sub(step);
+                    step *= 2;
+                    if damaged {
+                        threads = 1;
+                    }
+                }
+            }
+            drop(pass);
+            let reset = out.set_len(0).and_then(|()| (&out).rewind());
+            reset.map_err(|e| Error::io("cannot write the segment", &e))?;
+        }
+    }
+
+    fn demuxer(&mut self, source: &File, plan: &Plan, job: JobId) -> Result<&mut Demuxer> {
+        if self.open.as_ref().is_none_or(|(open, _)| *open != job) {
+            let mut demuxer = Demuxer::open(source, &plan.source.name)?;
+            demuxer.keep_only(|i| i == plan.source.video.stream);
+            self.open = Some((job, demuxer));
+        }
+        match &mut self.open {
+            Some((_, demuxer)) => Ok(demuxer),
+            None => Err(Error::internal("no source is open")),
+        }
+    }
+}
+
+struct Made {
+    file: WrittenFile,
+    counts: FrameCounts,
+}
+
+/// How a pass over a segment ended.
+enum End {
+    Done,
+    GoBack { damaged: bool },
+}
+
+/// One pass over a segment, from one entry point.
+struct Pass<'a> {
+    plan: &'a Plan,
+    at_start: bool,
+    entry: usize,
+    /// The frames that are encoded.
+    range: Interval,
+    before: usize,
+    after: u32,
+    converter: Converter,
+    chain: Chain,
+    encoder: Encoder,
+    writer: Option<seg_file::Writer<BufWriter<File>>>,
+    progress: &'a mut dyn FnMut(u64),
+    /// Frames before the range, kept for the halo.
+    halo: VecDeque<Frame>,
+    /// Whether a frame before the trimmed timeline was seen, so that no more halo exists.
+    trimmed: bool,
+    started: bool,
+    behind: u32,
+    damaged: bool,
+    go_back: Option<bool>,
+    counts: FrameCounts,
+    records: Vec<FrameRecord>,
+    /// When the decoder last got control, and the time it has used for the next frame.
+    clock: Instant,
+    decode_times: VecDeque<(i64, f32)>,
+    ready: Vec<(Frame, FilterTimes)>,
+}
+
+/// The format of the frames that filters get.
+pub(crate) fn working_format(plan: &Plan) -> Result<FrameFormat> {
+    let video = &plan.source.video;
+    Ok(FrameFormat {
+        width: plan.working.width,
+        height: plan.working.height,
+        pixel: PixelFormat::from_name(&plan.working.pixel_format)?,
+        time_base: video.time_base,
+        frame_rate: video.frame_rate,
+        sample_aspect_ratio: plan.working.sample_aspect_ratio,
+        color: video.color.clone(),
+    })
+}
+
+/// `[start, end)` cut to what both keep.
+fn intersect(a: Interval, b: Interval) -> Interval {
+    let start = match (a.start, b.start) {
+        (Some(a), Some(b)) => Some(a.max(b)),
+        (a, b) => a.or(b),
+    };
+    let end = match (a.end, b.end) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    Interval { start, end }
+}
+
+impl<'a> Pass<'a> {
+    fn new(
+        plan: &'a Plan,
+        segment: &Segment,
+        number: u32,
+        entry: usize,
+        out: File,
+        progress: &'a mut dyn FnMut(u64),
+    ) -> Result<Self> {
+        let video = &plan.source.video;
+        let working = working_format(plan)?;
+        let chain = Chain::new(&plan.filters, &working)?;
+        let output = chain.output().clone();
+        let field_order =
+            if video.rotation % 180 == 0 { video.field_order.as_str() } else { "progressive" };
+        let encoder = Encoder::open(&plan.encoder, &output, field_order)?;
+        let mut steps = vec!["decode".to_owned()];
+        steps.extend(chain.names());
+        steps.push("encode".into());
+        let header = seg_file::Header {
+            segment: number,
+            time_base: video.time_base,
+            parameters: encoder.parameters()?,
+            steps,
+        };
+        let writer = seg_file::Writer::new(BufWriter::with_capacity(256 * 1024, out), &header)?;
+        let entry_point = plan.entries.get(entry);
+        Ok(Self {
+            plan,
+            at_start: entry_point.is_none_or(|e| e.seek == Seek::Start),
+            entry,
+            range: intersect(segment.interval, plan.trim),
+            before: plan.footprint.before() as usize,
+            after: plan.footprint.after(),
+            converter: Converter::new(
+                working.pixel,
+                video.width,
+                video.height,
+                video.rotation,
+                video.flip,
+            ),
+            chain,
+            encoder,
+            writer: Some(writer),
+            progress,
+            halo: VecDeque::new(),
+            trimmed: false,
+            started: false,
+            behind: 0,
+            damaged: false,
+            go_back: None,
+            counts: FrameCounts::default(),
+            records: Vec::new(),
+            clock: Instant::now(),
+            decode_times: VecDeque::new(),
+            ready: Vec::new(),
+        })
+    }
+
+    fn run(&mut self, source: &File, demuxer: &mut Demuxer, threads: u32) -> Result<End> {
+        let video = &self.plan.source.video;
+        let rate = ffmpeg_next::ffi::AVRational {
+            num: video.frame_rate.num,
+            den: video.frame_rate.den.max(1),
+        };
+        let mut packet = Packet::new()?;
+        let entry = self.plan.entries.get(self.entry);
+        self.clock = Instant::now();
+        let mut more =
+            seek::go_to(demuxer, source, &self.plan.source.name, video.stream, entry, &mut packet)?;
+        let parameters = demuxer.parameters(video.stream)?;
+        let mid_stream = !self.at_start;
+        let mut decoder = Decoder::open(parameters, video.time_base, rate, threads, mid_stream)?;
+        // On the way to the range, pictures that nothing refers to need not be decoded.
+        let skippable = if self.before == 0 { self.range.start } else { None };
+        let mut errors_before = 0;
+        while more {
+            if let Some(start) = skippable {
+                decoder.skip_unreferenced(packet.pts().is_some_and(|pts| pts < start));
+            }
+            let go_on = decoder.decode(Some(&packet), &mut |frame| self.frame(frame))?;
+            if !self.started {
+                errors_before = decoder.errors();
+            } else if decoder.errors() > errors_before {
+                self.damaged = true;
+            }
+            if let Some(end) = self.must_go_back(threads, errors_before > 0) {
+                return Ok(end);
+            }
+            if !go_on {
+                return self.drain().map(|()| End::Done);
+            }
+            more = seek::next(demuxer, video.stream, &mut packet)?;
+        }
+        decoder.skip_unreferenced(false);
+        decoder.decode(None, &mut |frame| self.frame(frame))?;
+        if self.started && decoder.errors() > errors_before {
+            self.damaged = true;
+        }
+        if let Some(end) = self.must_go_back(threads, errors_before > 0) {
+            return Ok(end);
+        }
+        self.drain().map(|()| End::Done)
+    }
+
+    /// Damage is shown as one decoding thread shows it that has seen what came before.
+    fn must_go_back(&self, threads: u32, damaged_before: bool) -> Option<End> {
+        if let Some(damaged) = self.go_back {
+            return Some(End::GoBack { damaged });
+        }
+        let first_pass = self.plan.segments.iter().any(|s| s.entry as usize == self.entry);
+        let can_improve = threads > 1 || (!self.at_start && (first_pass || damaged_before));
+        (self.damaged && can_improve).then_some(End::GoBack { damaged: true })
+    }
+
+    /// Takes a decoded frame; `false` where no more are needed.
+    fn frame(&mut self, frame: Frame) -> Result<bool> {
+        let decode_ms = ms(self.clock.elapsed());
+        let go_on = self.sort_in(frame, decode_ms);
+        self.clock = Instant::now();
+        go_on
+    }
+
+    fn sort_in(&mut self, frame: Frame, decode_ms: f32) -> Result<bool> {
+        self.counts.decoded += 1;
+        let pts = frame.pts();
+        if self.plan.trim.is_before(pts) {
+            self.trimmed = true;
+            return Ok(true);
+        }
+        if self.plan.trim.end.is_some_and(|end| pts >= end) {
+            return Ok(false);
+        }
+        if self.range.is_before(pts) {
+            if self.before > 0 {
+                if self.halo.len() == self.before {
+                    self.halo.pop_front();
+                }
+                self.halo.push_back(frame);
+            }
+            return Ok(true);
+        }
+        if !self.started {
+            let enough = self.halo.len() >= self.before || self.at_start || self.trimmed;
+            if !enough && self.range.start.is_some() {
+                self.go_back = Some(false);
+                return Ok(false);
+            }
+            self.started = true;
+            for frame in std::mem::take(&mut self.halo) {
+                self.push(frame, 0.0)?;
+            }
+        }
+        if self.range.end.is_some_and(|end| pts >= end) {
+            self.behind += 1;
+            if self.behind > self.after {
+                return Ok(false);
+            }
+        } else {
+            self.counts.input += 1;
+            if decode::is_concealed(&frame) {
+                self.counts.concealed += 1;
+                self.damaged = true;
+            }
+        }
+        self.push(frame, decode_ms)?;
+        Ok(true)
+    }
+
+    /// Sends a frame through the filters, and what comes out to the encoder.
+    fn push(&mut self, frame: Frame, decode_ms: f32) -> Result<()> {
+        let converting = Instant::now();
+        let frame = self.converter.convert(frame)?;
+        self.decode_times.push_back((frame.pts(), decode_ms + ms(converting.elapsed())));
+        let mut ready = std::mem::take(&mut self.ready);
+        self.chain.push(frame, &mut ready)?;
+        self.encode(&mut ready)?;
+        self.ready = ready;
+        Ok(())
+    }
+
+    fn encode(&mut self, ready: &mut Vec<(Frame, FilterTimes)>) -> Result<()> {
+        for (frame, filter_times) in ready.drain(..) {
+            let pts = frame.pts();
+            let mut decode_ms = 0.0;
+            while let Some((decoded, spent)) = self.decode_times.pop_front() {
+                if decoded == pts {
+                    decode_ms = spent;
+                    break;
+                }
+            }
+            if !self.range.contains(pts) {
+                continue;
+            }
+            let start = Instant::now();
+            self.send(Some(&frame))?;
+            let mut times = Vec::with_capacity(filter_times.len() + 2);
+            times.push(decode_ms);
+            times.extend(filter_times);
+            times.push(ms(start.elapsed()));
+            self.records.push(FrameRecord { pts, ms: times });
+            self.counts.output += 1;
+            (self.progress)(self.counts.output);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, frame: Option<&Frame>) -> Result<()> {
+        let Some(writer) = &mut self.writer else {
+            return Err(Error::internal("the segment is written already"));
+        };
+        self.encoder.send(frame, &mut |packet: &Packet| writer.packet(packet))
+    }
+
+    /// No frame comes any more: empties the filters and the encoder.
+    fn drain(&mut self) -> Result<()> {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.chain.finish(&mut ready)?;
+        self.encode(&mut ready)?;
+        let flush = Instant::now();
+        if self.counts.output > 0 {
+            self.send(None)?;
+        }
+        if let Some(last) = self.records.last_mut().and_then(|record| record.ms.last_mut()) {
+            *last += ms(flush.elapsed());
+        }
+        if self.counts.output != self.counts.input {
+            return Err(Error::unsupported(format!(
+                "the filters made {} frames of {}; only filters that keep one frame in, one frame out can be used",
+                self.counts.output, self.counts.input
+            )));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, decoded: u64) -> Result<Made> {
+        self.counts.decoded = decoded;
+        let writer = self.writer.take();
+        let writer = writer.ok_or_else(|| Error::internal("the segment is written already"))?;
+        let file = writer.finish(&self.records, self.counts)?;
+        Ok(Made { file, counts: self.counts })
+    }
+}
+
+/// CPU time of this process.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn ms(time: Duration) -> f32 {
+    time.as_secs_f32() * 1e3
+}
