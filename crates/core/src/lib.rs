@@ -12,8 +12,10 @@ pub mod pipeline;
 pub mod plan;
 pub mod planner;
 pub mod probe;
+pub mod scheduler;
 pub mod slot;
 pub mod spec;
 pub mod time;
+pub mod wire;
 
 pub use error::{Error, ErrorKind, Result};

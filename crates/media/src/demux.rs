@@ -223,7 +223,7 @@ impl Demuxer {
         ff::check(code, &format!("cannot seek in '{}'", self.name)).map(drop)
     }
 
-    /// The entries of the container's index for a stream: `(timestamp, position, size, flags)`.
+    /// The entries of the container's index for a stream: in their order.
     pub(crate) fn index(&self, stream: u32) -> Result<Vec<IndexEntry>> {
         let stream: *const ffi::AVStream = self.stream(stream)?;
         // SAFETY: the stream is valid; entries are read before anything else touches the index.
@@ -234,6 +234,7 @@ impl Demuxer {
                 .map(|entry| IndexEntry {
                     timestamp: entry.timestamp,
                     position: entry.pos,
+                    size: usize::try_from(entry.size()).unwrap_or(0),
                     is_key: entry.flags() & ffi::AVINDEX_KEYFRAME as c_int != 0,
                 })
                 .collect())
@@ -248,6 +249,8 @@ pub(crate) struct IndexEntry {
     pub(crate) timestamp: i64,
     /// Byte position of the packet, its block or its cluster.
     pub(crate) position: i64,
+    /// Size of the packet in bytes, where the index tells.
+    pub(crate) size: usize,
     /// Whether it is flagged as a keyframe.
     pub(crate) is_key: bool,
 }

@@ -198,11 +198,6 @@ impl Dict {
         &mut self.0
     }
 
-    /// For FFmpeg's functions that only read.
-    pub(crate) fn as_ptr(&self) -> *const ffi::AVDictionary {
-        self.0
-    }
-
     /// All entries, in order.
     pub(crate) fn entries(&self) -> Vec<(String, String)> {
         // SAFETY: the dictionary is valid or null, and lives for the call.

@@ -13,7 +13,7 @@ use crate::ff;
 ///
 /// Full range is a colour tag, not a format: `yuvj420p` is [`PixelFormat::Yuv420p`] with range `pc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PixelFormat {
+pub(crate) enum PixelFormat {
     /// One plane.
     Gray8,
     /// Chroma halved both ways.
@@ -29,7 +29,8 @@ pub enum PixelFormat {
 
 impl PixelFormat {
     /// The formats that every filter takes.
-    pub const EIGHT_BIT: [Self; 4] = [Self::Gray8, Self::Yuv420p, Self::Yuv422p, Self::Yuv444p];
+    pub(crate) const EIGHT_BIT: [Self; 4] =
+        [Self::Gray8, Self::Yuv420p, Self::Yuv422p, Self::Yuv444p];
 
     /// FFmpeg's number of it.
     pub(crate) fn ffmpeg(self) -> ffi::AVPixelFormat {
@@ -43,7 +44,7 @@ impl PixelFormat {
     }
 
     /// FFmpeg's name of it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Gray8 => "gray",
             Self::Yuv420p => "yuv420p",
@@ -57,7 +58,7 @@ impl PixelFormat {
     ///
     /// # Errors
     /// Internal for any other name.
-    pub fn from_name(name: &str) -> Result<Self> {
+    pub(crate) fn from_name(name: &str) -> Result<Self> {
         Self::EIGHT_BIT
             .into_iter()
             .chain([Self::Yuv420p10])
@@ -66,12 +67,12 @@ impl PixelFormat {
     }
 
     /// How many planes it has.
-    pub fn planes(self) -> usize {
+    pub(crate) fn planes(self) -> usize {
         if self == Self::Gray8 { 1 } else { 3 }
     }
 
     /// `(horizontal, vertical)` subsampling of `plane` as powers of two.
-    pub fn shift(self, plane: usize) -> (u32, u32) {
+    pub(crate) fn shift(self, plane: usize) -> (u32, u32) {
         match (self, plane) {
             (_, 0) | (Self::Gray8 | Self::Yuv444p, _) => (0, 0),
             (Self::Yuv420p | Self::Yuv420p10, _) => (1, 1),
@@ -81,39 +82,39 @@ impl PixelFormat {
 
     /// `(width, height)` of `plane` in samples, in a picture of `width` × `height`; chroma is
     /// rounded up.
-    pub fn plane_size(self, plane: usize, width: u32, height: u32) -> (u32, u32) {
+    pub(crate) fn plane_size(self, plane: usize, width: u32, height: u32) -> (u32, u32) {
         let (x, y) = self.shift(plane);
         ((width + (1 << x) - 1) >> x, (height + (1 << y) - 1) >> y)
     }
 
     /// Bytes a sample.
-    pub fn sample_bytes(self) -> u32 {
+    pub(crate) fn sample_bytes(self) -> u32 {
         if self == Self::Yuv420p10 { 2 } else { 1 }
     }
 }
 
 /// What all frames at one place of a pipeline have in common.
 #[derive(Debug, Clone, PartialEq)]
-pub struct FrameFormat {
+pub(crate) struct FrameFormat {
     /// Width in pixels.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Height in pixels.
-    pub height: u32,
+    pub(crate) height: u32,
     /// Pixel format.
-    pub pixel: PixelFormat,
+    pub(crate) pixel: PixelFormat,
     /// Seconds a tick of a frame's pts.
-    pub time_base: TimeBase,
+    pub(crate) time_base: TimeBase,
     /// Average frame rate, 0/0 where unknown.
-    pub frame_rate: Rational,
+    pub(crate) frame_rate: Rational,
     /// Sample aspect ratio, 0/1 where unknown.
-    pub sample_aspect_ratio: Rational,
+    pub(crate) sample_aspect_ratio: Rational,
     /// Colour tags.
-    pub color: ColorTags,
+    pub(crate) color: ColorTags,
 }
 
 /// One decoded picture with its pts. Cloning shares the planes; writing to shared planes copies
 /// them first.
-pub struct Frame(NonNull<ffi::AVFrame>);
+pub(crate) struct Frame(NonNull<ffi::AVFrame>);
 
 // SAFETY: a frame is plain data with atomically reference-counted buffers.
 unsafe impl Send for Frame {}
@@ -129,7 +130,7 @@ impl Frame {
     ///
     /// # Errors
     /// Exhausted where memory is.
-    pub fn new(pixel: PixelFormat, width: u32, height: u32) -> Result<Self> {
+    pub(crate) fn new(pixel: PixelFormat, width: u32, height: u32) -> Result<Self> {
         let mut frame = Self::empty()?;
         let side = |pixels: u32| {
             i32::try_from(pixels)
@@ -151,7 +152,7 @@ impl Frame {
     ///
     /// # Errors
     /// Exhausted where memory is.
-    pub fn new_like(&self, pixel: PixelFormat, width: u32, height: u32) -> Result<Self> {
+    pub(crate) fn new_like(&self, pixel: PixelFormat, width: u32, height: u32) -> Result<Self> {
         let mut frame = Self::new(pixel, width, height)?;
         // SAFETY: both frames are valid; props hold no planes.
         let code = unsafe { ffi::av_frame_copy_props(frame.as_mut_ptr(), self.as_ptr()) };
@@ -180,22 +181,17 @@ impl Frame {
     }
 
     /// Presentation time in ticks of the stream's time base.
-    pub fn pts(&self) -> i64 {
+    pub(crate) fn pts(&self) -> i64 {
         self.raw().pts
     }
 
-    /// Sets the presentation time.
-    pub fn set_pts(&mut self, pts: i64) {
-        self.raw_mut().pts = pts;
-    }
-
     /// Width in pixels.
-    pub fn width(&self) -> u32 {
+    pub(crate) fn width(&self) -> u32 {
         self.raw().width.unsigned_abs()
     }
 
     /// Height in pixels.
-    pub fn height(&self) -> u32 {
+    pub(crate) fn height(&self) -> u32 {
         self.raw().height.unsigned_abs()
     }
 
@@ -203,7 +199,7 @@ impl Frame {
     ///
     /// # Errors
     /// Internal where the frame is not in a format that filters see.
-    pub fn pixel(&self) -> Result<PixelFormat> {
+    pub(crate) fn pixel(&self) -> Result<PixelFormat> {
         let number = self.raw().format;
         PixelFormat::EIGHT_BIT
             .into_iter()
@@ -213,7 +209,7 @@ impl Frame {
     }
 
     /// Whether the frame's samples use the full range 0..=255.
-    pub fn is_full_range(&self) -> bool {
+    pub(crate) fn is_full_range(&self) -> bool {
         self.raw().color_range == ffi::AVColorRange::AVCOL_RANGE_JPEG
     }
 
@@ -221,7 +217,7 @@ impl Frame {
     ///
     /// # Errors
     /// Exhausted where memory is.
-    pub fn make_writable(&mut self) -> Result<()> {
+    pub(crate) fn make_writable(&mut self) -> Result<()> {
         // SAFETY: a valid frame with buffers.
         let code = unsafe { ffi::av_frame_make_writable(self.as_mut_ptr()) };
         ff::check(code, "cannot copy a frame").map(drop)
@@ -231,7 +227,7 @@ impl Frame {
     ///
     /// # Errors
     /// Internal where there is no such plane.
-    pub fn plane(&self, plane: usize) -> Result<Plane<'_>> {
+    pub(crate) fn plane(&self, plane: usize) -> Result<Plane<'_>> {
         let (data, stride, width, height, length) = self.layout(plane)?;
         // SAFETY: FFmpeg's plane spans `stride` bytes for each of `height` rows, the last one at
         // least `width` samples; the slice lives no longer than the frame.
@@ -243,7 +239,7 @@ impl Frame {
     ///
     /// # Errors
     /// Internal where there is no such plane; Exhausted where memory is.
-    pub fn plane_mut(&mut self, plane: usize) -> Result<PlaneMut<'_>> {
+    pub(crate) fn plane_mut(&mut self, plane: usize) -> Result<PlaneMut<'_>> {
         self.make_writable()?;
         let (data, stride, width, height, length) = self.layout(plane)?;
         // SAFETY: as for `plane`; the buffers are this frame's alone since make_writable.
@@ -292,25 +288,25 @@ impl Drop for Frame {
 
 /// A plane to read: rows of `width` samples, `stride` bytes apart; the last row may end early.
 #[derive(Clone, Copy)]
-pub struct Plane<'a> {
+pub(crate) struct Plane<'a> {
     /// All rows with their padding, the last row without.
-    pub bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
     /// Bytes from one row to the next.
-    pub stride: usize,
+    pub(crate) stride: usize,
     /// Samples a row.
-    pub width: usize,
+    pub(crate) width: usize,
     /// Rows.
-    pub height: usize,
+    pub(crate) height: usize,
 }
 
 /// A plane to write; see [`Plane`].
-pub struct PlaneMut<'a> {
+pub(crate) struct PlaneMut<'a> {
     /// All rows with their padding, the last row without.
-    pub bytes: &'a mut [u8],
+    pub(crate) bytes: &'a mut [u8],
     /// Bytes from one row to the next.
-    pub stride: usize,
+    pub(crate) stride: usize,
     /// Samples a row.
-    pub width: usize,
+    pub(crate) width: usize,
     /// Rows.
-    pub height: usize,
+    pub(crate) height: usize,
 }

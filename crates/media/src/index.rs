@@ -37,8 +37,8 @@ pub(crate) struct Key {
 enum Check {
     /// It was, or need not be.
     Done,
-    /// From the bytes at this position.
-    Peek(u64),
+    /// From so many bytes at this position.
+    Peek(u64, usize),
     /// By reading the packet at this time.
     Read(i64),
 }
@@ -138,8 +138,8 @@ impl Index {
         let (pts, how) = (key.pts, key.how);
         match how {
             Check::Done => Ok(true),
-            Check::Peek(position) => {
-                let head = self.demuxer.input().peek(position, HEAD)?;
+            Check::Peek(position, size) => {
+                let head = self.demuxer.input().peek(position, size.min(HEAD))?;
                 Ok(entry::check(self.codec, self.nal_length, &head) == Entry::Yes)
             }
             Check::Read(time) => {
@@ -184,8 +184,9 @@ impl Index {
                 progress(times.count);
             }
             if let (Some(pts), Some(dts), true, false) = (pts, dts, self.packet.is_key(), hidden) {
+                let size = usize::try_from(raw.size).unwrap_or(0);
                 let how = match (flags, u64::try_from(raw.pos)) {
-                    (KeyFlags::Checked, Ok(position)) => Check::Peek(position),
+                    (KeyFlags::Checked, Ok(position)) => Check::Peek(position, size),
                     _ => Check::Done,
                 };
                 self.keys.push(Key { pts, seek: Seek::Timestamp(dts), how });
@@ -253,7 +254,9 @@ impl Index {
                 seek: Seek::Timestamp(e.timestamp),
                 how: match (flags, u64::try_from(e.position)) {
                     // The chunk's name and size come before its data.
-                    (KeyFlags::Checked, Ok(position)) => Check::Peek(position.saturating_add(8)),
+                    (KeyFlags::Checked, Ok(position)) => {
+                        Check::Peek(position.saturating_add(8), e.size)
+                    }
                     _ => Check::Done,
                 },
             })

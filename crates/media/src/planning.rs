@@ -55,16 +55,12 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
     let header_bytes = demuxer.input().bytes_read();
     let first = index.first.unwrap_or(0);
     let trim = trim(spec, video.time_base, first, index.end)?;
-    let mut cutter = Cutter { index: &mut index, footprint, trim, entries: Vec::new() };
+    let mut cutter =
+        Cutter { index: &mut index, footprint, trim, entries: Vec::new(), asked: false };
     let reason = cutter.reason();
     let segments = cutter.segments(spec, &video, reason.is_some())?;
-    let entries = cutter.entries;
-    let reason = match reason {
-        None if segments.len() == 1 && index.keys.len() < 2 => {
-            Some("the source has one place only where decoding may begin".to_owned())
-        }
-        other => other,
-    };
+    let (entries, asked) = (cutter.entries, cutter.asked);
+    let reason = reason.or_else(|| (segments.len() == 1).then(|| why_whole(&index, asked)));
     let (encoder, more) = encode::plan_encoder(
         &spec.encoder,
         spec.container,
@@ -119,6 +115,17 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
         messages,
         index_bytes_read: header_bytes.saturating_add(index.total_bytes_read()),
     })
+}
+
+/// Why a timeline that might have been cut was not.
+fn why_whole(index: &Index, asked: bool) -> String {
+    match index.keys.len() {
+        0 | 1 => "the source has one place only where decoding may begin".into(),
+        _ if asked => {
+            "none of its keyframes is a place where decoding may begin (intra refresh)".into()
+        }
+        _ => "the video is not longer than one segment".into(),
+    }
 }
 
 /// What identifies the content of `file`.
@@ -198,6 +205,8 @@ struct Cutter<'a> {
     footprint: Footprint,
     trim: Interval,
     entries: Vec<EntryPoint>,
+    /// Whether a border was wanted anywhere.
+    asked: bool,
 }
 
 impl Cutter<'_> {
@@ -225,8 +234,8 @@ impl Cutter<'_> {
             Vec::new()
         } else {
             cuts.borders(&inside, |border| {
-                let key = pts.partition_point(|t| *t < border);
-                self.index.accept(key)
+                self.asked = true;
+                self.index.accept(pts.partition_point(|t| *t < border))
             })?
         };
         let inner = match spec.segment_us {

@@ -21,7 +21,7 @@ use crate::convert::Converter;
 use crate::decode::{self, Decoder};
 use crate::demux::Demuxer;
 use crate::encode::Encoder;
-use crate::ff::{self, Packet};
+use crate::ff::Packet;
 use crate::filter::{Chain, FilterTimes};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 use crate::seek;

@@ -5,7 +5,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use support::{assert_silent, ffmpeg, frames, hashes, lossless, run};
+use support::{complaints, ffmpeg, frames, hashes, lossless, run};
 
 /// A generated clip: its file's name, and how ffmpeg makes it from `SOURCE`.
 struct Clip {
@@ -163,6 +163,8 @@ const CLIPS: &[Clip] = &[
             "setpts='if(lt(N,60),N,60+(N-60)*10)/25/TB',settb=1/1000",
             "-vsync",
             "passthrough",
+            "-enc_time_base",
+            "1/1000",
             "-c:v",
             "libx264",
             "-g",
@@ -207,11 +209,11 @@ fn make(clip: &Clip, dir: &Path) -> PathBuf {
 fn check(clip: &Clip) {
     let dir = tempfile::tempdir().unwrap();
     let source = make(clip, dir.path());
-    let expected = frames(&source, &[], &["-pix_fmt", "yuv420p"]);
+    let expected = frames(&source, &[], &[]);
     let whole = run(&source, &lossless(&[], Some(1_000_000_000)), dir.path(), 1).unwrap();
     assert_eq!(whole.plan.segments.len(), 1);
     let whole_frames = frames(&whole.output, &[], &[]);
-    assert_eq!(hashes(&whole_frames), hashes(&expected), "{}: not ffmpeg's frames", clip.file);
+    assert!(hashes(&whole_frames) == hashes(&expected), "{}: not ffmpeg's frames", clip.file);
     for (segment_us, threads) in [(None, 2), (Some(1_000_000), 1), (Some(300_000), 3)] {
         let cut = run(&source, &lossless(&[], segment_us), dir.path(), threads).unwrap();
         let count = cut.plan.segments.len();
@@ -220,13 +222,17 @@ fn check(clip: &Clip) {
             assert_eq!(count > 1, clip.cut, "{}: {count} segments, {why}", clip.file);
         }
         assert_eq!(cut.plan.reason.is_some(), count == 1, "{}", clip.file);
-        assert_eq!(frames(&cut.output, &[], &[]), whole_frames, "{} at {segment_us:?}", clip.file);
-        assert_silent(&cut.output);
+        let same = frames(&cut.output, &[], &[]) == whole_frames;
+        assert!(same, "{} at {segment_us:?}, {count} segments", clip.file);
+        // ffmpeg's null output counts frames by their average rate, and complains of any other.
+        if complaints(&source).is_empty() {
+            assert_eq!(complaints(&cut.output), "", "{}", clip.file);
+        }
     }
     // A window filter needs its halo at both ends of a segment.
     let denoise = |us| run(&source, &lossless(&["denoise:frames=5"], us), dir.path(), 1).unwrap();
     let whole = frames(&denoise(Some(1_000_000_000)).output, &[], &[]);
-    assert_eq!(frames(&denoise(Some(700_000)).output, &[], &[]), whole, "{} denoised", clip.file);
+    assert!(frames(&denoise(Some(700_000)).output, &[], &[]) == whole, "{} denoised", clip.file);
 }
 
 macro_rules! clips {

@@ -94,6 +94,9 @@ impl Muxer {
             // SAFETY: plain arithmetic.
             ticks.map(|t| unsafe { ffi::av_rescale_q(t, video_base, MICROS) })
         };
+        // Frames without times may come before the start that the container tells: they, too, must
+        // not begin before 0.
+        let early = track.first().map_or(0, |first| plan.offset.saturating_sub(first).max(0));
         let mut muxer = Self {
             context,
             output: Output::new(out)?,
@@ -101,8 +104,8 @@ impl Muxer {
             seats: Vec::new(),
             video: 0,
             video_base,
-            offset: plan.offset,
-            start_us: plan.source.start_us,
+            offset: plan.offset.saturating_sub(early),
+            start_us: plan.source.start_us.saturating_sub(micros(Some(early)).unwrap_or(0)),
             from_us: micros(plan.trim.start),
             to_us: micros(plan.trim.end),
             packet: Packet::new()?,
@@ -114,7 +117,7 @@ impl Muxer {
         muxer.output.attach(raw);
         raw.flags |= ffi::AVFMT_FLAG_BITEXACT as c_int;
         muxer.add_streams(plan, parameters)?;
-        muxer.copy_tags(plan, track)?;
+        muxer.copy_tags(track)?;
         muxer.write_header(container)?;
         Ok(muxer)
     }
@@ -170,13 +173,13 @@ impl Muxer {
         Ok(())
     }
 
-    fn copy_tags(&mut self, plan: &Plan, track: &Track) -> Result<()> {
+    fn copy_tags(&mut self, track: &Track) -> Result<()> {
         // SAFETY: both contexts are open and ours.
         let (from, to) = unsafe { (&*self.source.context(), self.context.as_mut()) };
         copy_dict(from.metadata, &mut to.metadata)?;
         // SAFETY: plain arithmetic.
         let end_us = track.end().map(|end| unsafe {
-            ffi::av_rescale_q(end.saturating_sub(plan.offset), self.video_base, MICROS)
+            ffi::av_rescale_q(end.saturating_sub(self.offset), self.video_base, MICROS)
         });
         let mut chapters: Vec<*mut ffi::AVChapter> = Vec::new();
         for i in 0..from.nb_chapters as usize {

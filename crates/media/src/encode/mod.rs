@@ -31,7 +31,7 @@ const WHOLE_THREADS: u32 = 4;
 /// # Errors
 /// Invalid for a pair of codec and container, an option or a value that does not fit; Unsupported
 /// for a picture that the codec refuses; Unavailable where this machine cannot run the encoder.
-pub fn plan_encoder(
+pub(crate) fn plan_encoder(
     spec: &EncoderSpec,
     container: Container,
     format: &FrameFormat,
@@ -68,7 +68,7 @@ pub fn plan_encoder(
 ///
 /// # Errors
 /// As [`plan_encoder`] for the choice of the encoder; Unsupported where it takes none of ours.
-pub fn pixel_for(
+pub(crate) fn pixel_for(
     spec: &EncoderSpec,
     container: Container,
     pixel: PixelFormat,

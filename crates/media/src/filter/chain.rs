@@ -13,13 +13,13 @@ use crate::frame::{Frame, FrameFormat, PixelFormat};
 
 /// Milliseconds that each filter spent on a frame, in the order of the chain. What a filter that
 /// holds frames back spends counts for the frame that comes out of it then.
-pub type FilterTimes = Vec<f32>;
+pub(crate) type FilterTimes = Vec<f32>;
 
 /// Checks filters against their table rows and finds what comes out of them, and what they need.
 ///
 /// # Errors
 /// Invalid for filters and parameters; Unsupported where a filter does not take the frames.
-pub fn plan_chain(
+pub(crate) fn plan_chain(
     filters: &[FilterSpec],
     input: &FrameFormat,
 ) -> Result<(Vec<PlannedFilter>, FrameFormat, Footprint)> {
@@ -50,7 +50,7 @@ fn takes(row: &Row, format: &FrameFormat) -> Result<()> {
 }
 
 /// Filters at work.
-pub struct Chain {
+pub(crate) struct Chain {
     filters: Vec<Box<dyn Filter>>,
     names: Vec<String>,
     output: FrameFormat,
@@ -63,7 +63,7 @@ impl Chain {
     ///
     /// # Errors
     /// As [`plan_chain`].
-    pub fn new(filters: &[PlannedFilter], input: &FrameFormat) -> Result<Self> {
+    pub(crate) fn new(filters: &[PlannedFilter], input: &FrameFormat) -> Result<Self> {
         let mut format = input.clone();
         let mut chain = Self {
             filters: Vec::new(),
@@ -90,12 +90,12 @@ impl Chain {
     }
 
     /// What the steps are called: `filter.blur`, and `filter.blur.2` for a second one.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.names.clone()
     }
 
     /// The format of the frames that come out.
-    pub fn output(&self) -> &FrameFormat {
+    pub(crate) fn output(&self) -> &FrameFormat {
         &self.output
     }
 
@@ -103,7 +103,7 @@ impl Chain {
     ///
     /// # Errors
     /// Of the filters.
-    pub fn push(&mut self, frame: Frame, out: &mut Vec<(Frame, FilterTimes)>) -> Result<()> {
+    pub(crate) fn push(&mut self, frame: Frame, out: &mut Vec<(Frame, FilterTimes)>) -> Result<()> {
         self.run(0, vec![(frame, Vec::new())], out)
     }
 
@@ -111,7 +111,7 @@ impl Chain {
     ///
     /// # Errors
     /// Of the filters.
-    pub fn finish(&mut self, out: &mut Vec<(Frame, FilterTimes)>) -> Result<()> {
+    pub(crate) fn finish(&mut self, out: &mut Vec<(Frame, FilterTimes)>) -> Result<()> {
         for first in 0..self.filters.len() {
             let mut made = Vec::new();
             let start = Instant::now();

@@ -20,7 +20,7 @@ mod scale;
 mod smooth;
 mod trial;
 
-pub use chain::{Chain, FilterTimes, plan_chain};
+pub(crate) use chain::{Chain, FilterTimes, plan_chain};
 pub use table::catalogue;
 
 use frameloom_core::Result;
@@ -28,7 +28,7 @@ use frameloom_core::Result;
 use crate::frame::Frame;
 
 /// A filter at work.
-pub trait Filter: Send {
+pub(crate) trait Filter: Send {
     /// Takes the next frame, in order of pts, and appends the frames that are ready to `out`.
     ///
     /// Each frame taken comes out once, here or from [`Filter::finish`], in order, with its pts.

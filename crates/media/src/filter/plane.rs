@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use frameloom_core::catalogue::{Params, Region};
 use frameloom_core::{Error, Result};
-use opencv::core::{CV_8UC1, Mat, MatTrait, MatTraitConst, Rect};
+use opencv::core::{CV_8UC1, Mat, MatTraitConst, Rect};
 
 use crate::frame::{Frame, FrameFormat, Plane, PlaneMut};
 
@@ -48,11 +48,6 @@ impl Areas {
             })
             .collect();
         Ok(Self { planes, whole: region.is_none() })
-    }
-
-    /// Whether it is the whole picture.
-    pub(super) fn is_whole(&self) -> bool {
-        self.whole
     }
 
     /// The part of a plane.

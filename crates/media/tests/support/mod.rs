@@ -128,11 +128,11 @@ pub fn ffprobe(path: &Path, args: &[&str]) -> String {
     output_of(Command::new("ffprobe").args(["-v", "error"]).args(args).arg(path))
 }
 
-/// Asserts that ffmpeg reads a file without a word.
-pub fn assert_silent(path: &Path) {
+/// What ffmpeg says of a file when it decodes all of it.
+pub fn complaints(path: &Path) -> String {
     let mut command = Command::new("ffmpeg");
     command.args(["-v", "error", "-nostdin", "-i"]).arg(path).args(["-f", "null", "-"]);
     let output = command.output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && stderr.is_empty(), "{}: {stderr}", path.display());
+    assert!(output.status.success(), "{}", path.display());
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }

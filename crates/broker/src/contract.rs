@@ -1,0 +1,52 @@
+//! What every backend must do, as one suite of checks.
+
+use std::time::Duration;
+
+use frameloom_core::id::{AttemptId, JobId};
+use frameloom_core::wire::{Queue, Task, TaskMessage};
+
+use crate::Broker;
+
+fn message(task: Task, attempt: u128) -> TaskMessage {
+    TaskMessage { job: JobId::from_bits(1), task, attempt: AttemptId::from_bits(attempt) }
+}
+
+/// Checks a backend with empty queues.
+///
+/// # Panics
+/// Where the backend breaks the contract.
+#[expect(clippy::unwrap_used, reason = "a check fails by panicking")]
+pub async fn check(broker: &dyn Broker) {
+    // In order, and each queue for itself.
+    for i in 0..3u8 {
+        broker.send(message(Task::Segment(u32::from(i)), u128::from(i))).await.unwrap();
+    }
+    broker.send(message(Task::Plan, 9)).await.unwrap();
+    assert_eq!(broker.len(Queue::Segment).await.unwrap(), 3);
+    assert_eq!(broker.len(Queue::Control).await.unwrap(), 1);
+    assert_eq!(broker.receive(Queue::Control).await.unwrap(), message(Task::Plan, 9));
+    for i in 0..3u8 {
+        let expected = message(Task::Segment(u32::from(i)), u128::from(i));
+        assert_eq!(broker.receive(Queue::Segment).await.unwrap(), expected);
+    }
+    assert_eq!(broker.len(Queue::Segment).await.unwrap(), 0);
+
+    // Receiving waits, and a wait that is given up takes nothing.
+    let wait = tokio::time::timeout(Duration::from_millis(50), broker.receive(Queue::Segment));
+    assert!(wait.await.is_err(), "a message came from an empty queue");
+    let late = message(Task::Segment(7), 7);
+    let (received, sent) = tokio::join!(broker.receive(Queue::Segment), broker.send(late.clone()));
+    sent.unwrap();
+    assert_eq!(received.unwrap(), late);
+
+    // Several that wait get a message each.
+    let (a, b, sent) =
+        tokio::join!(broker.receive(Queue::Segment), broker.receive(Queue::Segment), async {
+            broker.send(message(Task::Segment(1), 1)).await?;
+            broker.send(message(Task::Segment(2), 2)).await
+        });
+    sent.unwrap();
+    let mut tasks = [a.unwrap().task, b.unwrap().task];
+    tasks.sort_unstable();
+    assert_eq!(tasks, [Task::Segment(1), Task::Segment(2)]);
+}

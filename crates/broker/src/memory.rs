@@ -1,0 +1,95 @@
+//! The broker within one process: what `frameloom run` uses, and nothing else to install.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use frameloom_core::Error;
+use frameloom_core::wire::{Queue, TaskMessage};
+use tokio::sync::Notify;
+
+use crate::{Broker, Reply};
+
+/// Messages that a queue holds at most. The scheduler's window keeps far below.
+const MOST: usize = 100_000;
+
+#[derive(Default)]
+struct Waiting {
+    messages: Mutex<VecDeque<TaskMessage>>,
+    arrived: Notify,
+}
+
+/// Queues in memory; they end with the process.
+pub struct Memory {
+    queues: BTreeMap<Queue, Waiting>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Memory {
+    /// Empty queues.
+    pub fn new() -> Self {
+        let queues = [Queue::Control, Queue::Segment];
+        Self { queues: queues.map(|queue| (queue, Waiting::default())).into() }
+    }
+
+    fn waiting(&self, queue: Queue) -> frameloom_core::Result<&Waiting> {
+        self.queues.get(&queue).ok_or_else(|| Error::internal("a queue that does not exist"))
+    }
+}
+
+impl Broker for Memory {
+    fn send(&self, message: TaskMessage) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let waiting = self.waiting(message.task.queue())?;
+            let mut messages = waiting.messages.lock().unwrap_or_else(PoisonError::into_inner);
+            if messages.len() == MOST {
+                return Err(Error::exhausted(format!("{MOST} messages wait already")));
+            }
+            messages.push_back(message);
+            waiting.arrived.notify_one();
+            Ok(())
+        })
+    }
+
+    fn receive(&self, queue: Queue) -> Reply<'_, TaskMessage> {
+        Box::pin(async move {
+            let waiting = self.waiting(queue)?;
+            loop {
+                let arrived = waiting.arrived.notified();
+                {
+                    let mut messages =
+                        waiting.messages.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(message) = messages.pop_front() {
+                        if !messages.is_empty() {
+                            // Another receiver may have missed its call.
+                            waiting.arrived.notify_one();
+                        }
+                        return Ok(message);
+                    }
+                }
+                arrived.await;
+            }
+        })
+    }
+
+    fn len(&self, queue: Queue) -> Reply<'_, usize> {
+        Box::pin(async move {
+            let messages = &self.waiting(queue)?.messages;
+            Ok(messages.lock().unwrap_or_else(PoisonError::into_inner).len())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn keeps_the_contract() {
+        crate::contract::check(&Memory::new()).await;
+    }
+}

@@ -1,0 +1,552 @@
+//! What is done next for a job: a pure state machine. Events and time go in, commands come out.
+//!
+//! A task goes *waiting → sent → claimed → accepted*. Each try has an id of its own. Only failures
+//! that the task caused count against [`MAX_ATTEMPTS`]; lost nodes and lost messages do not.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::id::AttemptId;
+use crate::metrics::FailedAttempt;
+use crate::wire::Task;
+use crate::{Error, ErrorKind};
+
+/// Failures of one task, caused by itself, after which the job fails.
+pub const MAX_ATTEMPTS: u32 = 3;
+
+/// How much longer than the median a segment takes before idle slots try it beside.
+const SLOW: u32 = 2;
+
+/// How long a segment takes at least before idle slots try it beside.
+const SLOW_AT_LEAST: Duration = Duration::from_secs(4);
+
+/// What a caller has to do, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Write that the attempt is sent, then send it.
+    Send {
+        /// The task.
+        task: Task,
+        /// A new id.
+        attempt: AttemptId,
+        /// Whether it runs beside another attempt that has not failed.
+        speculative: bool,
+    },
+    /// The attempt is of no use any more: stop it.
+    Cancel {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Its plan is being made.
+    Planning,
+    /// Its segments are being processed.
+    Running,
+    /// Its segments are being joined.
+    Assembling,
+    /// All tasks are accepted.
+    Done,
+    /// It failed for good.
+    Failed(Error),
+}
+
+/// Whether a report changed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// This attempt's result is the task's result.
+    Accept,
+    /// The attempt failed, and that is noted.
+    Failed,
+    /// The task is accepted already, or the attempt is unknown: drop it.
+    Ignore,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Sent,
+    Claimed { at: Duration },
+    Over,
+}
+
+#[derive(Debug, Clone)]
+struct Attempt {
+    id: AttemptId,
+    state: State,
+}
+
+#[derive(Debug, Clone, Default)]
+struct TaskState {
+    attempts: Vec<Attempt>,
+    accepted: Option<AttemptId>,
+    failures: u32,
+    speculative: u32,
+}
+
+impl TaskState {
+    fn live(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().filter(|a| a.state != State::Over)
+    }
+}
+
+/// One job's tasks.
+#[derive(Debug)]
+pub struct Scheduler {
+    phase: Phase,
+    tasks: BTreeMap<Task, TaskState>,
+    owners: BTreeMap<AttemptId, Task>,
+    failed: Vec<FailedAttempt>,
+    /// How long accepted segments took.
+    took: Vec<Duration>,
+    segments: u32,
+    resumed: u32,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Scheduler {
+    /// A job of which nothing is done yet.
+    pub fn new() -> Self {
+        Self {
+            phase: Phase::Planning,
+            tasks: BTreeMap::from([(Task::Plan, TaskState::default())]),
+            owners: BTreeMap::new(),
+            failed: Vec::new(),
+            took: Vec::new(),
+            segments: 0,
+            resumed: 0,
+        }
+    }
+
+    /// Where the job stands.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Takes over a result that an earlier run accepted.
+    pub fn resume(&mut self, task: Task, attempt: AttemptId) {
+        if let Some(state) = self.tasks.get_mut(&task) {
+            if state.accepted.is_none() {
+                state.accepted = Some(attempt);
+                self.owners.insert(attempt, task);
+                self.resumed += u32::from(matches!(task, Task::Segment(_)));
+            }
+        }
+        self.advance();
+    }
+
+    /// The plan is accepted and has so many segments.
+    pub fn planned(&mut self, segments: u32) {
+        if self.phase == Phase::Planning {
+            self.segments = segments;
+            self.tasks.extend((0..segments).map(|k| (Task::Segment(k), TaskState::default())));
+            self.phase = Phase::Running;
+            self.advance();
+        }
+    }
+
+    /// What to do now, with room for `room` tasks in the queue and `idle` slots without work.
+    pub fn step(
+        &mut self,
+        now: Duration,
+        room: usize,
+        idle: usize,
+        new_id: &mut dyn FnMut() -> AttemptId,
+    ) -> Vec<Command> {
+        let wanted: Vec<Task> = match &self.phase {
+            Phase::Planning => vec![Task::Plan],
+            Phase::Running => (0..self.segments).map(Task::Segment).collect(),
+            Phase::Assembling => vec![Task::Concat],
+            Phase::Done | Phase::Failed(_) => return Vec::new(),
+        };
+        let mut commands = Vec::new();
+        for task in wanted {
+            let Some(state) = self.tasks.get(&task) else { continue };
+            if commands.len() == room {
+                return commands;
+            }
+            if state.accepted.is_none() && state.live().next().is_none() {
+                commands.push(self.send(task, new_id(), false));
+            }
+        }
+        let waits = self.tasks.values().any(|s| s.live().any(|a| a.state == State::Sent));
+        if idle > 0 && commands.is_empty() && !waits && self.phase == Phase::Running {
+            if let Some(task) = self.straggler(now) {
+                commands.push(self.send(task, new_id(), true));
+            }
+        }
+        commands
+    }
+
+    fn send(&mut self, task: Task, attempt: AttemptId, speculative: bool) -> Command {
+        self.owners.insert(attempt, task);
+        let state = self.tasks.entry(task).or_default();
+        state.attempts.push(Attempt { id: attempt, state: State::Sent });
+        state.speculative += u32::from(speculative);
+        Command::Send { task, attempt, speculative }
+    }
+
+    /// The segment that has run longest, where that is far longer than others took.
+    fn straggler(&self, now: Duration) -> Option<Task> {
+        let mut took = self.took.clone();
+        took.sort_unstable();
+        let median = *took.get(took.len() / 2)?;
+        let slow = (median * SLOW).max(SLOW_AT_LEAST);
+        self.tasks
+            .iter()
+            .filter(|(_, state)| state.accepted.is_none() && state.live().count() == 1)
+            .filter_map(|(task, state)| match state.live().next()?.state {
+                State::Claimed { at } => Some((now.saturating_sub(at), *task)),
+                _ => None,
+            })
+            .max()
+            .filter(|(running, _)| *running > slow)
+            .map(|(_, task)| task)
+    }
+
+    fn attempt(&mut self, id: AttemptId) -> Option<(Task, &mut TaskState)> {
+        let task = *self.owners.get(&id)?;
+        self.tasks.get_mut(&task).map(|state| (task, state))
+    }
+
+    /// A node has claimed the attempt.
+    pub fn claimed(&mut self, id: AttemptId, now: Duration) {
+        if let Some((_, state)) = self.attempt(id) {
+            let attempt = state.attempts.iter_mut().find(|a| a.id == id);
+            if let Some(attempt) = attempt.filter(|a| a.state == State::Sent) {
+                attempt.state = State::Claimed { at: now };
+            }
+        }
+    }
+
+    /// The attempt ended well. On [`Verdict::Accept`] the caller writes that down; a plan is then
+    /// told by [`Scheduler::planned`].
+    pub fn done(&mut self, id: AttemptId, now: Duration) -> (Verdict, Vec<Command>) {
+        if matches!(self.phase, Phase::Done | Phase::Failed(_)) {
+            return (Verdict::Ignore, Vec::new());
+        }
+        let Some((task, state)) = self.attempt(id) else { return (Verdict::Ignore, Vec::new()) };
+        if state.accepted.is_some() {
+            return (Verdict::Ignore, Vec::new());
+        }
+        state.accepted = Some(id);
+        let mut losers = Vec::new();
+        let mut took = None;
+        for attempt in &mut state.attempts {
+            match attempt.state {
+                State::Claimed { at } if attempt.id == id => took = Some(now.saturating_sub(at)),
+                State::Sent | State::Claimed { .. } if attempt.id != id => losers.push(attempt.id),
+                _ => {}
+            }
+            attempt.state = State::Over;
+        }
+        if let (Task::Segment(_), Some(took)) = (task, took) {
+            self.took.push(took);
+        }
+        self.advance();
+        let cancel = losers.into_iter().map(|attempt| Command::Cancel { attempt }).collect();
+        (Verdict::Accept, cancel)
+    }
+
+    /// The attempt failed; `by_task` where the task is to blame.
+    pub fn failed(&mut self, id: AttemptId, error: Error, by_task: bool) -> Verdict {
+        let Some((task, state)) = self.attempt(id) else { return Verdict::Ignore };
+        let attempt = state.attempts.iter_mut().find(|a| a.id == id);
+        let Some(attempt) = attempt.filter(|a| a.state != State::Over) else {
+            return Verdict::Ignore;
+        };
+        attempt.state = State::Over;
+        if state.accepted.is_some() {
+            return Verdict::Ignore;
+        }
+        state.failures += u32::from(by_task);
+        let failures = state.failures;
+        let others = state.live().next().is_some();
+        self.failed.push(FailedAttempt {
+            task: task.to_string(),
+            attempt: id,
+            error: error.clone(),
+        });
+        let once = error.kind() == ErrorKind::Internal && failures >= 2;
+        if !error.kind().is_retryable() || error.kind() == ErrorKind::Exhausted && !by_task {
+            self.phase = Phase::Failed(error);
+        } else if !others && (failures >= MAX_ATTEMPTS || once) {
+            self.phase = Phase::Failed(self.given_up(task, &error));
+        }
+        Verdict::Failed
+    }
+
+    /// The error of a task that failed too often: every attempt's reason.
+    fn given_up(&self, task: Task, last: &Error) -> Error {
+        let name = task.to_string();
+        let reasons: Vec<String> = self
+            .failed
+            .iter()
+            .filter(|failed| failed.task == name)
+            .enumerate()
+            .map(|(i, failed)| format!("\n  attempt {}: {}", i + 1, failed.error))
+            .collect();
+        let count = reasons.len();
+        Error::new(last.kind(), format!("{task} failed {count} times:{}", reasons.concat()))
+    }
+
+    /// The attempt is lost with its node or its message: it is sent again, and doesn't count.
+    pub fn lost(&mut self, id: AttemptId) {
+        if let Some((_, state)) = self.attempt(id) {
+            if let Some(attempt) = state.attempts.iter_mut().find(|a| a.id == id) {
+                attempt.state = State::Over;
+            }
+        }
+    }
+
+    fn advance(&mut self) {
+        let done = |task: Task| self.tasks.get(&task).is_some_and(|s| s.accepted.is_some());
+        match self.phase {
+            Phase::Running if (0..self.segments).all(|k| done(Task::Segment(k))) => {
+                self.phase = Phase::Assembling;
+                self.tasks.entry(Task::Concat).or_default();
+            }
+            Phase::Assembling if done(Task::Concat) => self.phase = Phase::Done,
+            _ => {}
+        }
+    }
+
+    /// Attempts that were sent or claimed and not heard of since.
+    pub fn live(&self) -> Vec<AttemptId> {
+        self.tasks.values().flat_map(|s| s.live().map(|a| a.id)).collect()
+    }
+
+    /// The task of an attempt.
+    pub fn task_of(&self, id: AttemptId) -> Option<Task> {
+        self.owners.get(&id).copied()
+    }
+
+    /// Whether a node has claimed the attempt, and it is not over.
+    pub fn is_claimed(&self, id: AttemptId) -> bool {
+        let task = self.owners.get(&id).and_then(|task| self.tasks.get(task));
+        task.is_some_and(|s| {
+            s.attempts.iter().any(|a| a.id == id && matches!(a.state, State::Claimed { .. }))
+        })
+    }
+
+    /// The accepted attempt of a task.
+    pub fn accepted(&self, task: Task) -> Option<AttemptId> {
+        self.tasks.get(&task).and_then(|state| state.accepted)
+    }
+
+    /// `(waiting or sent, claimed, accepted)` tasks known so far.
+    pub fn counts(&self) -> (u32, u32, u32) {
+        let (mut waiting, mut running, mut accepted) = (0, 0, 0);
+        for state in self.tasks.values() {
+            if state.accepted.is_some() {
+                accepted += 1;
+            } else if state.live().any(|a| matches!(a.state, State::Claimed { .. })) {
+                running += 1;
+            } else {
+                waiting += 1;
+            }
+        }
+        (waiting, running, accepted)
+    }
+
+    /// Every attempt that failed.
+    pub fn failures(&self) -> &[FailedAttempt] {
+        &self.failed
+    }
+
+    /// Tasks that were tried again after a failure.
+    pub fn retried(&self) -> Vec<Task> {
+        self.tasks
+            .iter()
+            .filter(|(_, s)| s.failures > 0 && s.attempts.len() > 1)
+            .map(|(task, _)| *task)
+            .collect()
+    }
+
+    /// Second attempts beside ones that had not failed.
+    pub fn speculative(&self) -> u32 {
+        self.tasks.values().map(|s| s.speculative).sum()
+    }
+
+    /// Segments taken over from an earlier run.
+    pub fn resumed(&self) -> u32 {
+        self.resumed
+    }
+
+    /// All tasks known so far.
+    pub fn total(&self) -> u32 {
+        u32::try_from(self.tasks.len()).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ids() -> impl FnMut() -> AttemptId {
+        let mut next = 0;
+        move || {
+            next += 1;
+            AttemptId::from_bits(next)
+        }
+    }
+
+    fn sent(commands: &[Command]) -> Vec<(Task, AttemptId)> {
+        commands
+            .iter()
+            .filter_map(|c| match c {
+                Command::Send { task, attempt, .. } => Some((*task, *attempt)),
+                Command::Cancel { .. } => None,
+            })
+            .collect()
+    }
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn planned(segments: u32, new_id: &mut dyn FnMut() -> AttemptId) -> Scheduler {
+        let mut s = Scheduler::new();
+        let plan = sent(&s.step(NOW, 9, 9, new_id))[0].1;
+        assert_eq!(s.done(plan, NOW).0, Verdict::Accept);
+        s.planned(segments);
+        s
+    }
+
+    #[test]
+    fn a_job_goes_from_plan_over_segments_to_concat() {
+        let mut new_id = ids();
+        let mut s = planned(3, &mut new_id);
+        let first = sent(&s.step(NOW, 2, 2, &mut new_id));
+        assert_eq!(
+            first.iter().map(|t| t.0).collect::<Vec<_>>(),
+            [Task::Segment(0), Task::Segment(1)]
+        );
+        for (_, attempt) in first {
+            s.done(attempt, NOW);
+        }
+        let (task, attempt) = sent(&s.step(NOW, 2, 2, &mut new_id))[0];
+        assert_eq!((task, s.phase()), (Task::Segment(2), &Phase::Running));
+        assert_eq!(s.done(attempt, NOW).0, Verdict::Accept);
+        assert_eq!(s.done(attempt, NOW).0, Verdict::Ignore);
+        let (task, attempt) = sent(&s.step(NOW, 2, 2, &mut new_id))[0];
+        assert_eq!(task, Task::Concat);
+        s.done(attempt, NOW);
+        assert_eq!(s.phase(), &Phase::Done);
+    }
+
+    #[test]
+    fn three_failures_of_its_own_end_a_job_and_lost_nodes_do_not() {
+        let mut new_id = ids();
+        let mut s = planned(1, &mut new_id);
+        for _ in 0..10 {
+            let (_, attempt) = sent(&s.step(NOW, 1, 1, &mut new_id))[0];
+            s.lost(attempt);
+        }
+        for n in 1..=MAX_ATTEMPTS {
+            let (_, attempt) = sent(&s.step(NOW, 1, 1, &mut new_id))[0];
+            s.failed(attempt, Error::unavailable(format!("slot died, take {n}")), true);
+        }
+        let Phase::Failed(error) = s.phase() else { panic!("{:?}", s.phase()) };
+        for n in 1..=MAX_ATTEMPTS {
+            assert!(error.message().contains(&format!("take {n}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_no_retry_can_mend_fails_at_once() {
+        let mut new_id = ids();
+        let mut s = planned(2, &mut new_id);
+        let (_, attempt) = sent(&s.step(NOW, 1, 1, &mut new_id))[0];
+        s.failed(attempt, Error::corrupt("no frame"), true);
+        assert!(matches!(s.phase(), Phase::Failed(e) if e.kind() == ErrorKind::Corrupt));
+        assert!(s.step(NOW, 9, 9, &mut new_id).is_empty());
+    }
+
+    #[test]
+    fn a_straggler_gets_a_second_attempt_and_the_loser_is_stopped() {
+        let mut new_id = ids();
+        let mut s = planned(3, &mut new_id);
+        let tasks = sent(&s.step(NOW, 9, 0, &mut new_id));
+        let second = Duration::from_secs(1);
+        tasks.iter().for_each(|(_, a)| s.claimed(*a, NOW));
+        s.done(tasks[0].1, second);
+        s.done(tasks[1].1, second);
+        assert!(s.step(second * 2, 9, 1, &mut new_id).is_empty());
+        let commands = s.step(second * 9, 9, 1, &mut new_id);
+        let Command::Send { task, attempt, speculative: true } = commands[0] else { panic!() };
+        assert_eq!(task, Task::Segment(2));
+        let (verdict, losers) = s.done(attempt, second * 10);
+        assert_eq!(verdict, Verdict::Accept);
+        assert_eq!(losers, [Command::Cancel { attempt: tasks[2].1 }]);
+        assert_eq!((s.retried(), s.speculative()), (vec![], 1));
+    }
+
+    #[test]
+    fn a_resumed_job_does_only_what_is_left() {
+        let mut new_id = ids();
+        let mut s = Scheduler::new();
+        s.resume(Task::Plan, AttemptId::from_bits(100));
+        s.planned(3);
+        s.resume(Task::Segment(1), AttemptId::from_bits(101));
+        let tasks: Vec<Task> =
+            sent(&s.step(NOW, 9, 9, &mut new_id)).into_iter().map(|t| t.0).collect();
+        assert_eq!(tasks, [Task::Segment(0), Task::Segment(2)]);
+        assert_eq!(s.resumed(), 1);
+    }
+
+    proptest! {
+        /// Slots, nodes and messages die, repeat and come late in any order: each task is accepted
+        /// once, and the job ends while anybody works.
+        #[test]
+        fn any_faults_end_with_each_task_accepted_once(seed in any::<u64>(), segments in 1u32..12) {
+            let mut state = seed | 1;
+            let mut random = move |n: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % n
+            };
+            let mut new_id = ids();
+            let mut s = planned(segments, &mut new_id);
+            let mut accepted = BTreeSet::new();
+            let mut queue: Vec<(Task, AttemptId)> = Vec::new();
+            let mut now = Duration::ZERO;
+            let mut faults = 300;
+            for _ in 0..20_000 {
+                now += Duration::from_millis(100);
+                queue.extend(sent(&s.step(now, 3, usize::from(random(2) == 0), &mut new_id)));
+                if matches!(s.phase(), Phase::Done) {
+                    break;
+                }
+                if queue.is_empty() {
+                    continue;
+                }
+                let at = usize::try_from(random(queue.len() as u64)).unwrap();
+                let (task, attempt) = queue[at];
+                let fault = if faults > 0 { random(8) } else { 7 };
+                faults -= 1;
+                match fault {
+                    0 => { queue.swap_remove(at); s.lost(attempt); }
+                    1 => queue.push((task, attempt)),
+                    2 => { s.failed(attempt, Error::unavailable("node gone"), false); }
+                    3 | 4 => s.claimed(attempt, now),
+                    _ => {
+                        queue.swap_remove(at);
+                        if s.done(attempt, now).0 == Verdict::Accept {
+                            prop_assert!(accepted.insert(task), "{} twice", task);
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(s.phase(), &Phase::Done);
+            prop_assert_eq!(accepted.len(), segments as usize + 1);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What server, broker and nodes say to each other, and what the store keeps: references, reports
+//! and decisions, never pixels.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::id::{AttemptId, JobId, NodeId};
+use crate::slot::TaskOutput;
+use crate::spec::JobSpec;
+
+/// A task of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Make the plan.
+    Plan,
+    /// Process the segment of this number.
+    Segment(u32),
+    /// Join the segments.
+    Concat,
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan => f.write_str("plan"),
+            Self::Segment(index) => write!(f, "segment {index}"),
+            Self::Concat => f.write_str("concat"),
+        }
+    }
+}
+
+/// The queue that a task waits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Queue {
+    /// Short tasks: plan, validate, concat.
+    Control,
+    /// Segments.
+    Segment,
+}
+
+impl Task {
+    /// The queue that it waits in.
+    pub fn queue(self) -> Queue {
+        match self {
+            Self::Segment(_) => Queue::Segment,
+            Self::Plan | Self::Concat => Queue::Control,
+        }
+    }
+}
+
+/// What a broker carries: a reference to work that lies on the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskMessage {
+    /// The job.
+    pub job: JobId,
+    /// Its task.
+    pub task: Task,
+    /// The attempt that this message stands for.
+    pub attempt: AttemptId,
+}
+
+/// `jobs/ID/job.json`: what was submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobFile {
+    /// The job.
+    pub id: JobId,
+    /// What was asked for.
+    pub spec: JobSpec,
+    /// Where the source lies.
+    pub source: SourceRef,
+    /// Whether a line for each frame is wanted.
+    pub frame_metrics: bool,
+}
+
+/// Where a job's source lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRef {
+    /// An absolute path; for a source that was sent along, it leads into the store.
+    pub path: std::path::PathBuf,
+    /// The file's name as the user gave it, a hint for probing.
+    pub name: String,
+}
+
+/// `inbox/ATTEMPT.json`: what became of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptReport {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Its task.
+    pub task: Task,
+    /// The node that made it.
+    pub node: NodeId,
+    /// The slot that made it, as `NODE/SLOT`.
+    pub slot: String,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its result lies on the store.
+    Done(TaskOutput),
+    /// It failed.
+    Failed {
+        /// Why.
+        error: Error,
+        /// Whether the task is to blame: its slot died, hung or answered with an error while the
+        /// node lived. Other failures don't count.
+        by_task: bool,
+    },
+}
+
+/// `nodes/NODE/beat`: a node's sign of life.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Beat {
+    /// One more each time.
+    pub counter: u64,
+    /// The attempts that the node works on.
+    pub held: Vec<HeldAttempt>,
+    /// Segment slots without work.
+    pub free_slots: u32,
+}
+
+/// An attempt that a node works on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldAttempt {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Frames done so far; for a plan, packets read.
+    pub frames: u64,
+    /// Process id of its slot.
+    pub slot_pid: u32,
+}
+
+/// A line of a job's journal. Only what stands here is decided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// An attempt is about to be sent.
+    Sent {
+        /// Its task.
+        task: Task,
+        /// Its id.
+        attempt: AttemptId,
+    },
+    /// The attempt's result is the result.
+    Accepted(AttemptReport),
+    /// The attempt failed.
+    Failed {
+        /// Its task.
+        task: Task,
+        /// Its id.
+        attempt: AttemptId,
+        /// Why.
+        error: Error,
+    },
+    /// The output is about to be put at its place.
+    Publishing {
+        /// Size of the output in bytes.
+        size: u64,
+        /// Its inode, by which it is known again.
+        inode: u64,
+    },
+}
