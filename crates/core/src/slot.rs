@@ -15,6 +15,8 @@ use crate::spec::JobSpec;
 pub enum SlotCommand {
     /// Make a plan. Descriptors: source (read), plan (write).
     Plan(PlanTask),
+    /// Look at a source. Descriptors: source (read), report (write).
+    Probe(ProbeTask),
     /// Process one segment. Descriptors: source (read), plan (read), segment (write).
     Segment(SegmentTask),
     /// Join the segments. Descriptors: source (read), plan (read), output (read and write), frame
@@ -33,6 +35,13 @@ pub struct PlanTask {
     pub name: String,
     /// What the user asked for.
     pub spec: JobSpec,
+}
+
+/// See [`SlotCommand::Probe`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeTask {
+    /// The source's file name, a hint for probing.
+    pub name: String,
 }
 
 /// See [`SlotCommand::Segment`].
@@ -127,6 +136,8 @@ pub struct SlotFailed {
 pub enum TaskOutput {
     /// A plan was written.
     Plan(PlanOutput),
+    /// A report on a source was written.
+    Probe(WrittenFile),
     /// A segment was written.
     Segment(SegmentOutput),
     /// The output was written.

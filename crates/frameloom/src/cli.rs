@@ -1,0 +1,240 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use frameloom_core::pipeline::FilterSpec;
+use frameloom_core::spec::{Codec, Container, EncoderSpec, JobSpec};
+use frameloom_core::time::parse_time;
+use frameloom_core::{Error, Result};
+
+use crate::cmd;
+
+/// Runs filters over every frame of a video, on every core, frame for frame exact.
+#[derive(Debug, Parser)]
+#[command(name = "frameloom", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Process a video on this machine.
+    Run(cmd::run::RunArgs),
+    /// Show how a video would be cut into segments, without processing it.
+    Plan(cmd::plan::PlanArgs),
+    /// Show what a file holds.
+    Probe(cmd::probe::ProbeArgs),
+    /// List the filters, or explain one.
+    Filters(cmd::filters::FiltersArgs),
+    /// Print a completion script for a shell.
+    Completions(cmd::completions::CompletionsArgs),
+    /// Print the man page.
+    Man,
+    /// A slot: does tasks for a node, by its standard input.
+    #[command(hide = true)]
+    Slot(cmd::slot::SlotArgs),
+}
+
+impl Cli {
+    /// Does what was asked for; answers the exit code.
+    pub(crate) fn run(self) -> Result<u8> {
+        match self.command {
+            Command::Run(args) => cmd::run::run(args),
+            Command::Plan(args) => cmd::plan::run(args).map(|()| 0),
+            Command::Probe(args) => cmd::probe::run(args).map(|()| 0),
+            Command::Filters(args) => cmd::filters::run(args).map(|()| 0),
+            Command::Completions(args) => cmd::completions::run(args).map(|()| 0),
+            Command::Man => cmd::man::run().map(|()| 0),
+            Command::Slot(args) => cmd::slot::run(args).map(|()| 0),
+        }
+    }
+}
+
+/// What shapes the output: the same for `run` and `plan`.
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    /// A filter, NAME:key=value:key=value; give it once for each filter, in order.
+    ///
+    /// In values '\:' is a colon and '…' quotes. 'ffmpeg:GRAPH' takes the rest as a libavfilter
+    /// graph. 'frameloom filters' lists them all.
+    #[arg(short = 'f', long = "filter", value_name = "FILTER")]
+    filters: Vec<String>,
+
+    /// Longest segment in seconds, above 0 [default: 2 to 8, shorter towards the end].
+    ///
+    /// Segments are whole groups of pictures and are what is spread over slots. Shorter ones spread
+    /// better, longer ones compress better. The frames are the same either way.
+    #[arg(long, value_name = "SECONDS")]
+    segment: Option<String>,
+
+    /// Video codec: h264, hevc, vp9, av1 or ffv1 [default: vp9 in .webm, else h264].
+    ///
+    /// h264 is libx264 (veryfast, CRF 20), hevc libx265 (medium, CRF 24), vp9 libvpx-vp9 (cpu-used
+    /// 4, CRF 32), av1 libsvtav1 (preset 8, CRF 32), ffv1 is lossless. A keyframe comes each 2 s.
+    #[arg(long, value_name = "CODEC", conflicts_with = "encoder")]
+    codec: Option<String>,
+
+    /// A video encoder of the installed FFmpeg by name, like h264_nvenc.
+    #[arg(long, value_name = "NAME")]
+    encoder: Option<String>,
+
+    /// Constant rate factor: lower is better and larger [default: by codec].
+    ///
+    /// 0 to 51 for h264 and hevc, 0 to 63 for vp9 and av1; up to two decimals.
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    crf: Option<String>,
+
+    /// The encoder's preset: how long it takes to make the output small [default: by codec].
+    #[arg(long, value_name = "P")]
+    preset: Option<String>,
+
+    /// Lose nothing in encoding (h264, hevc, vp9, ffv1).
+    #[arg(long)]
+    lossless: bool,
+
+    /// A further option of the encoder, KEY=VALUE; may be given more than once.
+    ///
+    /// Options that name files, devices or threads are refused.
+    #[arg(long, value_name = "K=V")]
+    encoder_opt: Vec<String>,
+
+    /// First time to keep: seconds, or [hh:]mm:ss[.f], from the first frame [default: 0].
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    from: Option<String>,
+
+    /// First time no longer to keep, as --from [default: the end].
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    to: Option<String>,
+
+    /// Take the video stream of this number instead of the one ffmpeg would take.
+    #[arg(long, value_name = "N")]
+    stream: Option<u32>,
+
+    /// Leave out all sound.
+    #[arg(long)]
+    no_audio: bool,
+
+    /// Refuse a source of which a stream would be left out or converted, instead of saying so.
+    #[arg(long)]
+    strict_streams: bool,
+
+    /// Keep 10 bits a sample (with --codec hevc); HDR sources need it.
+    #[arg(long)]
+    keep_depth: bool,
+
+    /// Hash all of the source to know it again, not its first, last and 16 spread MiB.
+    #[arg(long)]
+    verify_source: bool,
+}
+
+fn seconds(text: &str, what: &str) -> Result<i64> {
+    parse_time(text).map_err(|e| e.at(format!("--{what}")))
+}
+
+impl JobArgs {
+    /// The job that is asked for, its filters checked; the output goes into `container`.
+    ///
+    /// # Errors
+    /// Invalid with what is wrong.
+    pub(crate) fn spec(&self, container: Container) -> Result<JobSpec> {
+        let mut filters = Vec::new();
+        for text in &self.filters {
+            let filter: FilterSpec = text.parse()?;
+            frameloom_media::catalogue().check(&filter)?;
+            filters.push(filter);
+        }
+        let segment_us = self.segment.as_deref().map(|s| seconds(s, "segment")).transpose()?;
+        if segment_us == Some(0) {
+            return Err(Error::invalid("--segment '0': it must be above 0 s"));
+        }
+        let from_us = self.from.as_deref().map(|s| seconds(s, "from")).transpose()?;
+        let to_us = self.to.as_deref().map(|s| seconds(s, "to")).transpose()?;
+        if let (from, Some(to)) = (from_us.unwrap_or(0), to_us) {
+            if to <= from {
+                return Err(Error::invalid(format!(
+                    "--to '{}' is not behind --from '{}'",
+                    self.to.as_deref().unwrap_or_default(),
+                    self.from.as_deref().unwrap_or("0")
+                )));
+            }
+        }
+        Ok(JobSpec {
+            filters,
+            encoder: self.encoder()?,
+            container,
+            segment_us,
+            from_us,
+            to_us,
+            stream: self.stream,
+            no_audio: self.no_audio,
+            strict_streams: self.strict_streams,
+            keep_depth: self.keep_depth,
+            verify_source: self.verify_source,
+        })
+    }
+
+    fn encoder(&self) -> Result<EncoderSpec> {
+        let codec = self.codec.as_deref().map(|text| {
+            let names: Vec<&str> = Codec::ALL.iter().map(|codec| codec.name()).collect();
+            Codec::ALL.into_iter().find(|codec| codec.name() == text).ok_or_else(|| {
+                let near = frameloom_core::catalogue::did_you_mean(text, &names);
+                Error::invalid(format!(
+                    "--codec '{text}' is none of {}{near}; --encoder takes any encoder of FFmpeg",
+                    names.join(", ")
+                ))
+            })
+        });
+        let options = self.encoder_opt.iter().map(|text| {
+            text.split_once('=')
+                .filter(|(key, _)| !key.is_empty())
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .ok_or_else(|| Error::invalid(format!("--encoder-opt '{text}': write KEY=VALUE")))
+        });
+        Ok(EncoderSpec {
+            codec: codec.transpose()?,
+            encoder: self.encoder.clone(),
+            crf_hundredths: self.crf.as_deref().map(hundredths).transpose()?,
+            preset: self.preset.clone(),
+            lossless: self.lossless,
+            options: options.collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// `20.5` as 2050.
+fn hundredths(text: &str) -> Result<u32> {
+    let wrong = || {
+        Error::invalid(format!(
+            "--crf '{text}' is not a number from 0 to 63 with up to two decimals"
+        ))
+    };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 2 {
+        return Err(wrong());
+    }
+    let whole: u32 = whole.parse().ok().filter(|whole| *whole <= 1000).ok_or_else(wrong)?;
+    let fraction: u32 = format!("{fraction:0<2}").parse().map_err(|_| wrong())?;
+    Ok(whole * 100 + fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rate_factors_have_up_to_two_decimals() {
+        assert_eq!(hundredths("20").unwrap(), 2000);
+        assert_eq!(hundredths("20.5").unwrap(), 2050);
+        assert_eq!(hundredths("0.25").unwrap(), 25);
+        for bad in ["", "-1", "a", "1.234", ".5", "1e3", "99999999999"] {
+            assert!(hundredths(bad).unwrap_err().message().contains(&format!("'{bad}'")));
+        }
+    }
+}

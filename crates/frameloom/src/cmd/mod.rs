@@ -1,0 +1,129 @@
+//! The subcommands, one file each.
+
+pub(crate) mod completions;
+pub(crate) mod filters;
+pub(crate) mod man;
+pub(crate) mod plan;
+pub(crate) mod probe;
+pub(crate) mod run;
+pub(crate) mod slot;
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use frameloom_core::slot::SlotCommand;
+use frameloom_core::{Error, Result};
+use serde::de::DeserializeOwned;
+
+use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
+
+/// Prints to standard output; a reader that has gone is no error.
+///
+/// # Errors
+/// Exhausted where standard output is a full disk.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("cannot write to standard output", &e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A file's name for a person: control characters are escaped.
+pub(crate) fn shown(path: &Path) -> String {
+    path.to_string_lossy()
+        .chars()
+        .flat_map(|c| {
+            let escaped: Vec<char> =
+                if c.is_control() { c.escape_default().collect() } else { vec![c] };
+            escaped
+        })
+        .collect()
+}
+
+/// Opens a source that the user named.
+///
+/// # Errors
+/// NotFound, Invalid for a directory or a device, and what the system says otherwise.
+pub(crate) fn open_source(path: &Path) -> Result<File> {
+    let name = shown(path);
+    let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::not_found(format!("'{name}' does not exist")),
+        _ => Error::io(format!("cannot read '{name}'"), &e),
+    })?;
+    if meta.is_dir() {
+        return Err(Error::invalid(format!("'{name}' is a directory; give a video file")));
+    }
+    if !meta.is_file() {
+        return Err(Error::invalid(format!(
+            "'{name}' is not a regular file; a pipe is taken as '-'"
+        )));
+    }
+    File::open(path).map_err(|e| Error::io(format!("cannot read '{name}'"), &e))
+}
+
+/// How slots of this program are run.
+///
+/// # Errors
+/// Unavailable where the program cannot be found again.
+pub(crate) fn slot_config(memory: u64, timeout: Duration) -> Result<SlotConfig> {
+    let program = std::env::current_exe()
+        .map_err(|e| Error::io("cannot find this program to start slots", &e))?;
+    Ok(SlotConfig { program, memory, timeout, nice: 0 })
+}
+
+/// Has one slot do one short task on `source`, and reads the JSON that it makes.
+///
+/// # Errors
+/// Of the task.
+pub(crate) fn in_slot<T: DeserializeOwned>(source: &File, command: SlotCommand) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("cannot start", &e))?;
+    let memory = rustix::fs::memfd_create("report", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|e| Error::io("cannot make a file in memory", &e.into()))?;
+    let mut made = File::from(memory);
+    let copy = |file: &File| {
+        file.try_clone().map(OwnedFd::from).map_err(|e| Error::io("cannot hand on a file", &e))
+    };
+    let descriptors = vec![copy(source)?, copy(&made)?];
+    runtime.block_on(async {
+        let config = slot_config(2 << 30, Duration::from_secs(60))?;
+        let mut slot = Slot::new("control".into(), config);
+        let job = Job {
+            command,
+            descriptors,
+            segment: &|_| Err(Error::internal("nothing is joined here")),
+            progress: &|_| {},
+            cancelled: &|| false,
+        };
+        let ended = slot.run(job).await;
+        slot.kill().await;
+        ended.map(drop).map_err(|trouble| match trouble {
+            Trouble::Failed { error, .. } => error,
+            Trouble::Cancelled => Error::internal("nobody cancelled"),
+        })
+    })?;
+    let mut text = Vec::new();
+    made.rewind()
+        .and_then(|()| made.read_to_end(&mut text))
+        .map_err(|e| Error::io("cannot read a slot's report", &e))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| Error::internal("a slot's report is malformed").with_source(e))
+}
+
+/// JSON for people and programs.
+///
+/// # Errors
+/// Internal where it cannot be written.
+pub(crate) fn pretty<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string_pretty(value)
+        .map(|text| text + "\n")
+        .map_err(|e| Error::internal("cannot write JSON").with_source(e))
+}

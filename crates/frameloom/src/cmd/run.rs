@@ -1,0 +1,451 @@
+//! `frameloom run`: the whole engine in one process and its slots.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use frameloom_broker::{Broker, Memory};
+use frameloom_core::id::{AttemptId, JobId, NodeId};
+use frameloom_core::metrics::{Metrics, SlotMetrics};
+use frameloom_core::spec::Container;
+use frameloom_core::wire::{Decision, JobFile, SourceRef};
+use frameloom_core::{Error, ErrorKind, Result};
+use frameloom_server::engine::{EngineConfig, Fault, JobEvent, JobOutcome, run_job};
+use frameloom_server::journal::Journal;
+use frameloom_server::publish::{self, Ready};
+use frameloom_server::resume::{self, Found, Past};
+use frameloom_server::store::Store;
+use frameloom_server::summary::{self, RunFacts};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::shown;
+use crate::cli::JobArgs;
+use crate::node::{Node, NodeConfig};
+use crate::progress::{Display, Style};
+use crate::random;
+use crate::work_dir::WorkDir;
+
+/// What to run.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  frameloom run in.mp4 -o out.mp4 -f blur:sigma=3 -f edges\n  \
+    frameloom run in.mkv -o out.mkv -f ffmpeg:hflip,eq=contrast=1.2 --codec hevc\n\n\
+    Exit codes: 0 done, 2 wrong request, 3 not found, 4 conflict, 5 media that cannot be processed,\n\
+    6 resources used up or a part that died, 70 a bug, 130 stopped by Ctrl-C, 143 by SIGTERM.\n\
+    After 6, 130, 143 or a crash the same command goes on where it was.")]
+pub(crate) struct RunArgs {
+    /// A video file, or '-' for a pipe on standard input.
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+
+    /// The output file; its name ends in .mp4, .mov, .mkv or .webm and chooses the container.
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+
+    #[command(flatten)]
+    job: JobArgs,
+
+    /// Segments done at a time, each by a process of its own, 1 to 256 [default: one a core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    slots: Option<u32>,
+
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Where work is kept until the run is done [default: .OUT.frameloom beside OUT].
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+
+    /// Start over, whatever an earlier run has done.
+    #[arg(long)]
+    fresh: bool,
+
+    /// Write metrics to this file, as JSON; docs/metrics.schema.json is their schema.
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+
+    /// Write a line of JSON for each frame to this file: pts, segment, attempt, slot, ms by step.
+    #[arg(long, value_name = "FILE")]
+    frame_metrics: Option<PathBuf>,
+
+    /// How progress is shown; json prints an event a line on standard output.
+    #[arg(long, value_name = "STYLE", default_value = "auto")]
+    progress: Style,
+
+    /// Say nothing but errors.
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Memory that a slot may take, in MiB, 64 or more.
+    #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    slot_memory: u64,
+
+    /// Seconds that a slot at work may be silent before it is stopped, 1 or more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    slot_timeout: u64,
+
+    /// Abort at this publishing step, to try how the next run goes on.
+    #[arg(long, value_name = "STEP", hide = true)]
+    fault: Option<String>,
+}
+
+/// How a run ended otherwise than by an error.
+enum End {
+    Done,
+    Stopped(u8),
+}
+
+/// Runs a job; answers the exit code.
+pub(crate) fn run(args: RunArgs) -> Result<u8> {
+    let style = if args.quiet { Style::None } else { args.progress };
+    let container = Container::of_file_name(&args.output.to_string_lossy())?;
+    let spec = args.job.spec(container)?;
+    let from_pipe = args.input.as_os_str() == "-";
+    if !from_pipe {
+        super::open_source(&args.input)?;
+    }
+    check_output(&args, from_pipe)?;
+    let path = args.work.clone().unwrap_or_else(|| WorkDir::beside(&args.output));
+    let work = WorkDir::open(&path)?;
+    let ended = Store::open(work.path()).and_then(|store| {
+        let source = if from_pipe { spool(&args, &work)? } else { source_of(&args.input)? };
+        let frame_metrics = args.frame_metrics.is_some();
+        let job = JobFile { id: JobId::from_bits(random::bits()?), spec, source, frame_metrics };
+        let slots = args.slots.map_or_else(cores, |slots| slots as usize);
+        let mut display = Display::new(style, slots);
+        let ended = in_work(&args, Arc::new(store), job, slots, &mut display);
+        display.end();
+        ended
+    });
+    match ended {
+        Ok(End::Done) => work.remove().map(|()| 0),
+        Ok(End::Stopped(code)) => {
+            eprintln!("frameloom: stopped; the same command goes on where it was");
+            Ok(code)
+        }
+        Err(error) => {
+            use ErrorKind::{Conflict, Corrupt, Invalid, NotFound, Unsupported};
+            if matches!(error.kind(), Invalid | NotFound | Conflict | Unsupported | Corrupt) {
+                work.remove()?;
+            } else {
+                eprintln!(
+                    "frameloom: the work done so far is kept; the same command goes on where it was"
+                );
+            }
+            Err(error)
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn dir_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// Refuses an output that could not be written at the end, before any work.
+fn check_output(args: &RunArgs, from_pipe: bool) -> Result<()> {
+    let mut outputs = vec![&args.output];
+    outputs.extend(&args.metrics);
+    outputs.extend(&args.frame_metrics);
+    for out in &outputs {
+        let dir = dir_of(out);
+        if !dir.is_dir() {
+            return Err(Error::not_found(format!(
+                "the directory of '{}' does not exist; make it first",
+                shown(out)
+            )));
+        }
+        if out.is_dir() {
+            return Err(Error::invalid(format!("'{}' is a directory; give a file", shown(out))));
+        }
+    }
+    let out = &args.output;
+    if !from_pipe {
+        let same = |a: &Path, b: &Path| match (fs::metadata(a), fs::metadata(b)) {
+            (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
+            _ => false,
+        };
+        if outputs.iter().any(|out| same(out, &args.input)) {
+            return Err(Error::invalid(format!(
+                "'{}' is the source itself; give another output",
+                shown(out)
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn source_of(input: &Path) -> Result<SourceRef> {
+    let path = fs::canonicalize(input)
+        .map_err(|e| Error::io(format!("cannot read '{}'", shown(input)), &e))?;
+    let name = input.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(SourceRef { path, name })
+}
+
+/// Takes a pipe on standard input into the work directory: media is read more than once.
+fn spool(args: &RunArgs, work: &WorkDir) -> Result<SourceRef> {
+    let dir = work.path().join("spool");
+    let failed = |e: std::io::Error| Error::io("cannot take standard input", &e);
+    fs::create_dir_all(&dir).map_err(failed)?;
+    let path = dir.join("source");
+    let temporary = dir.join("source.tmp");
+    let mut file = fs::File::create(&temporary).map_err(failed)?;
+    let copied = std::io::copy(&mut std::io::stdin().lock().by_ref(), &mut file).map_err(failed)?;
+    if copied == 0 {
+        return Err(Error::corrupt(format!(
+            "standard input is empty; pipe a video into 'frameloom run - -o {}'",
+            shown(&args.output)
+        )));
+    }
+    fs::rename(&temporary, &path).map_err(failed)?;
+    let path = fs::canonicalize(&path).map_err(failed)?;
+    Ok(SourceRef { path, name: "standard input".into() })
+}
+
+/// Runs the job within its locked work directory.
+fn in_work(
+    args: &RunArgs,
+    store: Arc<Store>,
+    mut job: JobFile,
+    slots: usize,
+    display: &mut Display,
+) -> Result<End> {
+    let begun = Instant::now();
+    let mut found = past(args, &store, &job, display)?;
+    if let Some((size, inode)) = found.as_ref().and_then(|found| found.publishing) {
+        if publish::is_published(&args.output, size, inode) {
+            display.say("the output was there already; only the work directory was left");
+            return Ok(End::Done);
+        }
+    }
+    if args.output.exists() && !args.overwrite {
+        return Err(publish::exists(&args.output));
+    }
+    match &found {
+        Some(found) => {
+            job.id = found.id;
+            store.job(job.id).sweep(|name| found.keeps(name))?;
+        }
+        None => store.job(job.id).create(&job)?,
+    }
+    let nothing_done = found.as_ref().is_some_and(|found| found.plan.is_none());
+    if nothing_done {
+        found = None;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("cannot start", &e))?;
+    let (ended, stats) = runtime.block_on(work(args, &store, &job, found, slots, display))?;
+    let outcome = match ended {
+        Ok(outcome) => outcome,
+        Err(Stop::Signal(code)) => return Ok(End::Stopped(code)),
+        Err(Stop::Error(error)) => return Err(error),
+    };
+    let facts = RunFacts {
+        output_name: args.output.to_string_lossy().into_owned(),
+        wall: begun.elapsed(),
+        cpu: cpu_time(),
+        cores: cores(),
+        slots: stats,
+    };
+    let metrics = summary::metrics(&job, &outcome, facts);
+    publish_all(args, &store, &job, &outcome, &metrics)?;
+    for message in &outcome.concat.messages {
+        display.say(&format!("note: {}", message.text));
+    }
+    if metrics.frames.concealed > 0 {
+        display.say(&format!("note: {} damaged frames were concealed", metrics.frames.concealed));
+    }
+    display.summary(&words(&metrics), &metrics);
+    Ok(End::Done)
+}
+
+/// What an earlier run left, if it was of the same job.
+fn past(args: &RunArgs, store: &Store, job: &JobFile, display: &Display) -> Result<Option<Found>> {
+    let fingerprint = |whole| {
+        let file = super::open_source(&job.source.path)?;
+        let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
+        let meta = file.metadata().map_err(failed)?;
+        let modified = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
+        frameloom_core::fingerprint::fingerprint(meta.len(), modified, whole, &mut |at, bytes| {
+            file.read_exact_at(bytes, at).map_err(failed)
+        })
+    };
+    let past = if args.fresh {
+        Past::Other("--fresh".into())
+    } else {
+        resume::look(store, job, &frameloom_media::engine(), &fingerprint)?
+    };
+    match past {
+        Past::None => Ok(None),
+        Past::Same(found) => Ok(Some(*found)),
+        Past::Other(why) => {
+            let jobs = store.jobs()?;
+            if !jobs.is_empty() {
+                display.say(&format!("starting over: {why}"));
+            }
+            jobs.into_iter().try_for_each(|id| store.remove(id))?;
+            Ok(None)
+        }
+    }
+}
+
+/// Why a run stopped.
+enum Stop {
+    Signal(u8),
+    Error(Error),
+}
+
+/// Runs engine and node until the job ends or somebody stops it.
+async fn work(
+    args: &RunArgs,
+    store: &Arc<Store>,
+    job: &JobFile,
+    found: Option<Found>,
+    slots: usize,
+    display: &mut Display,
+) -> Result<(Result<JobOutcome, Stop>, Vec<SlotMetrics>)> {
+    let failed = |e: std::io::Error| Error::io("cannot watch signals", &e);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let broker: Arc<dyn Broker> = Arc::new(Memory::new());
+    let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+    let config = NodeConfig {
+        slots,
+        slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
+        beat: Duration::from_millis(200),
+        cores: cores(),
+    };
+    let id = NodeId::from_bits(random::bits()?);
+    let node = Node::new(id, Arc::clone(store), Arc::clone(&broker), Arc::clone(&wake), config);
+    let node = tokio::spawn(node.run(stop.clone()));
+    let (sender, mut events) = mpsc::channel::<JobEvent>(256);
+    let engine = EngineConfig {
+        poll: Duration::from_millis(100),
+        lease: Duration::from_secs(10),
+        window: slots + 2,
+        // Where the system gives no random numbers the run would not have begun.
+        new_id: Box::new(|| AttemptId::from_bits(random::bits().unwrap_or_default())),
+        fault: fault(args),
+    };
+    let cancel = CancellationToken::new();
+    let running = {
+        let (store, job, cancel) = (Arc::clone(store), job.clone(), cancel.clone());
+        tokio::spawn(async move {
+            run_job(&store, broker, &job, found, engine, sender, wake, cancel).await
+        })
+    };
+    let mut stopped = None;
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => display.event(&event),
+                None => break,
+            },
+            _ = interrupt.recv() => { stopped = Some(130); cancel.cancel(); }
+            _ = terminate.recv() => { stopped = Some(143); cancel.cancel(); }
+        }
+    }
+    let ended = running.await.map_err(|e| Error::internal("the engine ended").with_source(e))?;
+    stop.cancel();
+    let stats = node.await.map_err(|e| Error::internal("the node ended").with_source(e))?;
+    let ended = match (ended, stopped) {
+        (Ok(outcome), _) => Ok(outcome),
+        (Err(error), Some(code)) if error.kind() == ErrorKind::Cancelled => Err(Stop::Signal(code)),
+        (Err(error), _) => Err(Stop::Error(error)),
+    };
+    Ok((ended, stats))
+}
+
+/// Aborts the process at the step that `--fault` names.
+fn fault(args: &RunArgs) -> Fault {
+    let wanted = args.fault.clone();
+    Box::new(move |step| {
+        if wanted.as_deref() == Some(step) {
+            std::process::abort();
+        }
+        Ok(())
+    })
+}
+
+/// Puts the output and the metrics at their places, the output last but for the work directory.
+fn publish_all(
+    args: &RunArgs,
+    store: &Store,
+    job: &JobFile,
+    outcome: &JobOutcome,
+    metrics: &Metrics,
+) -> Result<()> {
+    let fault = fault(args);
+    let text = super::pretty(metrics)?;
+    if let (Some(to), Some(from)) = (&args.frame_metrics, &outcome.frame_metrics) {
+        Ready::prepare(from, to)?.publish(to, true)?;
+    }
+    if let Some(to) = &args.metrics {
+        let from = outcome.output.with_extension("metrics");
+        let failed = |e: std::io::Error| Error::io(format!("cannot write '{}'", shown(to)), &e);
+        fs::write(&from, &text).map_err(failed)?;
+        Ready::prepare(&from, to)?.publish(to, true)?;
+    }
+    fault("before intent")?;
+    let ready = Ready::prepare(&outcome.output, &args.output)?;
+    let (size, inode) = ready.identity();
+    let (mut journal, _) = Journal::open(&store.job(job.id).journal())?;
+    journal.append(&[Decision::Publishing { size, inode }])?;
+    fault("before publish")?;
+    ready.publish(&args.output, args.overwrite)?;
+    fault("after publish")?;
+    Ok(())
+}
+
+/// CPU time of this process and its children that have ended.
+fn cpu_time() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let own = clock_gettime(ClockId::ProcessCPUTime);
+    let own = Duration::new(own.tv_sec.unsigned_abs(), u32::try_from(own.tv_nsec).unwrap_or(0));
+    own + children_cpu_time().unwrap_or_default()
+}
+
+/// CPU time of children that have ended and were waited for, by `/proc`.
+fn children_cpu_time() -> Option<Duration> {
+    let text = fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    // Fields 16 and 17 of proc(5), counted behind the name: time of children in user and kernel.
+    let ticks = fields.get(13)?.parse::<u64>().ok()? + fields.get(14)?.parse::<u64>().ok()?;
+    let a_second = rustix::param::clock_ticks_per_second();
+    Some(Duration::from_millis(ticks.saturating_mul(1000) / a_second.max(1)))
+}
+
+/// The summary of a run.
+fn words(metrics: &Metrics) -> String {
+    let mut text = format!(
+        "{}: {} frames in {:.1} s, {:.1} fps, {:.2}x real time, {} segments",
+        shown(Path::new(&metrics.output.name)),
+        metrics.frames.output,
+        metrics.wall_seconds,
+        metrics.effective_fps,
+        metrics.realtime_ratio,
+        metrics.job.segments,
+    );
+    if metrics.tasks.retried > 0 {
+        text += &format!(
+            ", {} tasks tried again ({:.1}% of the frames)",
+            metrics.tasks.retried, metrics.frames.retried_percent
+        );
+    }
+    text
+}

@@ -1,0 +1,364 @@
+//! A worker node: takes tasks from the broker, claims them, has its slots do them, publishes what
+//! they made, and tells that it lives.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use frameloom_broker::Broker;
+use frameloom_core::id::{AttemptId, JobId, NodeId};
+use frameloom_core::metrics::SlotMetrics;
+use frameloom_core::slot::{
+    AcceptedSegment, ConcatTask, PlanTask, SegmentTask, SlotCommand, TaskOutput,
+};
+use frameloom_core::wire::{
+    AttemptReport, Beat, Decision, HeldAttempt, JobFile, Outcome, Queue, Task, TaskMessage,
+};
+use frameloom_core::{Error, ErrorKind, Result};
+use frameloom_server::journal;
+use frameloom_server::store::{JobDir, Store};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
+
+/// How a node works.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeConfig {
+    /// Segments done at a time.
+    pub(crate) slots: usize,
+    /// How its slots are run.
+    pub(crate) slot: SlotConfig,
+    /// How often it tells that it lives.
+    pub(crate) beat: Duration,
+    /// Cores of the machine.
+    pub(crate) cores: usize,
+}
+
+/// A node at work.
+pub(crate) struct Node {
+    id: NodeId,
+    store: Arc<Store>,
+    broker: Arc<dyn Broker>,
+    /// Notified when there is something to read on the store.
+    wake: Arc<Notify>,
+    config: NodeConfig,
+    held: Mutex<BTreeMap<AttemptId, HeldAttempt>>,
+    /// Segment slots without work.
+    free: Mutex<u32>,
+    changed: Notify,
+    /// The accepted plan of each job worked on.
+    plans: Mutex<BTreeMap<JobId, AttemptId>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Node {
+    /// A node that has not begun yet.
+    pub(crate) fn new(
+        id: NodeId,
+        store: Arc<Store>,
+        broker: Arc<dyn Broker>,
+        wake: Arc<Notify>,
+        config: NodeConfig,
+    ) -> Arc<Self> {
+        let free = Mutex::new(u32::try_from(config.slots).unwrap_or(u32::MAX));
+        Arc::new(Self {
+            id,
+            store,
+            broker,
+            wake,
+            config,
+            held: Mutex::new(BTreeMap::new()),
+            free,
+            changed: Notify::new(),
+            plans: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// Works until `stop`, then ends its slots; answers what is known of them.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) -> Vec<SlotMetrics> {
+        let begun = Instant::now();
+        let beating = tokio::spawn(Arc::clone(&self).beat(stop.clone()));
+        let mut workers = Vec::new();
+        for i in 0..=self.config.slots {
+            let node = Arc::clone(&self);
+            let stop = stop.clone();
+            // The control slot comes first: planning waits for it.
+            let (queue, name, nice) = if i == 0 {
+                (Queue::Control, "control".to_owned(), 5)
+            } else {
+                (Queue::Segment, (i - 1).to_string(), 0)
+            };
+            let config = SlotConfig { nice, ..self.config.slot.clone() };
+            workers.push(tokio::spawn(async move {
+                let mut slot = Slot::new(name, config);
+                node.work(queue, &mut slot, stop).await;
+                slot.kill().await;
+                slot.into_stats(begun.elapsed())
+            }));
+        }
+        let mut stats = Vec::new();
+        for worker in workers {
+            match worker.await {
+                Ok(slot) => stats.push(slot),
+                Err(error) => tracing::error!(%error, "a slot's keeper ended"),
+            }
+        }
+        drop(beating.await);
+        stats
+    }
+
+    /// Tells that the node lives, now and then and whenever something has changed.
+    async fn beat(self: Arc<Self>, stop: CancellationToken) {
+        let mut counter = 0;
+        loop {
+            counter += 1;
+            let held = lock(&self.held).values().cloned().collect();
+            let beat = Beat { counter, held, free_slots: *lock(&self.free) };
+            if let Err(error) = self.store.write_beat(self.id, &beat) {
+                tracing::warn!(%error, "cannot tell that the node lives");
+            }
+            self.wake.notify_one();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(self.config.beat) => {}
+            }
+        }
+    }
+
+    /// One slot's work.
+    async fn work(&self, queue: Queue, slot: &mut Slot, stop: CancellationToken) {
+        // Started ahead, so that the first task need not wait.
+        if let Err(error) = slot.start() {
+            tracing::warn!(%error, "cannot start a slot ahead");
+        }
+        loop {
+            let message = tokio::select! {
+                () = stop.cancelled() => return,
+                message = self.broker.receive(queue) => message,
+            };
+            let message = match message {
+                Ok(message) => message,
+                Err(error) => {
+                    tracing::error!(%error, "the broker does not answer");
+                    return;
+                }
+            };
+            if queue == Queue::Segment {
+                *lock(&self.free) -= 1;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.take(&message, slot) => {}
+            }
+            lock(&self.held).remove(&message.attempt);
+            if queue == Queue::Segment {
+                *lock(&self.free) += 1;
+            }
+            self.changed.notify_one();
+        }
+    }
+
+    /// Claims a task, does it and reports.
+    async fn take(&self, message: &TaskMessage, slot: &mut Slot) {
+        let dir = self.store.job(message.job);
+        match dir.claim(message.attempt) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%error, attempt = %message.attempt, "cannot claim");
+                return;
+            }
+        }
+        let outcome = match self.perform(&dir, message, slot).await {
+            Ok(output) => Outcome::Done(output),
+            Err(Trouble::Failed { error, by_task }) => Outcome::Failed { error, by_task },
+            Err(Trouble::Cancelled) => return,
+        };
+        let report = AttemptReport {
+            attempt: message.attempt,
+            task: message.task,
+            node: self.id,
+            slot: format!("{}/{}", self.id, slot.stats.name),
+            outcome,
+        };
+        if let Err(error) = dir.report(&report) {
+            tracing::error!(%error, attempt = %message.attempt, "cannot report");
+        }
+        self.wake.notify_one();
+    }
+
+    async fn perform(
+        &self,
+        dir: &JobDir<'_>,
+        message: &TaskMessage,
+        slot: &mut Slot,
+    ) -> Result<TaskOutput, Trouble> {
+        let ours = |error: Error| Trouble::Failed { error, by_task: false };
+        let (task, attempt) = (message.task, message.attempt);
+        let job =
+            dir.read_job().and_then(|job| job.ok_or_else(|| Error::not_found("the job is gone")));
+        let job = job.map_err(ours)?;
+        let pid = slot.start().map_err(ours)?;
+        lock(&self.held).insert(attempt, HeldAttempt { attempt, frames: 0, slot_pid: pid });
+        self.changed.notify_one();
+        let (out, pending) = dir.begin(task, attempt, "").map_err(ours)?;
+        let frames = match task {
+            Task::Concat if job.frame_metrics => {
+                Some(dir.begin(task, attempt, ".frames").map_err(ours)?)
+            }
+            _ => None,
+        };
+        let accepted = accepted(dir);
+        let prepared =
+            self.command(dir, &job, message, &accepted).and_then(|(command, mut descriptors)| {
+                descriptors.push(copy(&out)?);
+                if let Some((file, _)) = &frames {
+                    descriptors.push(copy(file)?);
+                }
+                Ok((command, descriptors))
+            });
+        let ended = match prepared {
+            Err(error) => Err(ours(error)),
+            Ok((command, descriptors)) => {
+                slot.run(Job {
+                    command,
+                    descriptors,
+                    segment: &|k| {
+                        let known = accepted.iter().find(|r| r.task == Task::Segment(k));
+                        let known = known.map(|r| dir.open_result(r.task, r.attempt, ""));
+                        let file = known.transpose()?.flatten();
+                        let file =
+                            file.ok_or_else(|| Error::internal(format!("segment {k} is gone")))?;
+                        Ok(OwnedFd::from(file))
+                    },
+                    progress: &|frames| {
+                        if let Some(held) = lock(&self.held).get_mut(&attempt) {
+                            held.frames = frames;
+                        }
+                    },
+                    cancelled: &|| dir.is_cancelled(attempt),
+                })
+                .await
+            }
+        };
+        match ended {
+            Ok(output) => {
+                pending.publish(&out).map_err(ours)?;
+                if let Some((file, pending)) = frames {
+                    pending.publish(&file).map_err(ours)?;
+                }
+                Ok(output)
+            }
+            Err(trouble) => {
+                pending.discard();
+                if let Some((_, pending)) = frames {
+                    pending.discard();
+                }
+                Err(trouble)
+            }
+        }
+    }
+
+    /// What the slot is to do, with the descriptors that it needs before its output.
+    fn command(
+        &self,
+        dir: &JobDir<'_>,
+        job: &JobFile,
+        message: &TaskMessage,
+        accepted: &[AttemptReport],
+    ) -> Result<(SlotCommand, Vec<OwnedFd>)> {
+        let source = open_source(job)?;
+        let (task, attempt) = (message.task, message.attempt);
+        if task == Task::Plan {
+            let (name, spec) = (job.source.name.clone(), job.spec.clone());
+            return Ok((SlotCommand::Plan(PlanTask { attempt, name, spec }), vec![source]));
+        }
+        let plan = match lock(&self.plans).get(&message.job) {
+            Some(plan) => *plan,
+            None => accepted
+                .iter()
+                .find(|r| r.task == Task::Plan)
+                .map(|r| r.attempt)
+                .ok_or_else(|| Error::internal("the job has no plan"))?,
+        };
+        lock(&self.plans).insert(message.job, plan);
+        let file = dir.open_result(Task::Plan, plan, "")?;
+        let file = file.ok_or_else(|| Error::internal("the plan is gone"))?;
+        let descriptors = vec![source, OwnedFd::from(file)];
+        let command = match task {
+            Task::Segment(segment) => SlotCommand::Segment(SegmentTask {
+                job: message.job,
+                attempt,
+                segment,
+                decode_threads: self.decode_threads(),
+            }),
+            _ => {
+                let mut segments = BTreeMap::new();
+                for report in accepted {
+                    if let (Task::Segment(k), Outcome::Done(TaskOutput::Segment(output))) =
+                        (report.task, &report.outcome)
+                    {
+                        segments.insert(
+                            k,
+                            AcceptedSegment {
+                                attempt: report.attempt,
+                                slot: report.slot.clone(),
+                                sha256: output.file.sha256.clone(),
+                            },
+                        );
+                    }
+                }
+                let accepted = segments.into_values().collect();
+                SlotCommand::Concat(ConcatTask { job: message.job, attempt, accepted })
+            }
+        };
+        Ok((command, descriptors))
+    }
+
+    /// Decoding threads for a segment: its own core, and its share of those without work.
+    fn decode_threads(&self) -> u32 {
+        let free = *lock(&self.free) as usize;
+        let busy = self.config.slots.saturating_sub(free).max(1);
+        let idle = self.config.cores.saturating_sub(busy);
+        u32::try_from(1 + idle / busy).unwrap_or(1).min(16)
+    }
+}
+
+/// The accepted results so far, by the job's journal.
+fn accepted(dir: &JobDir<'_>) -> Vec<AttemptReport> {
+    let text = std::fs::read(dir.journal()).unwrap_or_default();
+    let (decisions, _) = journal::read(&text);
+    let reports = decisions.into_iter().filter_map(|decision| match decision {
+        Decision::Accepted(report) => Some(report),
+        _ => None,
+    });
+    reports.collect()
+}
+
+fn copy(file: &File) -> Result<OwnedFd> {
+    let copy = file.try_clone().map_err(|e| Error::io("cannot hand on a file", &e))?;
+    Ok(OwnedFd::from(copy))
+}
+
+/// Opens a job's source.
+///
+/// # Errors
+/// NotFound where it is gone, and what the system says otherwise.
+fn open_source(job: &JobFile) -> Result<OwnedFd> {
+    let name = job.source.name.escape_debug();
+    match File::open(&job.source.path) {
+        Ok(file) => Ok(OwnedFd::from(file)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::new(ErrorKind::NotFound, format!("'{name}' does not exist any more")))
+        }
+        Err(e) => Err(Error::io(format!("cannot read '{name}'"), &e)),
+    }
+}

@@ -1,0 +1,168 @@
+//! The slot itself: takes tasks from its socket, which is its standard input, until that closes.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use frameloom_core::slot::{
+    ConcatTask, NeededSegment, PlanOutput, PlanTask, ProbeTask, SegmentTask, SlotCommand, SlotDone,
+    SlotEvent, SlotFailed, SlotProgress, SlotReady, TaskOutput, WrittenFile,
+};
+use frameloom_core::{Error, Result};
+use frameloom_media::SegmentRunner;
+use rustix::event::{PollFd, PollFlags, poll};
+use serde::Serialize;
+
+use super::wire::Peer;
+
+/// How often progress is told at most.
+const TELL_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs the slot until the node closes its socket.
+///
+/// # Errors
+/// Unavailable where the socket breaks.
+pub(crate) fn run() -> Result<()> {
+    let failed = |e: std::io::Error| Error::io("the socket to the node", &e);
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+    let watched = socket.try_clone().map_err(failed)?;
+    std::thread::Builder::new()
+        .name("hangup".into())
+        .stack_size(64 * 1024)
+        .spawn(move || end_with_node(&watched))
+        .map_err(failed)?;
+    let mut peer = Peer(UnixStream::from(socket));
+    frameloom_media::init();
+    peer.send(&SlotEvent::Ready(SlotReady { engine: frameloom_media::engine() }))?;
+    let mut runner = SegmentRunner::new();
+    while let Some((command, descriptors)) = peer.receive::<SlotCommand>()? {
+        let event = match task(&mut peer, &mut runner, command, descriptors) {
+            Ok(output) => SlotEvent::Done(SlotDone { output }),
+            Err(error) => SlotEvent::Failed(SlotFailed { error }),
+        };
+        peer.send(&event)?;
+    }
+    Ok(())
+}
+
+/// Ends the slot, in whatever it is, when the node's end of the socket closes: no orphan is left.
+fn end_with_node(socket: &OwnedFd) {
+    loop {
+        let mut watched = [PollFd::new(socket, PollFlags::RDHUP)];
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        match poll(&mut watched, None) {
+            Ok(_) if watched[0].revents().intersects(gone) => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => break,
+        }
+    }
+    let me = rustix::process::getpid();
+    drop(rustix::process::kill_process(me, rustix::process::Signal::KILL));
+}
+
+/// The descriptors that came with a task, one after the other.
+struct Descriptors(std::vec::IntoIter<OwnedFd>);
+
+impl Descriptors {
+    fn take(&mut self) -> Result<File> {
+        let descriptor = self.0.next();
+        descriptor.map(File::from).ok_or_else(|| Error::internal("a task lacks a descriptor"))
+    }
+}
+
+fn task(
+    peer: &mut Peer,
+    runner: &mut SegmentRunner,
+    command: SlotCommand,
+    descriptors: Vec<OwnedFd>,
+) -> Result<TaskOutput> {
+    let mut descriptors = Descriptors(descriptors.into_iter());
+    match command {
+        SlotCommand::Plan(task) => plan(peer, &task, &mut descriptors),
+        SlotCommand::Probe(task) => probe(&task, &mut descriptors),
+        SlotCommand::Segment(task) => segment(peer, runner, &task, &mut descriptors),
+        SlotCommand::Concat(task) => concat(peer, &task, &mut descriptors),
+        SlotCommand::Segments(needed) => {
+            Err(Error::internal(format!("nobody asked for segment {}", needed.segment)))
+        }
+    }
+}
+
+/// Tells the node of progress, now and then.
+struct Teller {
+    told: Option<Instant>,
+}
+
+impl Teller {
+    fn tell(&mut self, peer: &mut Peer, frames: u64) {
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            self.told = Some(Instant::now());
+            // Where the node has gone the slot ends by itself.
+            drop(peer.send(&SlotEvent::Progress(SlotProgress { frames })));
+        }
+    }
+}
+
+fn plan(peer: &mut Peer, task: &PlanTask, descriptors: &mut Descriptors) -> Result<TaskOutput> {
+    let (source, out) = (descriptors.take()?, descriptors.take()?);
+    let mut teller = Teller { told: None };
+    let plan =
+        frameloom_media::make_plan(&source, task, &mut |packets| teller.tell(peer, packets))?;
+    let segments = u32::try_from(plan.segments.len()).unwrap_or(u32::MAX);
+    Ok(TaskOutput::Plan(PlanOutput { file: write_json(out, &plan)?, segments }))
+}
+
+fn probe(task: &ProbeTask, descriptors: &mut Descriptors) -> Result<TaskOutput> {
+    let (source, out) = (descriptors.take()?, descriptors.take()?);
+    let report = frameloom_media::probe(&source, &task.name)?;
+    Ok(TaskOutput::Probe(write_json(out, &report)?))
+}
+
+fn write_json<T: Serialize>(mut out: File, value: &T) -> Result<WrittenFile> {
+    let text = serde_json::to_vec(value)
+        .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
+    out.write_all(&text).map_err(|e| Error::io("cannot write the plan", &e))?;
+    Ok(WrittenFile { size: text.len() as u64, sha256: String::new() })
+}
+
+fn read_plan(file: File) -> Result<frameloom_core::plan::Plan> {
+    serde_json::from_reader(std::io::BufReader::new(file))
+        .map_err(|e| Error::internal("the plan is malformed").with_source(e))
+}
+
+fn segment(
+    peer: &mut Peer,
+    runner: &mut SegmentRunner,
+    task: &SegmentTask,
+    descriptors: &mut Descriptors,
+) -> Result<TaskOutput> {
+    let (source, plan, out) = (descriptors.take()?, descriptors.take()?, descriptors.take()?);
+    let plan = read_plan(plan)?;
+    let mut teller = Teller { told: None };
+    runner
+        .run(&source, &plan, task, out, &mut |frames| teller.tell(peer, frames))
+        .map(TaskOutput::Segment)
+}
+
+fn concat(peer: &mut Peer, task: &ConcatTask, descriptors: &mut Descriptors) -> Result<TaskOutput> {
+    let (source, plan, out) = (descriptors.take()?, descriptors.take()?, descriptors.take()?);
+    let frame_metrics = descriptors.take().ok();
+    let plan = read_plan(plan)?;
+    let peer = std::cell::RefCell::new(peer);
+    let mut teller = Teller { told: None };
+    let mut need = |segment| {
+        let mut peer = peer.borrow_mut();
+        peer.send(&SlotEvent::Need(NeededSegment { segment }))?;
+        match peer.receive()? {
+            Some((SlotCommand::Segments(given), descriptors)) if given.segment == segment => {
+                Descriptors(descriptors.into_iter()).take()
+            }
+            _ => Err(Error::internal(format!("segment {segment} was not given"))),
+        }
+    };
+    let mut progress = |frames| teller.tell(&mut peer.borrow_mut(), frames);
+    frameloom_media::concat(&source, &plan, task, out, frame_metrics, &mut need, &mut progress)
+        .map(TaskOutput::Concat)
+}

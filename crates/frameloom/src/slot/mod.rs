@@ -1,0 +1,8 @@
+//! Slots: child processes that do one task at a time and open nothing.
+//!
+//! Node and slot talk over one Unix socket pair: a length, then JSON; open descriptors travel with
+//! the length.
+
+pub(crate) mod child;
+pub(crate) mod parent;
+mod wire;

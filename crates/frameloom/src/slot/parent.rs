@@ -1,0 +1,350 @@
+//! A node's hold on one slot: starts it, hands it tasks, watches over it, and starts it anew.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use frameloom_core::metrics::SlotMetrics;
+use frameloom_core::slot::{NeededSegment, SlotCommand, SlotEvent, TaskOutput};
+use frameloom_core::{Error, Result};
+use tokio::io::{AsyncBufReadExt, BufReader, Interest};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use super::wire;
+
+/// How often memory and cancellation are looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+
+/// Last lines of a slot's standard error that are kept.
+const LAST_WORDS: usize = 12;
+
+/// How slots are run.
+#[derive(Debug, Clone)]
+pub(crate) struct SlotConfig {
+    /// The program that knows the `slot` command: this one.
+    pub(crate) program: PathBuf,
+    /// Most resident memory, in bytes.
+    pub(crate) memory: u64,
+    /// How long a slot at work may be silent.
+    pub(crate) timeout: Duration,
+    /// Added to the slot's niceness.
+    pub(crate) nice: i32,
+}
+
+/// Why a task came to nothing.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The task failed; whether it is to blame.
+    Failed {
+        /// Why.
+        error: Error,
+        /// Whether the task is to blame.
+        by_task: bool,
+    },
+    /// Somebody asked for it to stop.
+    Cancelled,
+}
+
+/// A task for a slot.
+pub(crate) struct Job<'a> {
+    /// What to do.
+    pub(crate) command: SlotCommand,
+    /// The descriptors that it needs, in order.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// Opens a segment that the joiner asks for.
+    pub(crate) segment: &'a (dyn Fn(u32) -> Result<OwnedFd> + Send + Sync),
+    /// Hears of frames done.
+    pub(crate) progress: &'a (dyn Fn(u64) + Send + Sync),
+    /// Whether the task is of no use any more.
+    pub(crate) cancelled: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
+struct Running {
+    process: Child,
+    socket: UnixStream,
+    pid: u32,
+    words: Arc<Mutex<VecDeque<String>>>,
+    inbox: Vec<u8>,
+}
+
+/// One slot.
+pub(crate) struct Slot {
+    config: SlotConfig,
+    running: Option<Running>,
+    /// What is known of it, for the metrics.
+    pub(crate) stats: SlotMetrics,
+    busy: Duration,
+}
+
+impl Slot {
+    /// A slot that is not started yet.
+    pub(crate) fn new(name: String, config: SlotConfig) -> Self {
+        let stats = SlotMetrics { name, ..SlotMetrics::default() };
+        Self { config, running: None, stats, busy: Duration::ZERO }
+    }
+
+    /// Starts the process if it does not run.
+    ///
+    /// # Errors
+    /// Exhausted or Unavailable where the system can't.
+    pub(crate) fn start(&mut self) -> Result<u32> {
+        if let Some(running) = &self.running {
+            return Ok(running.pid);
+        }
+        let failed = |e: std::io::Error| Error::io("cannot start a slot", &e);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+        ours.set_nonblocking(true).map_err(failed)?;
+        let mut command = Command::new(&self.config.program);
+        command
+            .arg("slot")
+            .arg("--nice")
+            .arg(self.config.nice.to_string())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C at a terminal is for the node, which then ends its slots.
+            .process_group(0)
+            // One arena: the encoder's and the filters' memory is given back to the same heap.
+            .env("MALLOC_ARENA_MAX", "1")
+            .kill_on_drop(true);
+        let mut process = command.spawn().map_err(failed)?;
+        let pid = process.id().unwrap_or(0);
+        let words = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(stderr) = process.stderr.take() {
+            let words = Arc::clone(&words);
+            tokio::spawn(async move {
+                let mut lines = BufReader::new(stderr).split(b'\n');
+                while let Ok(Some(line)) = lines.next_segment().await {
+                    let line = String::from_utf8_lossy(&line[..line.len().min(500)]).into_owned();
+                    tracing::debug!(pid, "{line}");
+                    let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+                    if words.len() == LAST_WORDS {
+                        words.pop_front();
+                    }
+                    words.push_back(line);
+                }
+            });
+        }
+        let socket = UnixStream::from_std(ours).map_err(failed)?;
+        self.running = Some(Running { process, socket, pid, words, inbox: Vec::new() });
+        Ok(pid)
+    }
+
+    /// Does a task and waits for its end.
+    ///
+    /// # Errors
+    /// Of the task; Unavailable where the slot died; Timeout where it hung; Exhausted where it took
+    /// too much memory.
+    pub(crate) async fn run(&mut self, job: Job<'_>) -> Result<TaskOutput, Trouble> {
+        let begun = Instant::now();
+        let ended = self.work(job).await;
+        self.busy += begun.elapsed();
+        if ended.is_ok() {
+            self.stats.tasks += 1;
+        }
+        ended
+    }
+
+    async fn work(&mut self, job: Job<'_>) -> Result<TaskOutput, Trouble> {
+        let not_started = |error| Trouble::Failed { error, by_task: false };
+        self.start().map_err(not_started)?;
+        let descriptors: Vec<BorrowedFd<'_>> = job.descriptors.iter().map(AsFd::as_fd).collect();
+        let mut heard = Instant::now();
+        let mut watch = tokio::time::interval(WATCH_EVERY);
+        let Some(running) = &mut self.running else {
+            return Err(not_started(Error::internal("a slot that does not run")));
+        };
+        if send(&running.socket, &job.command, &descriptors).await.is_err() {
+            return Err(self.died().await);
+        }
+        loop {
+            let Some(running) = &mut self.running else {
+                return Err(not_started(Error::internal("a slot that does not run")));
+            };
+            let event = match take_event(&mut running.inbox) {
+                Ok(Some(event)) => Ok(event),
+                Err(error) => Err(error),
+                Ok(None) => tokio::select! {
+                read = read_some(&running.socket, &mut running.inbox) => match read {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
+                _ = watch.tick() => {
+                    self.stats.peak_rss = self.stats.peak_rss.max(resident(running.pid));
+                    if (job.cancelled)() {
+                        self.kill().await;
+                        return Err(Trouble::Cancelled);
+                    }
+                    if let Some(error) = self.over_limits(heard) {
+                        let error = self.end(error).await;
+                        return Err(Trouble::Failed { error, by_task: true });
+                    }
+                    continue;
+                }
+                },
+            };
+            heard = Instant::now();
+            match event {
+                Ok(SlotEvent::Ready(_)) => {}
+                Ok(SlotEvent::Progress(progress)) => (job.progress)(progress.frames),
+                Ok(SlotEvent::Need(NeededSegment { segment })) => {
+                    let given = (job.segment)(segment);
+                    let given = match given {
+                        Ok(given) => given,
+                        Err(error) => {
+                            self.kill().await;
+                            return Err(Trouble::Failed { error, by_task: false });
+                        }
+                    };
+                    let answer = SlotCommand::Segments(NeededSegment { segment });
+                    if send(&running.socket, &answer, &[given.as_fd()]).await.is_err() {
+                        return Err(self.died().await);
+                    }
+                }
+                Ok(SlotEvent::Done(done)) => {
+                    self.stats.peak_rss = self.stats.peak_rss.max(resident(running.pid));
+                    return Ok(done.output);
+                }
+                Ok(SlotEvent::Failed(failed)) => {
+                    return Err(Trouble::Failed { error: failed.error, by_task: true });
+                }
+                Err(_) => return Err(self.died().await),
+            }
+        }
+    }
+
+    /// The limit that the slot broke, if it did.
+    fn over_limits(&self, heard: Instant) -> Option<Error> {
+        let limit = self.config.memory;
+        if self.stats.peak_rss > limit
+            && self.running.as_ref().map(|r| resident(r.pid)) > Some(limit)
+        {
+            return Some(Error::unavailable(format!(
+                "the slot took more than its {} MiB of memory and was stopped; \
+                 --slot-memory gives it more",
+                limit >> 20
+            )));
+        }
+        (heard.elapsed() > self.config.timeout).then(|| {
+            Error::timeout(format!(
+                "the slot was silent for {} s and was stopped; --slot-timeout gives it more",
+                self.config.timeout.as_secs()
+            ))
+        })
+    }
+
+    /// What a slot that died by itself leaves: how it ended, and its last words.
+    async fn died(&mut self) -> Trouble {
+        let error = self.end(Error::unavailable("the slot died")).await;
+        Trouble::Failed { error, by_task: true }
+    }
+
+    /// Ends the process, and adds to `error` how it ended and its last words.
+    async fn end(&mut self, error: Error) -> Error {
+        let Some(mut running) = self.running.take() else { return error };
+        self.stats.restarts += 1;
+        // A slot that has hung up is about to be gone; one that has not is stopped.
+        let grace = tokio::time::timeout(Duration::from_millis(200), running.process.wait()).await;
+        if grace.is_err() {
+            drop(running.process.start_kill());
+        }
+        let status = running.process.wait().await;
+        let how = match status {
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => format!("exit status {code}"),
+                (_, Some(signal)) => format!("signal {signal}"),
+                _ => "an unknown end".into(),
+            },
+            Err(e) => e.to_string(),
+        };
+        let words = running.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let said = if words.is_empty() {
+            String::new()
+        } else {
+            format!("; its last words: {}", words.join(" | "))
+        };
+        Error::new(error.kind(), format!("{} (pid {}, {how}{said})", error.message(), running.pid))
+    }
+
+    /// Ends the process.
+    pub(crate) async fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            // It may have ended by itself.
+            drop(running.process.kill().await);
+        }
+    }
+
+    /// What is known of the slot after a run of `wall`.
+    pub(crate) fn into_stats(mut self, wall: Duration) -> SlotMetrics {
+        self.stats.busy = (self.busy.as_secs_f64() / wall.as_secs_f64().max(1e-9)).min(1.0);
+        self.stats
+    }
+}
+
+async fn send(
+    socket: &UnixStream,
+    command: &SlotCommand,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<()> {
+    let broken = |e: std::io::Error| Error::io("the socket to a slot", &e);
+    let (head, text) = wire::encode(command)?;
+    socket
+        .async_io(Interest::WRITABLE, || {
+            wire::send_head(socket, &head, descriptors).map_err(Into::into)
+        })
+        .await
+        .map_err(broken)?;
+    let mut left = text.as_slice();
+    while !left.is_empty() {
+        socket.writable().await.map_err(broken)?;
+        match socket.try_write(left) {
+            Ok(count) => left = &left[count..],
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(broken(e)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads what the slot has sent so far. Nothing is lost where the wait is given up.
+async fn read_some(socket: &UnixStream, inbox: &mut Vec<u8>) -> Result<()> {
+    let broken = |e: std::io::Error| Error::io("the socket to a slot", &e);
+    socket.readable().await.map_err(broken)?;
+    let mut bytes = [0; 8192];
+    match socket.try_read(&mut bytes) {
+        Ok(0) => Err(Error::unavailable("the slot has hung up")),
+        Ok(count) => {
+            inbox.extend_from_slice(&bytes[..count]);
+            Ok(())
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+        Err(e) => Err(broken(e)),
+    }
+}
+
+/// Takes a whole message out of what was read, if there is one.
+fn take_event(inbox: &mut Vec<u8>) -> Result<Option<SlotEvent>> {
+    let Some((head, rest)) = inbox.split_first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_le_bytes(*head);
+    if length > wire::MOST {
+        return Err(Error::internal("a message from a slot is too long"));
+    }
+    let Some(text) = rest.get(..length as usize) else { return Ok(None) };
+    let event = wire::decode(text)?;
+    inbox.drain(..4 + length as usize);
+    Ok(Some(event))
+}
+
+/// Resident memory of a process in bytes; 0 where it is gone.
+fn resident(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64)
+}

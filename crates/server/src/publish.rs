@@ -1,0 +1,119 @@
+//! Putting a result at the place that the user named: whole, or not at all.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use frameloom_core::{Error, Result};
+use rustix::fs::{CWD, RenameFlags};
+
+fn failed(out: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
+    move |e| Error::io(format!("cannot write '{}'", out.display()), &e)
+}
+
+/// A finished file on the file system of its place, not there yet under its name.
+#[derive(Debug)]
+pub struct Ready {
+    from: PathBuf,
+    size: u64,
+    inode: u64,
+}
+
+impl Ready {
+    /// Size in bytes and inode, by which the file is known again at its place.
+    pub fn identity(&self) -> (u64, u64) {
+        (self.size, self.inode)
+    }
+
+    /// Takes `result` to the file system of `out`: where it lies there already nothing is copied.
+    ///
+    /// # Errors
+    /// Exhausted where the disk is full; of the file system.
+    pub fn prepare(result: &Path, out: &Path) -> Result<Self> {
+        let dir = match out.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        let here = fs::metadata(result).map_err(failed(out))?;
+        let there = fs::metadata(dir).map_err(failed(out))?;
+        let from = if here.dev() == there.dev() {
+            result.to_owned()
+        } else {
+            let mut name = OsString::from(".");
+            name.push(out.file_name().unwrap_or_default());
+            name.push(".frameloom-copy");
+            let copy = dir.join(name);
+            let copied = fs::copy(result, &copy).and_then(|_| File::open(&copy)?.sync_all());
+            if let Err(e) = copied {
+                drop(fs::remove_file(&copy));
+                return Err(failed(out)(e));
+            }
+            copy
+        };
+        let meta = fs::metadata(&from).map_err(failed(out))?;
+        Ok(Self { from, size: meta.size(), inode: meta.ino() })
+    }
+
+    /// Puts the file at its place by one rename.
+    ///
+    /// # Errors
+    /// Conflict where something is there and `overwrite` is not given; of the file system.
+    pub fn publish(self, out: &Path, overwrite: bool) -> Result<()> {
+        if overwrite {
+            fs::rename(&self.from, out).map_err(failed(out))?;
+        } else {
+            let flags = RenameFlags::NOREPLACE;
+            match rustix::fs::renameat_with(CWD, &self.from, CWD, out, flags) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::EXIST) => return Err(exists(out)),
+                // Not every file system can; a link never replaces either.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                    match fs::hard_link(&self.from, out) {
+                        Ok(()) => {}
+                        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                            return Err(exists(out));
+                        }
+                        Err(e) => return Err(failed(out)(e)),
+                    }
+                }
+                Err(e) => return Err(failed(out)(e.into())),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error of an output that is there already.
+pub fn exists(out: &Path) -> Error {
+    Error::conflict(format!("'{}' exists already; give --overwrite to replace it", out.display()))
+}
+
+/// Whether `out` is the file that was about to be published.
+pub fn is_published(out: &Path, size: u64, inode: u64) -> bool {
+    fs::metadata(out).is_ok_and(|meta| meta.size() == size && meta.ino() == inode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use frameloom_core::ErrorKind;
+
+    #[test]
+    fn an_output_is_never_replaced_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, out) = (dir.path().join("from"), dir.path().join("out.mp4"));
+        fs::write(&from, "new").unwrap();
+        fs::write(&out, "old").unwrap();
+        let ready = Ready::prepare(&from, &out).unwrap();
+        let error = ready.publish(&out, false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert_eq!(fs::read(&out).unwrap(), b"old");
+        let ready = Ready::prepare(&from, &out).unwrap();
+        let (size, inode) = ready.identity();
+        assert!(!is_published(&out, size, inode));
+        ready.publish(&out, true).unwrap();
+        assert_eq!(fs::read(&out).unwrap(), b"new");
+        assert!(is_published(&out, size, inode));
+    }
+}

@@ -1,0 +1,106 @@
+//! Going on where an earlier run was cut off, if it was the same job.
+
+use frameloom_core::Result;
+use frameloom_core::id::{AttemptId, JobId};
+use frameloom_core::plan::{Engine, Fingerprint, PLAN_VERSION, Plan};
+use frameloom_core::slot::TaskOutput;
+use frameloom_core::wire::{AttemptReport, Decision, JobFile, Outcome, Task};
+
+use crate::journal::Journal;
+use crate::store::Store;
+
+/// What an earlier run left.
+#[derive(Debug)]
+pub struct Found {
+    /// The job's id.
+    pub id: JobId,
+    /// Its plan, with the attempt that made it.
+    pub plan: Option<(AttemptId, Plan)>,
+    /// Accepted segments whose files are there.
+    pub segments: Vec<AttemptReport>,
+    /// The identity of an output that was about to be published.
+    pub publishing: Option<(u64, u64)>,
+}
+
+/// What is known of the past.
+#[derive(Debug)]
+pub enum Past {
+    /// Nothing: this is the first run.
+    None,
+    /// The same job: it goes on.
+    Same(Box<Found>),
+    /// Another job, and what differs.
+    Other(String),
+}
+
+/// Looks for an earlier run of `wanted` in a store that holds one job at most.
+///
+/// # Errors
+/// Of the file system.
+pub fn look(
+    store: &Store,
+    wanted: &JobFile,
+    engine: &Engine,
+    fingerprint: &dyn Fn(bool) -> Result<Fingerprint>,
+) -> Result<Past> {
+    let Some(id) = store.jobs()?.into_iter().next() else { return Ok(Past::None) };
+    let dir = store.job(id);
+    let Ok(Some(job)) = dir.read_job() else {
+        return Ok(Past::Other("its description cannot be read".into()));
+    };
+    if job.spec != wanted.spec {
+        return Ok(Past::Other("filters or settings are others now".into()));
+    }
+    if job.source != wanted.source {
+        return Ok(Past::Other("it was made from another file".into()));
+    }
+    if job.frame_metrics != wanted.frame_metrics {
+        return Ok(Past::Other("frame metrics are wanted now".into()));
+    }
+    let (_, decisions) = Journal::open(&dir.journal())?;
+    let mut found = Found { id, plan: None, segments: Vec::new(), publishing: None };
+    for decision in decisions {
+        match decision {
+            Decision::Accepted(report) => match report.task {
+                Task::Plan => {
+                    let plan = dir.read_plan(report.attempt).ok().flatten();
+                    found.plan = plan.map(|plan| (report.attempt, plan));
+                }
+                Task::Segment(_) => {
+                    let size = match &report.outcome {
+                        Outcome::Done(TaskOutput::Segment(output)) => output.file.size,
+                        _ => continue,
+                    };
+                    let file = dir.open_result(report.task, report.attempt, "")?;
+                    if file.and_then(|f| f.metadata().ok()).is_some_and(|m| m.len() == size) {
+                        found.segments.push(report);
+                    }
+                }
+                Task::Concat => {}
+            },
+            Decision::Publishing { size, inode } => found.publishing = Some((size, inode)),
+            Decision::Sent { .. } | Decision::Failed { .. } => {}
+        }
+    }
+    if let Some((_, plan)) = &found.plan {
+        if plan.version != PLAN_VERSION || plan.engine != *engine {
+            return Ok(Past::Other("it was made by other versions".into()));
+        }
+        if plan.source.fingerprint != fingerprint(plan.source.fingerprint.whole)? {
+            return Ok(Past::Other("the source has changed since".into()));
+        }
+    }
+    Ok(Past::Same(Box::new(found)))
+}
+
+impl Found {
+    /// Whether a file in `results/` is still of use.
+    pub fn keeps(&self, name: &str) -> bool {
+        let plan = self.plan.as_ref().map(|(attempt, _)| format!("plan.{attempt}"));
+        plan.is_some_and(|plan| plan == name)
+            || self.segments.iter().any(|report| match report.task {
+                Task::Segment(k) => format!("{k}.{}", report.attempt) == name,
+                _ => false,
+            })
+    }
+}

@@ -1,0 +1,407 @@
+//! The store: a directory that the server and its nodes share.
+//!
+//! ```text
+//! nodes/NODE/beat                     signs of life
+//! jobs/ID/job.json  journal           what was asked for; what was decided
+//! jobs/ID/claims/ATTEMPT              made by a node, exclusively: it works on the attempt
+//! jobs/ID/cancelled/ATTEMPT           made by the server: stop that attempt
+//! jobs/ID/inbox/ATTEMPT.json          unread reports
+//! jobs/ID/results/TASK.ATTEMPT[.frames]   what tasks made
+//! trash/                              what is about to be removed
+//! ```
+//! Nodes only create files under names that nobody else uses, by writing a temporary and renaming
+//! it; nothing is overwritten but beats. Files are opened beneath the root, without following links.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind as Io, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use frameloom_core::id::{AttemptId, JobId, NodeId};
+use frameloom_core::wire::{AttemptReport, Beat, JobFile, Task};
+use frameloom_core::{Error, Result};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Largest report, beat and job file that is read, in bytes.
+const MOST_SMALL: u64 = 1 << 20;
+
+/// Largest plan that is read, in bytes.
+pub const MOST_PLAN: u64 = 256 << 20;
+
+/// A store.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    handle: File,
+}
+
+fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Error {
+    move |e| Error::io(what, &e)
+}
+
+impl Store {
+    /// Opens the store at `root`, making its directories where they are not there.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn open(root: &Path) -> Result<Self> {
+        for part in ["nodes", "jobs", "trash"] {
+            let path = root.join(part);
+            fs::create_dir_all(&path).map_err(io(format!("cannot make '{}'", path.display())))?;
+        }
+        let handle = File::open(root).map_err(io(format!("cannot open '{}'", root.display())))?;
+        Ok(Self { root: root.to_owned(), handle })
+    }
+
+    /// Where it lies.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Opens a regular file beneath the root to read, following no link.
+    fn open_file(&self, relative: &Path) -> Result<Option<File>> {
+        let opened = rustix::fs::openat2(
+            self.handle.as_fd(),
+            relative,
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        );
+        let what = format!("cannot read '{}' in the store", relative.display());
+        match opened {
+            Ok(descriptor) => {
+                let file = File::from(descriptor);
+                let meta = file.metadata().map_err(io(&what))?;
+                if !meta.is_file() {
+                    return Err(Error::internal(format!("{what}: it is not a regular file")));
+                }
+                Ok(Some(file))
+            }
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(Error::io(what, &e.into())),
+        }
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, relative: &Path, most: u64) -> Result<Option<T>> {
+        let Some(file) = self.open_file(relative)? else { return Ok(None) };
+        let mut text = Vec::new();
+        let what = format!("'{}' in the store", relative.display());
+        file.take(most + 1).read_to_end(&mut text).map_err(io(&what))?;
+        if text.len() as u64 > most {
+            return Err(Error::internal(format!("{what} exceeds {most} bytes")));
+        }
+        let value = serde_json::from_slice(&text);
+        value.map(Some).map_err(|e| Error::internal(format!("{what} is malformed")).with_source(e))
+    }
+
+    /// Writes a file under a fresh name: a temporary, then a rename.
+    fn write_json<T: Serialize>(&self, relative: &Path, value: &T, durable: bool) -> Result<()> {
+        let path = self.root.join(relative);
+        let temporary = path.with_extension("tmp");
+        let what = format!("cannot write '{}'", path.display());
+        let text = serde_json::to_vec(value)
+            .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&text)?;
+            if durable {
+                file.sync_data()?;
+            }
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(io(what))
+    }
+
+    /// The place of a job.
+    pub fn job(&self, id: JobId) -> JobDir<'_> {
+        JobDir { store: self, relative: PathBuf::from("jobs").join(id.to_string()), id }
+    }
+
+    /// All jobs there are.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn jobs(&self) -> Result<Vec<JobId>> {
+        let path = self.root.join("jobs");
+        let what = || io(format!("cannot read '{}'", path.display()));
+        let mut jobs = Vec::new();
+        for entry in fs::read_dir(&path).map_err(what())? {
+            let entry = entry.map_err(what())?;
+            jobs.extend(entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok()));
+        }
+        Ok(jobs)
+    }
+
+    /// Rewrites a node's sign of life.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn write_beat(&self, node: NodeId, beat: &Beat) -> Result<()> {
+        let relative = PathBuf::from("nodes").join(node.to_string());
+        let path = self.root.join(&relative);
+        if beat.counter <= 1 {
+            fs::create_dir_all(&path).map_err(io(format!("cannot make '{}'", path.display())))?;
+        }
+        self.write_json(&relative.join("beat"), beat, false)
+    }
+
+    /// The nodes that have ever beaten.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn nodes(&self) -> Result<Vec<NodeId>> {
+        let path = self.root.join("nodes");
+        let what = || io(format!("cannot read '{}'", path.display()));
+        let mut nodes = Vec::new();
+        for entry in fs::read_dir(&path).map_err(what())? {
+            let entry = entry.map_err(what())?;
+            nodes.extend(entry.file_name().to_str().and_then(|name| name.parse::<NodeId>().ok()));
+        }
+        Ok(nodes)
+    }
+
+    /// A node's last sign of life.
+    ///
+    /// # Errors
+    /// Internal where it is malformed.
+    pub fn read_beat(&self, node: NodeId) -> Result<Option<Beat>> {
+        let relative = PathBuf::from("nodes").join(node.to_string()).join("beat");
+        self.read_json(&relative, MOST_SMALL)
+    }
+
+    /// Removes a job and all it has made.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn remove(&self, id: JobId) -> Result<()> {
+        let from = self.root.join("jobs").join(id.to_string());
+        let to = self.root.join("trash").join(id.to_string());
+        let what = || io(format!("cannot remove '{}'", from.display()));
+        match fs::rename(&from, &to) {
+            Err(e) if e.kind() == Io::NotFound => return Ok(()),
+            other => other.map_err(what())?,
+        }
+        fs::remove_dir_all(&to).map_err(what())
+    }
+}
+
+/// A job's place in the store.
+#[derive(Debug)]
+pub struct JobDir<'a> {
+    store: &'a Store,
+    relative: PathBuf,
+    id: JobId,
+}
+
+/// A file that a task writes; it is there for others once it is published.
+#[derive(Debug)]
+pub struct Pending {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl JobDir<'_> {
+    /// The job.
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    fn path(&self) -> PathBuf {
+        self.store.root.join(&self.relative)
+    }
+
+    /// Makes a new job.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn create(&self, job: &JobFile) -> Result<()> {
+        let path = self.path();
+        for part in ["claims", "cancelled", "inbox", "results"] {
+            let part = path.join(part);
+            fs::create_dir_all(&part).map_err(io(format!("cannot make '{}'", part.display())))?;
+        }
+        self.store.write_json(&self.relative.join("job.json"), job, true)
+    }
+
+    /// What was submitted; `None` where the job does not exist.
+    ///
+    /// # Errors
+    /// Internal where it is malformed.
+    pub fn read_job(&self) -> Result<Option<JobFile>> {
+        self.store.read_json(&self.relative.join("job.json"), MOST_SMALL)
+    }
+
+    /// Where the journal lies.
+    pub fn journal(&self) -> PathBuf {
+        self.path().join("journal")
+    }
+
+    /// Takes an attempt for this node; `false` where it was taken or cancelled before, or where its
+    /// job is gone.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn claim(&self, attempt: AttemptId) -> Result<bool> {
+        if self.is_cancelled(attempt) {
+            return Ok(false);
+        }
+        let path = self.path().join("claims").join(attempt.to_string());
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(_) => Ok(true),
+            Err(e) if matches!(e.kind(), Io::AlreadyExists | Io::NotFound) => Ok(false),
+            Err(e) => Err(Error::io(format!("cannot claim '{}'", path.display()), &e)),
+        }
+    }
+
+    /// Whether a node has taken the attempt.
+    pub fn is_claimed(&self, attempt: AttemptId) -> bool {
+        self.path().join("claims").join(attempt.to_string()).exists()
+    }
+
+    /// Tells nodes to stop an attempt.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn cancel(&self, attempt: AttemptId) -> Result<()> {
+        let path = self.path().join("cancelled").join(attempt.to_string());
+        File::create(&path).map(drop).map_err(io(format!("cannot write '{}'", path.display())))
+    }
+
+    /// Whether the attempt is to be stopped, or its job is gone.
+    pub fn is_cancelled(&self, attempt: AttemptId) -> bool {
+        let path = self.path().join("cancelled");
+        path.join(attempt.to_string()).exists() || !path.exists()
+    }
+
+    fn result(&self, task: Task, attempt: AttemptId, suffix: &str) -> PathBuf {
+        let name = match task {
+            Task::Plan => format!("plan.{attempt}{suffix}"),
+            Task::Segment(k) => format!("{k}.{attempt}{suffix}"),
+            Task::Concat => format!("output.{attempt}{suffix}"),
+        };
+        self.relative.join("results").join(name)
+    }
+
+    /// A new file for what a task makes, readable and writable.
+    ///
+    /// # Errors
+    /// Of the file system; NotFound where the job is gone.
+    pub fn begin(&self, task: Task, attempt: AttemptId, suffix: &str) -> Result<(File, Pending)> {
+        let path = self.store.root.join(self.result(task, attempt, suffix));
+        let mut temporary = path.clone().into_os_string();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&temporary);
+        let file = file.map_err(io(format!("cannot make '{}'", temporary.display())))?;
+        Ok((file, Pending { temporary, path }))
+    }
+
+    /// Opens what an accepted attempt made; `None` where it is not there.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn open_result(
+        &self,
+        task: Task,
+        attempt: AttemptId,
+        suffix: &str,
+    ) -> Result<Option<File>> {
+        self.store.open_file(&self.result(task, attempt, suffix))
+    }
+
+    /// Where what an attempt made lies.
+    pub fn result_path(&self, task: Task, attempt: AttemptId, suffix: &str) -> PathBuf {
+        self.store.root.join(self.result(task, attempt, suffix))
+    }
+
+    /// The plan that an accepted attempt made.
+    ///
+    /// # Errors
+    /// Internal where it is malformed.
+    pub fn read_plan(&self, attempt: AttemptId) -> Result<Option<frameloom_core::plan::Plan>> {
+        self.store.read_json(&self.result(Task::Plan, attempt, ""), MOST_PLAN)
+    }
+
+    /// Puts a report into the inbox.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn report(&self, report: &AttemptReport) -> Result<()> {
+        let name = format!("{}.json", report.attempt);
+        self.store.write_json(&self.relative.join("inbox").join(name), report, false)
+    }
+
+    /// The unread reports, each under the id in its file's name; malformed ones as errors.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn inbox(&self) -> Result<Vec<(AttemptId, Result<AttemptReport>)>> {
+        let path = self.path().join("inbox");
+        let what = || io(format!("cannot read '{}'", path.display()));
+        let mut reports = Vec::new();
+        for entry in fs::read_dir(&path).map_err(what())? {
+            let name = entry.map_err(what())?.file_name();
+            let Some(attempt) = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".json"))
+                .and_then(|name| name.parse::<AttemptId>().ok())
+            else {
+                continue;
+            };
+            let relative = self.relative.join("inbox").join(&name);
+            match self.store.read_json(&relative, MOST_SMALL) {
+                Ok(Some(report)) => reports.push((attempt, Ok(report))),
+                Ok(None) => {}
+                Err(error) => reports.push((attempt, Err(error))),
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Removes a report that was read.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn remove_report(&self, attempt: AttemptId) -> Result<()> {
+        let path = self.path().join("inbox").join(format!("{attempt}.json"));
+        fs::remove_file(&path).map_err(io(format!("cannot remove '{}'", path.display())))
+    }
+
+    /// Removes what tasks left behind that is neither accepted nor at work: a new run starts over.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn sweep(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
+        for part in ["claims", "cancelled", "inbox", "results"] {
+            let path = self.path().join(part);
+            let what = || io(format!("cannot tidy '{}'", path.display()));
+            for entry in fs::read_dir(&path).map_err(what())? {
+                let entry = entry.map_err(what())?;
+                let kept = part == "results" && entry.file_name().to_str().is_some_and(&keep);
+                if !kept {
+                    fs::remove_file(entry.path()).map_err(what())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pending {
+    /// Makes the file known under its name, once its data is on the disk.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn publish(self, file: &File) -> Result<()> {
+        let what = format!("cannot write '{}'", self.path.display());
+        file.sync_data().and_then(|()| fs::rename(&self.temporary, &self.path)).map_err(io(what))
+    }
+
+    /// Removes the file: nothing came of it.
+    pub fn discard(self) {
+        // It may never have been made, or be gone with its job.
+        drop(fs::remove_file(&self.temporary));
+    }
+}
