@@ -116,6 +116,9 @@ pub struct VideoInfo {
     pub frame_rate: Rational,
     /// Frames, where the container tells.
     pub frames: Option<u64>,
+    /// Frames that precede another one in coding order and follow it when shown, at most, as far as
+    /// the packets tell: a decoder must hold back as many.
+    pub reorder: u32,
     /// Clockwise rotation for display: 0, 90, 180 or 270 degrees.
     pub rotation: u32,
     /// Whether it is to be flipped horizontally before the rotation.

@@ -132,12 +132,12 @@ impl Scheduler {
 
     /// Takes over a result that an earlier run accepted.
     pub fn resume(&mut self, task: Task, attempt: AttemptId) {
-        if let Some(state) = self.tasks.get_mut(&task) {
-            if state.accepted.is_none() {
-                state.accepted = Some(attempt);
-                self.owners.insert(attempt, task);
-                self.resumed += u32::from(matches!(task, Task::Segment(_)));
-            }
+        if let Some(state) = self.tasks.get_mut(&task)
+            && state.accepted.is_none()
+        {
+            state.accepted = Some(attempt);
+            self.owners.insert(attempt, task);
+            self.resumed += u32::from(matches!(task, Task::Segment(_)));
         }
         self.advance();
     }
@@ -177,10 +177,13 @@ impl Scheduler {
             }
         }
         let waits = self.tasks.values().any(|s| s.live().any(|a| a.state == State::Sent));
-        if idle > 0 && commands.is_empty() && !waits && self.phase == Phase::Running {
-            if let Some(task) = self.straggler(now) {
-                commands.push(self.send(task, new_id(), true));
-            }
+        if idle > 0
+            && commands.is_empty()
+            && !waits
+            && self.phase == Phase::Running
+            && let Some(task) = self.straggler(now)
+        {
+            commands.push(self.send(task, new_id(), true));
         }
         commands
     }
@@ -299,10 +302,10 @@ impl Scheduler {
 
     /// The attempt is lost with its node or its message: it is sent again, and doesn't count.
     pub fn lost(&mut self, id: AttemptId) {
-        if let Some((_, state)) = self.attempt(id) {
-            if let Some(attempt) = state.attempts.iter_mut().find(|a| a.id == id) {
-                attempt.state = State::Over;
-            }
+        if let Some((_, state)) = self.attempt(id)
+            && let Some(attempt) = state.attempts.iter_mut().find(|a| a.id == id)
+        {
+            attempt.state = State::Over;
         }
     }
 

@@ -149,14 +149,14 @@ impl JobArgs {
         }
         let from_us = self.from.as_deref().map(|s| seconds(s, "from")).transpose()?;
         let to_us = self.to.as_deref().map(|s| seconds(s, "to")).transpose()?;
-        if let (from, Some(to)) = (from_us.unwrap_or(0), to_us) {
-            if to <= from {
-                return Err(Error::invalid(format!(
-                    "--to '{}' is not behind --from '{}'",
-                    self.to.as_deref().unwrap_or_default(),
-                    self.from.as_deref().unwrap_or("0")
-                )));
-            }
+        if let (from, Some(to)) = (from_us.unwrap_or(0), to_us)
+            && to <= from
+        {
+            return Err(Error::invalid(format!(
+                "--to '{}' is not behind --from '{}'",
+                self.to.as_deref().unwrap_or_default(),
+                self.from.as_deref().unwrap_or("0")
+            )));
         }
         Ok(JobSpec {
             filters,

@@ -26,7 +26,7 @@ pub(crate) fn working_format(
     let Some(d) = (unsafe { ffi::av_pix_fmt_desc_get(source).as_ref() }) else {
         return PixelFormat::Yuv420p;
     };
-    let has = |flag: i64| d.flags & flag as u64 != 0;
+    let has = |flag: i64| d.flags & flag.cast_unsigned() != 0;
     if has(i64::from(ffi::AV_PIX_FMT_FLAG_RGB)) || has(i64::from(ffi::AV_PIX_FMT_FLAG_PAL)) {
         return if lossless { PixelFormat::Yuv444p } else { PixelFormat::Yuv420p };
     }

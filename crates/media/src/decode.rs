@@ -25,6 +25,9 @@ unsafe impl Send for Decoder {}
 impl Decoder {
     /// Opens a decoder for `parameters`.
     ///
+    /// `reorder` frames are held back at least, where the codec's headers tell of fewer: else the
+    /// decoder would learn it on the way, and show frames out of order until then.
+    ///
     /// With `mid_stream` frames that depend on what came before the first packet come out, too:
     /// the caller drops them by their pts.
     ///
@@ -35,6 +38,7 @@ impl Decoder {
         time_base: TimeBase,
         frame_rate: ffi::AVRational,
         threads: u32,
+        reorder: u32,
         mid_stream: bool,
     ) -> Result<Self> {
         // SAFETY: codec and context are checked for null; the context is freed by Drop, also
@@ -55,6 +59,8 @@ impl Decoder {
             (*raw).pkt_timebase = ffi::AVRational { num: time_base.num(), den: time_base.den() };
             (*raw).framerate = frame_rate;
             (*raw).thread_count = c_int::try_from(threads.clamp(1, 64)).unwrap_or(1);
+            let reorder = c_int::try_from(reorder).unwrap_or(0);
+            (*raw).has_b_frames = (*raw).has_b_frames.max(reorder);
             if mid_stream {
                 (*raw).flags |= ffi::AV_CODEC_FLAG_OUTPUT_CORRUPT as c_int;
             }

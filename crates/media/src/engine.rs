@@ -6,7 +6,7 @@ use frameloom_core::plan::Engine;
 /// Makes the libraries ready: FFmpeg tells errors only, OpenCV keeps to one thread.
 pub fn init() {
     // SAFETY: sets a number.
-    unsafe { ffi::av_log_set_level(ffi::AV_LOG_ERROR as i32) };
+    unsafe { ffi::av_log_set_level(ffi::AV_LOG_ERROR) };
 }
 
 /// The versions that shape bytes.

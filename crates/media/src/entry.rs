@@ -71,8 +71,9 @@ pub(crate) fn key_flags(codec: AVCodecID, intra_only: bool) -> KeyFlags {
 /// start codes. `data` may be cut off behind the first slice.
 pub(crate) fn check(codec: AVCodecID, nal_length: usize, data: &[u8]) -> Entry {
     let yes = match codec {
-        AVCodecID::AV_CODEC_ID_H264 => h264(&nal_units(data, nal_length)),
-        AVCodecID::AV_CODEC_ID_HEVC => hevc(&nal_units(data, nal_length)),
+        AVCodecID::AV_CODEC_ID_H264 | AVCodecID::AV_CODEC_ID_HEVC => {
+            return check_units(codec, &nal_units(data, nal_length));
+        }
         AVCodecID::AV_CODEC_ID_VP8 => data.first().is_some_and(|b| b & 1 == 0),
         AVCodecID::AV_CODEC_ID_VP9 => vp9(data).unwrap_or(false),
         AVCodecID::AV_CODEC_ID_AV1 => av1(data).unwrap_or(false),
@@ -86,6 +87,12 @@ pub(crate) fn check(codec: AVCodecID, nal_length: usize, data: &[u8]) -> Entry {
         }
         _ => true,
     };
+    if yes { Entry::Yes } else { Entry::No }
+}
+
+/// As [`check`], from the beginnings of a packet's NAL units.
+pub(crate) fn check_units(codec: AVCodecID, units: &[&[u8]]) -> Entry {
+    let yes = if codec == AVCodecID::AV_CODEC_ID_H264 { h264(units) } else { hevc(units) };
     if yes { Entry::Yes } else { Entry::No }
 }
 
@@ -137,28 +144,29 @@ fn nal_units(data: &[u8], nal_length: usize) -> Vec<&[u8]> {
 
 fn h264(units: &[&[u8]]) -> bool {
     let mut recovery = None;
-    let mut slices = 0;
+    let (mut slices, mut idr) = (0, false);
     for unit in units {
         let Some(header) = unit.first() else { continue };
         match header & 0x1f {
-            5 => return true,
             6 => recovery = recovery.or_else(|| recovery_frames(&unit[1..])),
-            1 | 2 => {
+            kind @ (1 | 2 | 5) => {
                 let body = unescape(&unit[1..], 16);
                 let mut bits = Bits::new(&body);
                 let intra = bits
                     .exp_golomb()
                     .and_then(|_first_macroblock| bits.exp_golomb())
                     .is_some_and(|slice_type| matches!(slice_type % 5, 2 | 4));
+                // A damaged IDR picture may hold other slices.
                 if !intra {
                     return false;
                 }
+                idr |= kind == 5;
                 slices += 1;
             }
             _ => {}
         }
     }
-    slices > 0 && recovery.unwrap_or(0) == 0
+    slices > 0 && (idr || recovery.unwrap_or(0) == 0)
 }
 
 /// `recovery_frame_cnt` of a recovery point SEI among the messages of `body`.
@@ -299,7 +307,7 @@ impl<'a> Bits<'a> {
                 return None;
             }
         }
-        Some(((1u64 << zeros) - 1 + u64::from(self.take(zeros)?)) as u32)
+        u32::try_from((1u64 << zeros) - 1 + u64::from(self.take(zeros)?)).ok()
     }
 }
 
@@ -320,6 +328,7 @@ mod tests {
         // first_mb 0 (1), slice_type 7 (0001000): an I slice; 5 (00110): a P slice.
         let intra: &[u8] = &[0x41, 0b1000_1000];
         let inter: &[u8] = &[0x41, 0b1001_1000];
+        let damaged_idr: &[u8] = &[0x65, 0b1001_1000];
         // A recovery point: kind 6, size 1, recovery_frame_cnt 0 (1) or 4 (00101).
         let recovers_now: &[u8] = &[6, 6, 1, 0b1100_0000, 0x80];
         let recovers_later: &[u8] = &[6, 6, 1, 0b0010_1000, 0x80];
@@ -331,6 +340,8 @@ mod tests {
         assert_eq!(check(H264, 0, &annex_b(&[intra, inter])), Entry::No);
         let prefixed = [&[0, 0, 0, 2], idr].concat();
         assert_eq!(check(H264, 4, &prefixed), Entry::Yes);
+        assert_eq!(check(H264, 0, &annex_b(&[damaged_idr])), Entry::No);
+        assert_eq!(check(H264, 0, &annex_b(&[idr, damaged_idr])), Entry::No);
         assert_eq!(check(H264, 4, &[]), Entry::No);
     }
 

@@ -141,10 +141,8 @@ impl Frame {
         raw.height = side(height)?;
         raw.format = pixel.ffmpeg() as i32;
         // SAFETY: size and format are set, as av_frame_get_buffer wants them.
-        ff::check(
-            unsafe { ffi::av_frame_get_buffer(frame.as_mut_ptr(), 0) },
-            "cannot make a frame",
-        )?;
+        let code = unsafe { ffi::av_frame_get_buffer(frame.as_mut_ptr(), 0) };
+        ff::check(code, "cannot make a frame")?;
         Ok(frame)
     }
 

@@ -8,6 +8,7 @@
 //! | AVI with an index | the header and the index |
 //! | all others (TS, PS, FLV, fragmented MP4, no cues, …) | all packets |
 
+use std::collections::VecDeque;
 use std::fs::File;
 
 use ffmpeg_next::ffi;
@@ -21,6 +22,12 @@ use crate::ff::{self, Packet};
 /// Bytes at the head of a packet that are read to tell an entry point: parameter sets and
 /// messages come before the first slice.
 const HEAD: usize = 16 * 1024;
+
+/// Bytes at the head of a NAL unit that are read.
+const UNIT_HEAD: usize = 1024;
+
+/// NAL units of a packet that are looked at.
+const MOST_UNITS: usize = 64;
 
 /// A place where decoding may begin, if [`Index::accept`] agrees.
 #[derive(Debug, Clone)]
@@ -59,6 +66,8 @@ pub(crate) struct Index {
     pub(crate) decoding_time: bool,
     /// What is missing at the source's end, if anything is.
     pub(crate) damage: Option<String>,
+    /// See [`frameloom_core::plan::VideoInfo::reorder`].
+    pub(crate) reorder: u32,
     /// Bytes read so far.
     pub(crate) bytes_read: u64,
     stream: u32,
@@ -93,6 +102,7 @@ impl Index {
             uncut: None,
             decoding_time: false,
             damage: None,
+            reorder: 0,
             bytes_read: 0,
             stream,
             codec,
@@ -119,6 +129,10 @@ impl Index {
                 "nothing is known of where decoding of this codec may begin".to_owned()
             });
         }
+        if index.frames.is_some() && index.reorder == 0 && parameters.video_delay > 0 {
+            // The codec reorders and the container does not know: its pts are decoding times.
+            index.decoding_time = true;
+        }
         index.keys.sort_by_key(|key| key.pts);
         index.keys.dedup_by_key(|key| key.pts);
         Ok(index)
@@ -139,6 +153,11 @@ impl Index {
         match how {
             Check::Done => Ok(true),
             Check::Peek(position, size) => {
+                if self.nal_length > 0 {
+                    let units = self.unit_heads(position, size)?;
+                    let units: Vec<&[u8]> = units.iter().map(Vec::as_slice).collect();
+                    return Ok(entry::check_units(self.codec, &units) == Entry::Yes);
+                }
                 let head = self.demuxer.input().peek(position, size.min(HEAD))?;
                 Ok(entry::check(self.codec, self.nal_length, &head) == Entry::Yes)
             }
@@ -161,6 +180,21 @@ impl Index {
         }
     }
 
+    /// The beginnings of the NAL units of a packet: each says how long it is, so that what lies
+    /// between them need not be read.
+    fn unit_heads(&mut self, position: u64, size: usize) -> Result<Vec<Vec<u8>>> {
+        let (mut at, mut units) = (0, Vec::new());
+        while at + self.nal_length < size && units.len() < MOST_UNITS {
+            let wanted = (size - at).min(self.nal_length + UNIT_HEAD);
+            let bytes = self.demuxer.input().peek(position.saturating_add(at as u64), wanted)?;
+            let Some((length, head)) = bytes.split_at_checked(self.nal_length) else { break };
+            let length = length.iter().fold(0usize, |sum, b| sum << 8 | usize::from(*b));
+            units.push(head[..head.len().min(length)].to_vec());
+            at = at.saturating_add(self.nal_length).saturating_add(length);
+        }
+        Ok(units)
+    }
+
     /// MP4 and MOV whose `moov` lists all samples: their packets by phantom reads.
     fn read_mov(&mut self, flags: KeyFlags, progress: &mut dyn FnMut(u64)) -> Result<bool> {
         let listed = self.demuxer.stream(self.stream)?.nb_frames;
@@ -177,7 +211,7 @@ impl Index {
                 Err(error) => break Err(error),
             }
             let raw = self.packet.raw();
-            let hidden = raw.flags & ffi::AV_PKT_FLAG_DISCARD as i32 != 0;
+            let hidden = raw.flags & ffi::AV_PKT_FLAG_DISCARD != 0;
             let (pts, dts) = (self.packet.pts(), self.packet.dts());
             times.add(pts, dts, raw.duration, hidden);
             if times.count % 10_000 == 0 {
@@ -242,7 +276,8 @@ impl Index {
         if entries.len() < 2 || !entries.windows(2).all(|w| w[0].timestamp < w[1].timestamp) {
             return Ok(false);
         }
-        self.decoding_time = true;
+        // Codecs that never reorder have pts, which are their decoding times.
+        self.decoding_time = has_property(self.codec, ffi::AV_CODEC_PROP_REORDER);
         self.first = self.first.or(entries.first().map(|e| e.timestamp));
         self.end = entries.last().map(|e| e.timestamp.saturating_add(1));
         self.frames = Some(entries.len() as u64);
@@ -271,7 +306,7 @@ impl Index {
         flags: KeyFlags,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        let no_bytes = self.demuxer.format_flags() & ffi::AVFMT_NO_BYTE_SEEK as i32 != 0;
+        let no_bytes = self.demuxer.format_flags() & ffi::AVFMT_NO_BYTE_SEEK != 0;
         let by_bytes = !no_bytes && matches!(format, "mpegts" | "mpeg" | "h264" | "hevc");
         let mut times = Times::default();
         while self.demuxer.read(&mut self.packet)? {
@@ -279,7 +314,7 @@ impl Index {
                 continue;
             }
             let raw = self.packet.raw();
-            let hidden = raw.flags & ffi::AV_PKT_FLAG_DISCARD as i32 != 0;
+            let hidden = raw.flags & ffi::AV_PKT_FLAG_DISCARD != 0;
             let (pts, dts) = (self.packet.pts(), self.packet.dts());
             times.add(pts, dts, raw.duration, hidden);
             if times.count % 1_000 == 0 {
@@ -306,6 +341,7 @@ impl Index {
         self.first = times.pts.first().copied().or(self.first);
         self.end = times.pts.last().map(|last| last.saturating_add(times.last_duration.max(1)));
         self.frames = Some(times.pts.len() as u64);
+        self.reorder = times.reorder;
     }
 }
 
@@ -318,17 +354,31 @@ struct Times {
     last_dts: Option<i64>,
     backwards: Option<i64>,
     last_duration: i64,
+    /// The last few pts, in coding order.
+    recent: VecDeque<i64>,
+    reorder: u32,
 }
+
+/// Frames that a decoder can hold back at most (H.264 and H.265: 16).
+const MOST_REORDERED: usize = 16;
 
 impl Times {
     fn add(&mut self, pts: Option<i64>, dts: Option<i64>, duration: i64, hidden: bool) {
         self.count += 1;
-        if let (Some(last), Some(dts)) = (self.last_dts, dts) {
-            if dts < last {
-                self.backwards.get_or_insert(dts);
-            }
+        if let (Some(last), Some(dts)) = (self.last_dts, dts)
+            && dts < last
+        {
+            self.backwards.get_or_insert(dts);
         }
         self.last_dts = dts.or(self.last_dts);
+        if let Some(pts) = pts {
+            let later = self.recent.iter().filter(|recent| **recent > pts).count();
+            self.reorder = self.reorder.max(u32::try_from(later).unwrap_or(0));
+            if self.recent.len() == MOST_REORDERED {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(pts);
+        }
         if hidden {
             return;
         }
@@ -371,9 +421,14 @@ pub(crate) fn extradata(parameters: &ffi::AVCodecParameters) -> &[u8] {
 
 /// Whether FFmpeg's table says that each packet of the codec is a picture of its own.
 pub(crate) fn is_intra_only(codec: ffi::AVCodecID) -> bool {
+    has_property(codec, ffi::AV_CODEC_PROP_INTRA_ONLY)
+}
+
+/// Whether FFmpeg's table says so of the codec.
+fn has_property(codec: ffi::AVCodecID, property: i32) -> bool {
     // SAFETY: null or a static description.
     let descriptor = unsafe { ffi::avcodec_descriptor_get(codec).as_ref() };
-    descriptor.is_some_and(|d| d.props & ffi::AV_CODEC_PROP_INTRA_ONLY as i32 != 0)
+    descriptor.is_some_and(|d| d.props & property != 0)
 }
 
 /// The pts that stands for the beginning of the file.

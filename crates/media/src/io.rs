@@ -16,7 +16,7 @@ use frameloom_core::{Error, Result};
 use crate::ff;
 
 /// Bytes that AVIO asks for at a time.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: c_int = 64 * 1024;
 
 /// Bytes at the head of a phantom read that are set to zero; the rest is left as it was.
 const PHANTOM_HEAD: usize = 64;
@@ -64,13 +64,13 @@ impl Input {
         // SAFETY: the buffer comes from av_malloc as AVIO demands; `state` outlives the context,
         // since Drop frees the context first.
         let context = unsafe {
-            let buffer = ffi::av_malloc(BUFFER).cast::<u8>();
+            let buffer = ffi::av_malloc(BUFFER as usize).cast::<u8>();
             let context = if buffer.is_null() {
                 ptr::null_mut()
             } else {
                 ffi::avio_alloc_context(
                     buffer,
-                    BUFFER as c_int,
+                    BUFFER,
                     0,
                     state.as_ptr().cast(),
                     Some(read_packet),

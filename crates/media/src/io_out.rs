@@ -12,7 +12,7 @@ use frameloom_core::{Error, Result};
 use crate::ff;
 use crate::io::Input;
 
-const BUFFER: usize = 256 * 1024;
+const BUFFER: c_int = 256 * 1024;
 
 struct State {
     file: File,
@@ -40,13 +40,13 @@ impl Output {
         // SAFETY: the buffer comes from av_malloc as AVIO demands; `state` outlives the context,
         // since Drop frees the context first.
         let context = unsafe {
-            let buffer = ffi::av_malloc(BUFFER).cast::<u8>();
+            let buffer = ffi::av_malloc(BUFFER as usize).cast::<u8>();
             let context = if buffer.is_null() {
                 ptr::null_mut()
             } else {
                 ffi::avio_alloc_context(
                     buffer,
-                    BUFFER as c_int,
+                    BUFFER,
                     1,
                     state.as_ptr().cast(),
                     None,

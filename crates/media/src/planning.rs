@@ -92,6 +92,7 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
             video: VideoInfo {
                 start_pts: index.first.or(video.start_pts),
                 frames: index.frames.or(video.frames),
+                reorder: index.reorder,
                 ..video
             },
         },
@@ -188,13 +189,13 @@ fn trim(spec: &JobSpec, base: TimeBase, first: i64, end: Option<i64>) -> Result<
     };
     let start = at(spec.from_us.filter(|us| *us > 0), "from")?;
     let stop = at(spec.to_us, "to")?;
-    if let (Some(start), Some(end)) = (start, end) {
-        if start >= end {
-            return Err(Error::invalid(format!(
-                "--from is behind the end: the video lasts {:.3} s",
-                base.seconds(end.saturating_sub(first))
-            )));
-        }
+    if let (Some(start), Some(end)) = (start, end)
+        && start >= end
+    {
+        return Err(Error::invalid(format!(
+            "--from is behind the end: the video lasts {:.3} s",
+            base.seconds(end.saturating_sub(first))
+        )));
     }
     Ok(Interval { start, end: stop })
 }
@@ -295,7 +296,7 @@ fn halo_ticks(video: &VideoInfo, frames: u32) -> i64 {
     let rate = video.frame_rate;
     let Ok(frame) = TimeBase::new(rate.den, rate.num) else { return i64::from(frames) };
     let frames = i64::from(frames) + i64::from(frames.div_ceil(2));
-    frame.rescale(frames, video.time_base, Rounding::Up).unwrap_or(i64::from(frames))
+    frame.rescale(frames, video.time_base, Rounding::Up).unwrap_or(frames)
 }
 
 /// Borders within the GOPs that are worth it: longer than [`LEAST_WORK`], cut once, so that fewer

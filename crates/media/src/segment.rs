@@ -197,8 +197,11 @@ impl<'a> Pass<'a> {
         let working = working_format(plan)?;
         let chain = Chain::new(&plan.filters, &working)?;
         let output = chain.output().clone();
-        let field_order =
-            if video.rotation % 180 == 0 { video.field_order.as_str() } else { "progressive" };
+        let field_order = if video.rotation.is_multiple_of(180) {
+            video.field_order.as_str()
+        } else {
+            "progressive"
+        };
         let encoder = Encoder::open(&plan.encoder, &output, field_order)?;
         let mut steps = vec!["decode".to_owned()];
         steps.extend(chain.names());
@@ -256,7 +259,8 @@ impl<'a> Pass<'a> {
             seek::go_to(demuxer, source, &self.plan.source.name, video.stream, entry, &mut packet)?;
         let parameters = demuxer.parameters(video.stream)?;
         let mid_stream = !self.at_start;
-        let mut decoder = Decoder::open(parameters, video.time_base, rate, threads, mid_stream)?;
+        let mut decoder =
+            Decoder::open(parameters, video.time_base, rate, threads, video.reorder, mid_stream)?;
         // On the way to the range, pictures that nothing refers to need not be decoded.
         let skippable = if self.before == 0 { self.range.start } else { None };
         let mut errors_before = 0;
@@ -265,10 +269,11 @@ impl<'a> Pass<'a> {
                 decoder.skip_unreferenced(packet.pts().is_some_and(|pts| pts < start));
             }
             let go_on = decoder.decode(Some(&packet), &mut |frame| self.frame(frame))?;
-            if !self.started {
+            if decoder.errors() > errors_before {
+                // What leads up to the range may lack its references; the range itself may not.
+                let leads = self.range.start.zip(packet.pts()).is_some_and(|(s, pts)| pts < s);
+                self.damaged |= self.started || !leads;
                 errors_before = decoder.errors();
-            } else if decoder.errors() > errors_before {
-                self.damaged = true;
             }
             if let Some(end) = self.must_go_back(threads, errors_before > 0) {
                 return Ok(end);
@@ -280,9 +285,7 @@ impl<'a> Pass<'a> {
         }
         decoder.skip_unreferenced(false);
         decoder.decode(None, &mut |frame| self.frame(frame))?;
-        if self.started && decoder.errors() > errors_before {
-            self.damaged = true;
-        }
+        self.damaged |= decoder.errors() > errors_before;
         if let Some(end) = self.must_go_back(threads, errors_before > 0) {
             return Ok(end);
         }

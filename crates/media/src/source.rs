@@ -109,6 +109,7 @@ pub(crate) fn video_info(
         start_pts: ff::known(stream.start_time),
         frame_rate: rational(frame_rate),
         frames: u64::try_from(stream.nb_frames).ok().filter(|frames| *frames > 0),
+        reorder: 0,
         rotation,
         flip,
         sample_aspect_ratio: if ratio.num > 0 { rational(ratio) } else { Rational::new(0, 1) },

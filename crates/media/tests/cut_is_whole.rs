@@ -1,6 +1,8 @@
 //! The most valuable test of the project: a job cut into segments gives the same frames, at the
 //! same times, as the job run whole, and as `ffmpeg` decodes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -158,18 +160,7 @@ const CLIPS: &[Clip] = &[
     },
     Clip {
         file: "vfr.mp4",
-        args: &[
-            "-vf",
-            "setpts='if(lt(N,60),N,60+(N-60)*10)/25/TB',settb=1/1000",
-            "-vsync",
-            "passthrough",
-            "-enc_time_base",
-            "1/1000",
-            "-c:v",
-            "libx264",
-            "-g",
-            "15",
-        ],
+        args: &["-vf", "select='lt(n,50)+not(mod(n,10))'", "-vsync", "vfr", "-g", "5"],
         cut: true,
     },
     Clip {

@@ -41,6 +41,18 @@ pub struct EngineConfig {
     pub fault: Fault,
 }
 
+/// What connects a running job to the rest of the process.
+pub struct Links {
+    /// Carries tasks to nodes.
+    pub broker: Arc<dyn Broker>,
+    /// Hears what happens.
+    pub events: mpsc::Sender<JobEvent>,
+    /// Notified by nodes in this process, so that nothing waits for the next look.
+    pub wake: Arc<Notify>,
+    /// Stops the run; the job stays as it is, and the next run goes on from there.
+    pub cancel: CancellationToken,
+}
+
 /// What happens to a job, for whoever watches.
 #[derive(Debug)]
 pub enum JobEvent {
@@ -148,21 +160,16 @@ struct Run<'a> {
 
 /// Runs a job to its end, or goes on with what `found` tells of an earlier run.
 ///
-/// `wake` is notified by nodes in this process, so that nothing waits for the next look. A run
-/// that is cancelled leaves the job as it is: the next run goes on from there.
-///
 /// # Errors
 /// Cancelled; the error that the job failed with; of the store.
 pub async fn run_job(
     store: &Store,
-    broker: Arc<dyn Broker>,
     job: &JobFile,
     found: Option<Found>,
     config: EngineConfig,
-    events: mpsc::Sender<JobEvent>,
-    wake: Arc<Notify>,
-    cancel: CancellationToken,
+    links: Links,
 ) -> Result<JobOutcome> {
+    let Links { broker, events, wake, cancel } = links;
     let dir = store.job(job.id);
     let (journal, _) = Journal::open(&dir.journal())?;
     let now = Instant::now();

@@ -1,7 +1,5 @@
 //! `frameloom filters`: what filters there are.
 
-use std::fmt::Write;
-
 use clap::Args;
 use frameloom_core::Result;
 use frameloom_core::catalogue::FilterInfo;
@@ -28,8 +26,7 @@ pub(crate) fn run(args: FiltersArgs) -> Result<()> {
         (None, false) => {
             let mut text = String::new();
             for info in listed() {
-                // Writing to a String cannot fail.
-                drop(writeln!(text, "{:<14}{}", info.name, info.summary));
+                text += &format!("{:<14}{}\n", info.name, info.summary);
             }
             text + "\n'frameloom filters NAME' explains one.\n"
         }
@@ -49,14 +46,8 @@ fn explain(info: &FilterInfo) -> String {
             (None, true) => ", must be given".into(),
             (None, false) => String::new(),
         };
-        // Writing to a String cannot fail.
-        drop(writeln!(
-            text,
-            "  {} ({}{default})\n      {}",
-            param.name,
-            param.kind.range(),
-            param.help
-        ));
+        text +=
+            &format!("  {} ({}{default})\n      {}\n", param.name, param.kind.range(), param.help);
     }
     text + &format!("\nexample:\n  -f {}\n", info.example)
 }

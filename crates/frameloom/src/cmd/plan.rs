@@ -1,6 +1,5 @@
 //! `frameloom plan IN`: how a video would be cut. A slot plans; this process parses no media.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -49,8 +48,7 @@ fn table(plan: &Plan) -> String {
     let out = &plan.output;
     let base = video.time_base;
     let first = video.start_pts.unwrap_or(0);
-    // Writing to a String cannot fail.
-    let mut line = |parts: std::fmt::Arguments<'_>| drop(writeln!(text, "{parts}"));
+    let mut line = |parts: std::fmt::Arguments<'_>| text += &format!("{parts}\n");
     line(format_args!(
         "{}: {} {}x{} {}, {} frames",
         plan.source.name.escape_debug(),

@@ -14,7 +14,7 @@ use frameloom_core::metrics::{Metrics, SlotMetrics};
 use frameloom_core::spec::Container;
 use frameloom_core::wire::{Decision, JobFile, SourceRef};
 use frameloom_core::{Error, ErrorKind, Result};
-use frameloom_server::engine::{EngineConfig, Fault, JobEvent, JobOutcome, run_job};
+use frameloom_server::engine::{EngineConfig, Fault, JobEvent, JobOutcome, Links, run_job};
 use frameloom_server::journal::Journal;
 use frameloom_server::publish::{self, Ready};
 use frameloom_server::resume::{self, Found, Past};
@@ -224,11 +224,11 @@ fn in_work(
 ) -> Result<End> {
     let begun = Instant::now();
     let mut found = past(args, &store, &job, display)?;
-    if let Some((size, inode)) = found.as_ref().and_then(|found| found.publishing) {
-        if publish::is_published(&args.output, size, inode) {
-            display.say("the output was there already; only the work directory was left");
-            return Ok(End::Done);
-        }
+    if let Some((size, inode)) = found.as_ref().and_then(|found| found.publishing)
+        && publish::is_published(&args.output, size, inode)
+    {
+        display.say("the output was there already; only the work directory was left");
+        return Ok(End::Done);
     }
     if args.output.exists() && !args.overwrite {
         return Err(publish::exists(&args.output));
@@ -345,9 +345,8 @@ async fn work(
     let cancel = CancellationToken::new();
     let running = {
         let (store, job, cancel) = (Arc::clone(store), job.clone(), cancel.clone());
-        tokio::spawn(async move {
-            run_job(&store, broker, &job, found, engine, sender, wake, cancel).await
-        })
+        let links = Links { broker, events: sender, wake, cancel };
+        tokio::spawn(async move { run_job(&store, &job, found, engine, links).await })
     };
     let mut stopped = None;
     loop {

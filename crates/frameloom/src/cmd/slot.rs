@@ -15,7 +15,9 @@ pub(crate) struct SlotArgs {
 pub(crate) fn run(args: SlotArgs) -> Result<()> {
     if args.nice != 0 {
         // A lower priority is a courtesy: where it is refused the work goes on.
-        drop(rustix::process::nice(args.nice));
+        if let Err(error) = rustix::process::nice(args.nice) {
+            tracing::debug!(%error, "cannot lower the priority");
+        }
     }
     let is_socket = rustix::net::sockopt::socket_type(std::io::stdin()).is_ok();
     if !is_socket {

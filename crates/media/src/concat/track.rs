@@ -147,7 +147,7 @@ mod tests {
             let shown: Vec<i64> = steps.iter().scan(0, |at, step| { *at += step; Some(*at) }).collect();
             let mut coded = shown.clone();
             for i in 0..coded.len() {
-                let j = i + (seed as usize >> (i % 60)) % 4;
+                let j = i + usize::from((seed >> (i % 60)).to_le_bytes()[0] % 4);
                 if j < coded.len() { coded.swap(i, j); }
             }
             let track = track(&[&coded]).unwrap();

@@ -181,7 +181,7 @@ fn fits_container(name: &str, id: ffi::AVCodecID, container: Container) -> Resul
 /// H.264 and HEVC with halved chroma cannot hold odd sizes.
 fn fits_size(name: &str, format: &FrameFormat) -> Result<()> {
     let (x, y) = format.pixel.shift(1.min(format.pixel.planes() - 1));
-    let odd = format.width % (1 << x) != 0 || format.height % (1 << y) != 0;
+    let odd = !format.width.is_multiple_of(1 << x) || !format.height.is_multiple_of(1 << y);
     if odd && matches!(name, "libx264" | "libx265" | "h264_nvenc" | "hevc_nvenc" | "libsvtav1") {
         return Err(Error::unsupported(format!(
             "encoder '{name}' takes no odd size, and the picture is {}x{}: choose --codec vp9 (.mp4, .mkv, .webm) \

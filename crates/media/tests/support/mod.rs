@@ -1,5 +1,6 @@
 //! Whole jobs in one process, and what `ffmpeg` says of files.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

@@ -1,0 +1,48 @@
+# `make demo` and `make test` do all set-up themselves. See README.md.
+
+CLIPS := .cache/clips
+BIN   := target/release/frameloom
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: help setup build demo test check fmt docs bench fuzz clips
+
+help: ## Show the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## Install the system packages that building and testing need.
+	@scripts/setup.sh
+
+clips: setup ## Fetch the real clips into .cache/clips.
+	@scripts/clips.sh $(CLIPS)
+
+build: setup ## Build the release binary.
+	cargo build --release --locked
+
+demo: build clips ## Run a pipeline over a real clip and say where to look.
+	@scripts/demo.sh $(BIN) $(CLIPS)
+
+test: clips check ## Set up, then check everything.
+
+check: ## Formatting, lints, tests, documentation.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+ifeq ($(NEXTEST),yes)
+	FRAMELOOM_CLIPS=$(CURDIR)/$(CLIPS) cargo nextest run --workspace --locked --no-fail-fast
+	cargo test --workspace --doc --locked
+else
+	FRAMELOOM_CLIPS=$(CURDIR)/$(CLIPS) cargo test --workspace --locked --no-fail-fast
+endif
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+fmt: ## Format the code.
+	cargo fmt --all
+
+docs: build clips ## Write docs/filters.md and its pictures, and docs/metrics.schema.json, anew.
+	FRAMELOOM_BLESS=1 cargo test -q --locked -p frameloom --test docs
+	@scripts/pictures.sh $(BIN) $(CLIPS)
+
+bench: build clips ## Measure against ffmpeg, OpenCV in Python and Celery; writes docs/benchmarks.md.
+	@bench/run.sh $(BIN) $(CLIPS)
+
+fuzz: setup ## Feed 100,000 mutated files and filter texts to the engine, in process.
+	FRAMELOOM_FUZZ_RUNS=100000 cargo test --release --locked -p frameloom-media --test fuzz -- --nocapture
