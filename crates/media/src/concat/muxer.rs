@@ -94,9 +94,12 @@ impl Muxer {
             // SAFETY: plain arithmetic.
             ticks.map(|t| unsafe { ffi::av_rescale_q(t, video_base, MICROS) })
         };
-        // Frames without times may come before the start that the container tells: they, too, must
-        // not begin before 0.
-        let early = track.first().map_or(0, |first| plan.offset.saturating_sub(first).max(0));
+        // A part of a video begins with its first frame. Frames without times may come before the
+        // start that the container tells: they, too, must not begin before 0.
+        let early = track.first().map_or(0, |first| {
+            let early = plan.offset.saturating_sub(first);
+            if plan.trim.start.is_some() { early } else { early.max(0) }
+        });
         let mut muxer = Self {
             context,
             output: Output::new(out)?,
@@ -116,6 +119,8 @@ impl Muxer {
         let raw = unsafe { muxer.context.as_mut() };
         muxer.output.attach(raw);
         raw.flags |= ffi::AVFMT_FLAG_BITEXACT as c_int;
+        // FLAC and Opus in MP4 are standard by now.
+        raw.strict_std_compliance = ffi::FF_COMPLIANCE_EXPERIMENTAL as c_int;
         muxer.add_streams(plan, parameters)?;
         muxer.copy_tags(track)?;
         muxer.write_header(container)?;

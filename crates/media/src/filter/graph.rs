@@ -195,9 +195,22 @@ impl GraphFilter {
                 raw.pts = ffi::av_rescale_q(raw.pts, base, self.time_base);
                 raw.pict_type = ffi::AVPictureType::AV_PICTURE_TYPE_NONE;
             }
-            out.push(frame);
+            out.push(upright(frame)?);
         }
     }
+}
+
+/// `vflip` answers planes that are stored upside down: such a frame is copied.
+fn upright(frame: Frame) -> Result<Frame> {
+    let raw = frame.raw();
+    if raw.linesize[..3].iter().all(|stride| *stride >= 0) {
+        return Ok(frame);
+    }
+    let mut copy = frame.new_like(frame.pixel()?, frame.width(), frame.height())?;
+    // SAFETY: both frames are valid, of one size and format.
+    let code = unsafe { ffi::av_frame_copy(copy.as_mut_ptr(), frame.as_ptr()) };
+    ff::check(code, "cannot copy a frame")?;
+    Ok(copy)
 }
 
 impl Filter for GraphFilter {

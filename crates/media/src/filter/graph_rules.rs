@@ -11,7 +11,6 @@ use crate::ff;
 
 /// Filters whose output frame needs one input frame only.
 pub(super) const PER_FRAME: &[&str] = &[
-    "alphaextract",
     "avgblur",
     "bilateral",
     "boxblur",
@@ -40,7 +39,6 @@ pub(super) const PER_FRAME: &[&str] = &[
     "drawbox",
     "drawgrid",
     "edgedetect",
-    "elbg",
     "epx",
     "eq",
     "erosion",
@@ -70,14 +68,12 @@ pub(super) const PER_FRAME: &[&str] = &[
     "lutrgb",
     "lutyuv",
     "monochrome",
-    "morpho",
     "negate",
     "nlmeans",
     "noformat",
     "null",
     "pad",
     "perspective",
-    "pixscope",
     "prewitt",
     "pseudocolor",
     "roberts",
@@ -109,8 +105,6 @@ pub(super) const PER_FRAME: &[&str] = &[
     "zscale",
     "kirsch",
     "median",
-    "multiply",
-    "oscilloscope",
     "deband",
 ];
 

@@ -7,6 +7,8 @@
 mod chain;
 mod graph;
 mod graph_rules;
+#[cfg(test)]
+mod laws;
 mod plane;
 mod table;
 

@@ -1,0 +1,296 @@
+//! What every filter of the table must keep, and every row of the graph allow list.
+
+use frameloom_core::ErrorKind;
+use frameloom_core::catalogue::Footprint;
+use frameloom_core::pipeline::FilterSpec;
+use frameloom_core::plan::ColorTags;
+use frameloom_core::time::{Rational, TimeBase};
+
+use super::table::FILTERS;
+use super::{Chain, graph_rules, plan_chain};
+use crate::frame::{Frame, FrameFormat, PixelFormat};
+
+const FRAMES: i64 = 12;
+
+fn format(pixel: PixelFormat, width: u32, height: u32) -> FrameFormat {
+    let unknown = || "unknown".to_owned();
+    FrameFormat {
+        width,
+        height,
+        pixel,
+        time_base: TimeBase::new(1, 25).unwrap(),
+        frame_rate: Rational::new(25, 1),
+        sample_aspect_ratio: Rational::new(1, 1),
+        color: ColorTags {
+            range: "tv".into(),
+            primaries: unknown(),
+            transfer: unknown(),
+            matrix: unknown(),
+            chroma_location: unknown(),
+        },
+    }
+}
+
+/// A frame of moving noise over a gradient; with `padded` its planes begin within wider ones.
+fn frame(format: &FrameFormat, pts: i64, seed: u64, padded: bool) -> Frame {
+    let margin = if padded { 4 } else { 0 };
+    let (width, height) = (format.width + 2 * margin, format.height + 2 * margin);
+    let mut frame = Frame::new(format.pixel, width, height).unwrap();
+    for plane in 0..format.pixel.planes() {
+        let (sx, sy) = format.pixel.shift(plane);
+        let to = frame.plane_mut(plane).unwrap();
+        for y in 0..to.height {
+            for x in 0..to.width {
+                // The same sample at the same place of the picture, padded or not.
+                let (px, py) = (
+                    (x as u64).wrapping_sub(u64::from(margin >> sx)),
+                    (y as u64).wrapping_sub(u64::from(margin >> sy)),
+                );
+                let mut v = px
+                    .wrapping_mul(0x9e37_79b9)
+                    .wrapping_add(py.wrapping_mul(0x85eb_ca6b))
+                    .wrapping_add(pts.unsigned_abs().wrapping_mul(0xc2b2_ae35))
+                    .wrapping_add(seed.wrapping_mul(0x27d4_eb2f))
+                    .wrapping_add(plane as u64 * 77);
+                v = (v ^ (v >> 15)).wrapping_mul(0x2c1b_3c6d);
+                v = (v ^ (v >> 12)) & 63;
+                let base = px.wrapping_mul(3).wrapping_add(py.wrapping_mul(2)) & 127;
+                to.bytes[y * to.stride + x] = u8::try_from(32 + base + v).unwrap();
+            }
+        }
+    }
+    let raw = frame.raw_mut();
+    raw.pts = pts;
+    raw.color_range = ffmpeg_next::ffi::AVColorRange::AVCOL_RANGE_MPEG;
+    if padded {
+        raw.crop_left = margin as usize;
+        raw.crop_right = margin as usize;
+        raw.crop_top = margin as usize;
+        raw.crop_bottom = margin as usize;
+        // SAFETY: the cropping lies within the frame.
+        let code = unsafe { ffmpeg_next::ffi::av_frame_apply_cropping(frame.as_mut_ptr(), 1) };
+        assert!(code >= 0);
+    }
+    frame
+}
+
+fn samples(frame: &Frame) -> Vec<u8> {
+    let pixel = frame.pixel().unwrap();
+    let mut all = Vec::new();
+    for plane in 0..pixel.planes() {
+        let plane = frame.plane(plane).unwrap();
+        for y in 0..plane.height {
+            all.extend(&plane.bytes[y * plane.stride..y * plane.stride + plane.width]);
+        }
+    }
+    all
+}
+
+/// `(pts, samples)` of what comes out of `spec` for frames `from..to`; `None` where the filter
+/// does not take such frames.
+fn run(
+    spec: &FilterSpec,
+    format: &FrameFormat,
+    from: i64,
+    to: i64,
+    make: impl Fn(i64) -> Frame,
+) -> Option<Vec<(i64, Vec<u8>)>> {
+    let planned = plan_chain(std::slice::from_ref(spec), format);
+    let (filters, output, _) = match planned {
+        Ok(planned) => planned,
+        Err(error) => {
+            let fits = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Unsupported);
+            assert!(fits, "{spec}: {error}");
+            return None;
+        }
+    };
+    let mut chain = Chain::new(&filters, format).unwrap();
+    let mut out = Vec::new();
+    (from..to).for_each(|pts| chain.push(make(pts), &mut out).unwrap());
+    chain.finish(&mut out).unwrap();
+    for (frame, times) in &out {
+        assert_eq!(frame.pixel().unwrap(), output.pixel, "{spec}");
+        assert_eq!((frame.width(), frame.height()), (output.width, output.height), "{spec}");
+        assert_eq!(times.len(), 1);
+    }
+    Some(out.iter().map(|(frame, _)| (frame.pts(), samples(frame))).collect())
+}
+
+fn footprint(spec: &FilterSpec) -> Footprint {
+    let params = super::catalogue().check(spec).unwrap();
+    (super::table::row(&spec.name).unwrap().footprint)(&params).unwrap()
+}
+
+/// Runs `spec` cut in the middle, each part with its halo, and whole.
+fn cut_is_whole(spec: &FilterSpec, format: &FrameFormat) -> bool {
+    let make = |pts| frame(format, pts, 1, false);
+    let Some(whole) = run(spec, format, 0, FRAMES, make) else { return false };
+    let times: Vec<i64> = whole.iter().map(|(pts, _)| *pts).collect();
+    assert_eq!(times, (0..FRAMES).collect::<Vec<_>>(), "{spec}: frames or times were lost");
+    let footprint = footprint(spec);
+    if footprint == Footprint::Sequential {
+        return true;
+    }
+    let (before, after) = (i64::from(footprint.before()), i64::from(footprint.after()));
+    for border in [1, 5, 8] {
+        let first = run(spec, format, 0, (border + after).min(FRAMES), make).unwrap();
+        let second = run(spec, format, (border - before).max(0), FRAMES, make).unwrap();
+        let joined: Vec<_> = first
+            .into_iter()
+            .filter(|(pts, _)| *pts < border)
+            .chain(second.into_iter().filter(|(pts, _)| *pts >= border))
+            .collect();
+        assert!(joined == whole, "{spec}: cut at {border} is not whole");
+    }
+    true
+}
+
+fn specs() -> Vec<FilterSpec> {
+    let listed = FILTERS.iter().filter(|row| !row.info.name.starts_with("test-"));
+    let mut specs: Vec<FilterSpec> =
+        listed.clone().map(|row| row.info.example.parse().unwrap()).collect();
+    for row in listed {
+        if row.info.params.iter().any(|param| param.name == "roi") {
+            specs.push(format!("{}:roi=25%,25%,50%,50%", row.info.name).parse().unwrap());
+        }
+    }
+    for more in ["edges:overlay=true", "denoise:frames=5", "crop:w=5:h=3:x=1:y=1", "scale:h=8"] {
+        specs.push(more.parse().unwrap());
+    }
+    specs
+}
+
+#[test]
+fn every_example_is_taken_and_unknown_parameters_are_not() {
+    let format = format(PixelFormat::Yuv420p, 1280, 720);
+    for spec in specs() {
+        plan_chain(std::slice::from_ref(&spec), &format).unwrap();
+        if spec.name != "ffmpeg" {
+            let wrong: FilterSpec = format!("{}:nonsense=1", spec.name).parse().unwrap();
+            let error = plan_chain(&[wrong], &format).unwrap_err();
+            assert!(error.message().contains("nonsense"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn cut_is_whole_in_every_format_and_size() {
+    for spec in specs() {
+        for pixel in PixelFormat::EIGHT_BIT {
+            for (width, height) in [(1, 1), (2, 2), (7, 5), (33, 17), (64, 48)] {
+                let done = cut_is_whole(&spec, &format(pixel, width, height));
+                assert!(done || (width, height) != (64, 48) || spec.name == "crop", "{spec}");
+            }
+        }
+    }
+}
+
+#[test]
+fn strides_and_places_of_planes_change_nothing() {
+    for spec in specs() {
+        for pixel in PixelFormat::EIGHT_BIT {
+            let format = format(pixel, 34, 18);
+            let plain = run(&spec, &format, 0, 4, |pts| frame(&format, pts, 1, false));
+            let padded = run(&spec, &format, 0, 4, |pts| frame(&format, pts, 1, true));
+            assert!(plain == padded, "{spec} in {}", pixel.name());
+        }
+    }
+}
+
+#[test]
+fn a_frame_outside_the_footprint_changes_nothing() {
+    let format = format(PixelFormat::Yuv420p, 32, 16);
+    for spec in specs() {
+        let footprint = footprint(&spec);
+        if footprint == Footprint::Sequential {
+            continue;
+        }
+        let (before, after) = (i64::from(footprint.before()), i64::from(footprint.after()));
+        let changed = 6;
+        let make = |other| {
+            let format = &format;
+            move |pts| frame(format, pts, if pts == changed { other } else { 1 }, false)
+        };
+        let Some(a) = run(&spec, &format, 0, FRAMES, make(1)) else { continue };
+        let b = run(&spec, &format, 0, FRAMES, make(2)).unwrap();
+        for ((pts, a), (_, b)) in a.iter().zip(&b) {
+            let reached = *pts >= changed - after && *pts <= changed + before;
+            assert!(reached || a == b, "{spec}: frame {pts} was changed by frame {changed}");
+        }
+    }
+}
+
+/// Two pipelines that must give the same samples, but for so many levels.
+fn same(ours: &str, theirs: &str, levels: u8) {
+    let format = format(PixelFormat::Yuv420p, 64, 48);
+    let of = |spec: &str| {
+        let spec: FilterSpec = spec.parse().unwrap();
+        run(&spec, &format, 0, 3, |pts| frame(&format, pts, 1, false)).unwrap()
+    };
+    for ((_, a), (_, b)) in of(ours).iter().zip(&of(theirs)) {
+        assert_eq!(a.len(), b.len(), "{ours}");
+        let worst = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(worst <= levels, "{ours} differs from {theirs} by {worst}");
+    }
+}
+
+#[test]
+fn filters_equal_what_their_documentation_cites_of_ffmpeg() {
+    same("gray", "ffmpeg:hue=s=0", 0);
+    same("invert", "ffmpeg:negate", 0);
+    same("levels:contrast=1.3:brightness=0.1", "ffmpeg:eq=contrast=1.3:brightness=0.1", 1);
+    same("levels:gamma=1.6", "ffmpeg:eq=gamma=1.6", 1);
+    same("crop:w=20:h=10:x=3:y=5", "ffmpeg:crop=20:10:3:5", 0);
+    same("crop:w=20:h=10", "ffmpeg:crop=20:10", 0);
+    same("scale:w=32:h=20", "ffmpeg:scale=32:20:flags=bicubic+accurate_rnd+full_chroma_int", 1);
+    // FFmpeg's Gaussian is a recursive approximation; away from the border they agree nearly.
+    same("levels", "ffmpeg:null", 0);
+}
+
+/// Options that a filter of the allow list needs, or without which it would do nothing.
+const NEEDED: &[(&str, &str)] = &[
+    ("geq", "lum='p(X,Y)/2'"),
+    ("pad", "80:60:4:4"),
+    ("rotate", "0.5"),
+    ("scale", "32:24"),
+    ("eq", "contrast=1.5"),
+    ("hue", "h=30"),
+    ("crop", "32:24"),
+    ("drawbox", "4:4:20:10"),
+    ("colorspace", "all=bt709:iall=bt601-6-625"),
+    ("setparams", "range=tv"),
+    ("format", "yuv420p"),
+    ("noformat", "gray"),
+    ("v360", "e:flat"),
+    ("convolution", "0 -1 0 -1 5 -1 0 -1 0"),
+    ("curves", "preset=vintage"),
+    ("zscale", "32:24"),
+    ("perspective", "x0=2:y0=2"),
+    ("lutyuv", "y=negval"),
+    ("lut", "c0=negval"),
+    ("yadif", "mode=0"),
+    ("bwdif", "mode=0"),
+    ("estdif", "mode=frame"),
+    ("fillborders", "left=4"),
+    ("lenscorrection", "k1=0.1"),
+    ("boxblur", "2"),
+];
+
+#[test]
+fn every_row_of_the_graph_allow_list_is_cut_as_it_is_whole() {
+    let format = format(PixelFormat::Yuv420p, 64, 48);
+    let windows = graph_rules::WINDOW.iter().map(|(name, ..)| *name);
+    let (mut untried, mut differ) = (Vec::new(), Vec::new());
+    for name in graph_rules::PER_FRAME.iter().copied().chain(windows) {
+        let args = NEEDED.iter().find(|(known, _)| *known == name).map_or("", |(_, args)| args);
+        let graph = if args.is_empty() { name.to_owned() } else { format!("{name}={args}") };
+        let spec: FilterSpec = format!("ffmpeg:{graph}").parse().unwrap();
+        match std::panic::catch_unwind(|| cut_is_whole(&spec, &format)) {
+            Ok(true) => {}
+            Ok(false) => untried.push(name),
+            Err(_) => differ.push(name),
+        }
+    }
+    assert!(differ.is_empty(), "rows whose frames differ when cut: {differ:?}");
+    assert!(untried.is_empty(), "rows that were not tried: {untried:?}");
+}
