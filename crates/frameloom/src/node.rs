@@ -34,8 +34,6 @@ pub(crate) struct NodeConfig {
     pub(crate) slot: SlotConfig,
     /// How often it tells that it lives.
     pub(crate) beat: Duration,
-    /// Cores of the machine.
-    pub(crate) cores: usize,
 }
 
 /// A node at work.
@@ -323,12 +321,11 @@ impl Node {
         Ok((command, descriptors))
     }
 
-    /// Decoding threads for a segment: its own core, and its share of those without work.
+    /// Decoding threads for a segment: its own, and its share of those of slots without work.
     fn decode_threads(&self) -> u32 {
         let free = *lock(&self.free) as usize;
         let busy = self.config.slots.saturating_sub(free).max(1);
-        let idle = self.config.cores.saturating_sub(busy);
-        u32::try_from(1 + idle / busy).unwrap_or(1).min(16)
+        u32::try_from(1 + free / busy).unwrap_or(1).min(16)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{encode, engine, filter, source, streams};
 const NANOSECONDS_A_PIXEL: f64 = 40.0;
 
 /// A GOP of less work than this, in seconds, is never cut within.
-const LEAST_WORK: f64 = 10.0;
+const LEAST_WORK: f64 = 5.0;
 
 /// Keys before a border that are tried as the place where a halo begins.
 const TRIES: usize = 16;
@@ -299,8 +299,9 @@ fn halo_ticks(video: &VideoInfo, frames: u32) -> i64 {
     frame.rescale(frames, video.time_base, Rounding::Up).unwrap_or(frames)
 }
 
-/// Borders within the GOPs that are worth it: longer than [`LEAST_WORK`], cut once, so that fewer
-/// than half as many frames are decoded and dropped as are kept.
+/// Borders within GOPs, towards the end only: there a long segment keeps one slot busy while others
+/// have nothing to do. Such a GOP is cut once, so that fewer than half as many frames are decoded
+/// and dropped as are kept.
 fn within_gops(video: &VideoInfo, keys: &[i64], borders: &[i64], first: i64, end: i64) -> Vec<i64> {
     let rate = if video.frame_rate.is_known() { video.frame_rate.to_f64() } else { 25.0 };
     let pixels = f64::from(video.width) * f64::from(video.height);
@@ -312,7 +313,8 @@ fn within_gops(video: &VideoInfo, keys: &[i64], borders: &[i64], first: i64, end
         .filter(|w| {
             let length = w[1] - w[0];
             let is_one_gop = !keys.iter().any(|key| *key > w[0] && *key < w[1]);
-            is_one_gop && work(length) > LEAST_WORK && video.time_base.seconds(length) > 4.0
+            let is_late = length > (end - w[0]) / 3;
+            is_one_gop && is_late && work(length) > LEAST_WORK
         })
         .map(|w| w[0] + (w[1] - w[0]) / 100 * 49)
         .collect()

@@ -328,7 +328,6 @@ async fn work(
         slots,
         slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
         beat: Duration::from_millis(200),
-        cores: cores(),
     };
     let id = NodeId::from_bits(random::bits()?);
     let node = Node::new(id, Arc::clone(store), Arc::clone(&broker), Arc::clone(&wake), config);
