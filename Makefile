@@ -37,9 +37,9 @@ endif
 fmt: ## Format the code.
 	cargo fmt --all
 
-docs: build clips ## Write docs/filters.md and its pictures, and docs/metrics.schema.json, anew.
-	FRAMELOOM_BLESS=1 cargo test -q --locked -p frameloom --test docs
+docs: build clips ## Write docs/filters.md, its pictures and docs/metrics.schema.json anew.
 	@scripts/pictures.sh $(BIN) $(CLIPS)
+	FRAMELOOM_BLESS=1 cargo test -q --locked -p frameloom --test docs
 
 bench: build clips ## Measure against ffmpeg, OpenCV in Python and Celery; writes docs/benchmarks.md.
 	@bench/run.sh $(BIN) $(CLIPS)
