@@ -26,13 +26,13 @@ test: clips check ## Set up, then check everything.
 check: ## Formatting, lints, tests, documentation.
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 ifeq ($(NEXTEST),yes)
-	FRAMELOOM_CLIPS=$(CURDIR)/$(CLIPS) cargo nextest run --workspace --locked --no-fail-fast
 	cargo test --workspace --doc --locked
+	FRAMELOOM_CLIPS=$(CURDIR)/$(CLIPS) cargo nextest run --workspace --locked --no-fail-fast
 else
 	FRAMELOOM_CLIPS=$(CURDIR)/$(CLIPS) cargo test --workspace --locked --no-fail-fast
 endif
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 fmt: ## Format the code.
 	cargo fmt --all

@@ -98,7 +98,8 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "K=V")]
     encoder_opt: Vec<String>,
 
-    /// First time to keep: seconds, or [hh:]mm:ss[.f], from the first frame [default: 0].
+    /// First time to keep, from the first frame: seconds, mm:ss or hh:mm:ss, all with decimals
+    /// [default: 0].
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
     from: Option<String>,
 

@@ -110,10 +110,9 @@ fn mutated_filter_texts_end_in_parameters_or_an_error() {
             }
         }
         let text: String = text.into_iter().collect();
-        if let Ok(spec) = text.parse::<FilterSpec>() {
-            if let Err(error) = catalogue().check(&spec) {
-                assert!(!error.message().is_empty());
-            }
+        let checked = text.parse::<FilterSpec>().and_then(|spec| catalogue().check(&spec));
+        if let Err(error) = checked {
+            assert!(!error.message().is_empty());
         }
     }
 }
