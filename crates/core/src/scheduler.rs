@@ -278,7 +278,8 @@ impl Scheduler {
             error: error.clone(),
         });
         let once = error.kind() == ErrorKind::Internal && failures >= 2;
-        if !error.kind().is_retryable() || error.kind() == ErrorKind::Exhausted && !by_task {
+        // A full disk is not the task's fault, and no second try makes room: whoever waits is told.
+        if !error.kind().is_retryable() || error.kind() == ErrorKind::Exhausted {
             self.phase = Phase::Failed(error);
         } else if !others && (failures >= MAX_ATTEMPTS || once) {
             self.phase = Phase::Failed(self.given_up(task, &error));
@@ -472,6 +473,10 @@ mod tests {
         s.failed(attempt, Error::corrupt("no frame"), true);
         assert!(matches!(s.phase(), Phase::Failed(e) if e.kind() == ErrorKind::Corrupt));
         assert!(s.step(NOW, 9, 9, &mut new_id).is_empty());
+        let mut s = planned(2, &mut new_id);
+        let (_, attempt) = sent(&s.step(NOW, 1, 1, &mut new_id))[0];
+        s.failed(attempt, Error::exhausted("no space left"), true);
+        assert!(matches!(s.phase(), Phase::Failed(e) if e.kind() == ErrorKind::Exhausted));
     }
 
     #[test]

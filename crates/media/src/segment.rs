@@ -27,6 +27,11 @@ use crate::frame::{Frame, FrameFormat, PixelFormat};
 use crate::seek;
 use crate::seg_file::{self, FrameRecord};
 
+/// What conceals damage may be left over from any picture decoded before: FFmpeg's decoders use
+/// buffers again. So a damaged segment within so many seconds is decoded from the source's start;
+/// a later one from one entry point earlier, which shows the same but for what is concealed.
+const NEAR_SECONDS: f64 = 600.0;
+
 /// Runs segments, one after the other, and keeps the source open between those of a job.
 #[derive(Default)]
 pub struct SegmentRunner {
@@ -78,22 +83,26 @@ impl SegmentRunner {
     ) -> Result<Made> {
         let mut entry = segment.entry as usize;
         let mut threads = task.decode_threads.max(1);
-        let mut step = 1;
+        let (mut step, mut careful) = (1, false);
         let mut decoded = 0;
         loop {
             let demuxer = self.demuxer(source, plan, task.job)?;
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
             let mut pass = Pass::new(plan, segment, task.segment, entry, file, progress)?;
+            pass.careful = careful;
             let end = pass.run(source, demuxer, threads)?;
             decoded += pass.counts.decoded;
             match end {
                 End::Done => return pass.finish(decoded),
                 End::GoBack { damaged } => {
-                    // Only the first entry point shows everything that came before.
                     entry = entry.saturating_sub(step);
                     step *= 2;
                     if damaged {
                         threads = 1;
+                        careful = true;
+                        if is_near(plan, segment) {
+                            entry = 0;
+                        }
                     }
                 }
             }
@@ -113,6 +122,17 @@ impl SegmentRunner {
             Some((_, demuxer)) => Ok(demuxer),
             None => Err(Error::internal("no source is open")),
         }
+    }
+}
+
+/// Whether a segment begins so near the source's start that decoding from there is worth it.
+fn is_near(plan: &Plan, segment: &Segment) -> bool {
+    let video = &plan.source.video;
+    match (segment.interval.start, video.start_pts) {
+        (Some(start), Some(first)) => {
+            video.time_base.seconds(start.saturating_sub(first)) <= NEAR_SECONDS
+        }
+        _ => true,
     }
 }
 
@@ -148,6 +168,11 @@ struct Pass<'a> {
     started: bool,
     behind: u32,
     damaged: bool,
+    /// Packets of the range that could not be decoded.
+    errors: u64,
+    /// Whether the pass is one after damage: then everything is decoded, since what conceals damage
+    /// may come from any picture.
+    careful: bool,
     go_back: Option<bool>,
     counts: FrameCounts,
     records: Vec<FrameRecord>,
@@ -237,6 +262,8 @@ impl<'a> Pass<'a> {
             started: false,
             behind: 0,
             damaged: false,
+            errors: 0,
+            careful: false,
             go_back: None,
             counts: FrameCounts::default(),
             records: Vec::new(),
@@ -262,7 +289,8 @@ impl<'a> Pass<'a> {
         let mut decoder =
             Decoder::open(parameters, video.time_base, rate, threads, video.reorder, mid_stream)?;
         // On the way to the range, pictures that nothing refers to need not be decoded.
-        let skippable = if self.before == 0 { self.range.start } else { None };
+        let skips = self.before == 0 && !self.careful;
+        let skippable = if skips { self.range.start } else { None };
         let mut errors_before = 0;
         while more {
             if let Some(start) = skippable {
@@ -273,9 +301,12 @@ impl<'a> Pass<'a> {
                 // What leads up to the range may lack its references; the range itself may not.
                 let leads = self.range.start.zip(packet.pts()).is_some_and(|(s, pts)| pts < s);
                 self.damaged |= self.started || !leads;
+                if self.started || !leads {
+                    self.errors += decoder.errors() - errors_before;
+                }
                 errors_before = decoder.errors();
             }
-            if let Some(end) = self.must_go_back(threads, errors_before > 0) {
+            if let Some(end) = self.must_go_back() {
                 return Ok(end);
             }
             if !go_on {
@@ -286,20 +317,19 @@ impl<'a> Pass<'a> {
         decoder.skip_unreferenced(false);
         decoder.decode(None, &mut |frame| self.frame(frame))?;
         self.damaged |= decoder.errors() > errors_before;
-        if let Some(end) = self.must_go_back(threads, errors_before > 0) {
+        self.errors += decoder.errors() - errors_before;
+        if let Some(end) = self.must_go_back() {
             return Ok(end);
         }
         self.drain().map(|()| End::Done)
     }
 
     /// Damage is shown as one decoding thread shows it that has seen what came before.
-    fn must_go_back(&self, threads: u32, damaged_before: bool) -> Option<End> {
+    fn must_go_back(&self) -> Option<End> {
         if let Some(damaged) = self.go_back {
             return Some(End::GoBack { damaged });
         }
-        let first_pass = self.plan.segments.iter().any(|s| s.entry as usize == self.entry);
-        let can_improve = threads > 1 || (!self.at_start && (first_pass || damaged_before));
-        (self.damaged && can_improve).then_some(End::GoBack { damaged: true })
+        (self.damaged && !self.careful).then_some(End::GoBack { damaged: true })
     }
 
     /// Takes a decoded frame; `false` where no more are needed.
@@ -312,6 +342,8 @@ impl<'a> Pass<'a> {
 
     fn sort_in(&mut self, frame: Frame, decode_ms: f32) -> Result<bool> {
         self.counts.decoded += 1;
+        // The way to the range is work, too.
+        (self.progress)(self.counts.output);
         let pts = frame.pts();
         if self.plan.trim.is_before(pts) {
             self.trimmed = true;
@@ -424,6 +456,8 @@ impl<'a> Pass<'a> {
 
     fn finish(mut self, decoded: u64) -> Result<Made> {
         self.counts.decoded = decoded;
+        // A decoder flags some concealed frames, and answers others with an error.
+        self.counts.concealed = self.counts.concealed.max(self.errors);
         let writer = self.writer.take();
         let writer = writer.ok_or_else(|| Error::internal("the segment is written already"))?;
         let file = writer.finish(&self.records, self.counts)?;

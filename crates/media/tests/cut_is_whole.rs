@@ -7,7 +7,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use support::{complaints, ffmpeg, frames, hashes, lossless, run};
+use support::{complaints, ffmpeg, ffprobe, frames, hashes, lossless, run};
 
 /// A generated clip: its file's name, and how ffmpeg makes it from `SOURCE`.
 struct Clip {
@@ -224,6 +224,41 @@ fn check(clip: &Clip) {
     let denoise = |us| run(&source, &lossless(&["denoise:frames=5"], us), dir.path(), 1).unwrap();
     let whole = frames(&denoise(Some(1_000_000_000)).output, &[], &[]);
     assert!(frames(&denoise(Some(700_000)).output, &[], &[]) == whole, "{} denoised", clip.file);
+}
+
+/// Where ffprobe says that packet `number` of the video lies, and its size.
+fn packet(path: &Path, number: usize) -> (usize, usize) {
+    let args = ["-select_streams", "v", "-show_entries", "packet=size,pos", "-of", "csv=p=0"];
+    let text = ffprobe(path, &args);
+    let line = text.lines().nth(number).unwrap();
+    let fields: Vec<usize> = line.split(',').take(2).map(|f| f.parse().unwrap()).collect();
+    (fields[1], fields[0])
+}
+
+#[test]
+fn damage_is_concealed_as_one_thread_of_ffmpeg_does_wherever_a_segment_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = &CLIPS[0];
+    let mut concealed = 0;
+    for (name, number, from, length) in
+        [("frames.mp4", 60, 40, 60), ("keyframe.mp4", 75, 40, 2000), ("late.mp4", 130, 10, 30)]
+    {
+        let source = make(clip, dir.path());
+        let (at, size) = packet(&source, number);
+        let mut bytes = std::fs::read(&source).unwrap();
+        bytes[at..at + size].iter_mut().skip(from).take(length).for_each(|byte| *byte ^= 0x5a);
+        let source = dir.path().join(name);
+        std::fs::write(&source, bytes).unwrap();
+        let expected = frames(&source, &[], &[]);
+        for segment_us in [1_000_000_000, 1_000_000, 300_000] {
+            let made = run(&source, &lossless(&[], Some(segment_us)), dir.path(), 3).unwrap();
+            let same = hashes(&frames(&made.output, &[], &[])) == hashes(&expected);
+            assert!(same, "{name} at {segment_us}: not what ffmpeg -threads 1 shows");
+            concealed += made.concealed;
+        }
+    }
+    // Not every change is noticed: some bytes decode to another picture. But some are.
+    assert!(concealed > 0, "nothing was said of damage");
 }
 
 macro_rules! clips {

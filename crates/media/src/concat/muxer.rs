@@ -163,8 +163,15 @@ impl Muxer {
                 self.video = out.index;
                 self.seats.push(None);
             } else {
-                let passenger = Passenger::open(encoder, from, out)
-                    .map_err(|e| e.at(format!("stream {}", planned.index)))?;
+                let cover = plan.output.container == Container::Mkv
+                    && from.disposition & ffi::AV_DISPOSITION_ATTACHED_PIC as c_int != 0
+                    && !from.attached_pic.data.is_null();
+                let passenger = if cover {
+                    Passenger::cover(from, out)
+                } else {
+                    Passenger::open(encoder, from, out)
+                };
+                let passenger = passenger.map_err(|e| e.at(format!("stream {}", planned.index)))?;
                 if planned.kind == "audio" {
                     copy_side_data(
                         from,

@@ -64,6 +64,8 @@ impl Drop for Codec {
 pub(super) enum Passenger {
     /// They are copied.
     Copy,
+    /// A cover picture, which the container keeps as an attachment.
+    Cover,
     /// Sound is decoded and encoded anew.
     Audio(Box<Audio>),
     /// Subtitles are turned into another text format.
@@ -96,6 +98,36 @@ impl Passenger {
         Ok(Self::Audio(Box::new(audio)))
     }
 
+    /// Makes an attachment of a cover picture, as Matroska keeps it.
+    pub(super) fn cover(stream: &ffi::AVStream, out: &mut ffi::AVStream) -> Result<Self> {
+        // SAFETY: both streams have parameters; a cover's packet holds `size` bytes, which are
+        // copied into extradata with FFmpeg's padding.
+        unsafe {
+            let (from, to) = (&*stream.codecpar, &mut *out.codecpar);
+            let picture = &stream.attached_pic;
+            let size = usize::try_from(picture.size).unwrap_or(0);
+            let bytes = size + ffi::AV_INPUT_BUFFER_PADDING_SIZE as usize;
+            let data = ffi::av_mallocz(bytes).cast::<u8>();
+            if data.is_null() {
+                return Err(ff::out_of_memory());
+            }
+            ptr::copy_nonoverlapping(picture.data, data, size);
+            to.codec_type = ffi::AVMediaType::AVMEDIA_TYPE_ATTACHMENT;
+            to.codec_id = from.codec_id;
+            to.extradata = data;
+            to.extradata_size = picture.size;
+            let (name, kind) = match from.codec_id {
+                ffi::AVCodecID::AV_CODEC_ID_PNG => (c"cover.png", c"image/png"),
+                _ => (c"cover.jpg", c"image/jpeg"),
+            };
+            for (key, value) in [(c"filename", name), (c"mimetype", kind)] {
+                let code = ffi::av_dict_set(&mut out.metadata, key.as_ptr(), value.as_ptr(), 0);
+                ff::check(code, "cannot name a cover picture")?;
+            }
+        }
+        Ok(Self::Cover)
+    }
+
     /// Takes a packet in the source's time base (`None`: there are no more), and hands on what
     /// comes of it with the time base it is in.
     pub(super) fn packet(
@@ -106,7 +138,7 @@ impl Passenger {
     ) -> Result<()> {
         match (self, packet) {
             (Self::Copy, Some(packet)) => sink(packet, base),
-            (Self::Copy, None) => Ok(()),
+            (Self::Copy, None) | (Self::Cover, _) => Ok(()),
             (Self::Audio(audio), packet) => audio.packet(packet.as_deref(), sink),
             (Self::Subtitle(subtitle), Some(packet)) => subtitle.packet(packet, base, sink),
             (Self::Subtitle(_), None) => Ok(()),

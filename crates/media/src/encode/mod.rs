@@ -201,6 +201,9 @@ pub(crate) struct Encoder {
     packet: Packet,
     name: String,
     frame_rate: Rational,
+    /// Whether it has got a frame, and whether it was told that no more come.
+    fed: bool,
+    ended: bool,
 }
 
 // SAFETY: the context is used by one thread at a time, whoever holds the Encoder.
@@ -227,11 +230,14 @@ impl Encoder {
         unsafe {
             let context =
                 NonNull::new(ffi::avcodec_alloc_context3(codec)).ok_or_else(ff::out_of_memory)?;
-            let encoder = Self {
+            let mut encoder = Self {
                 context,
                 packet: Packet::new()?,
                 name: planned.name.clone(),
                 frame_rate: format.frame_rate,
+                fed: false,
+                // Until it is open there is nothing to end.
+                ended: true,
             };
             let raw = &mut *context.as_ptr();
             raw.width = number(format.width)?;
@@ -272,6 +278,7 @@ impl Encoder {
             if let Some((key, value)) = options.entries().first() {
                 return Err(options::unknown(&planned.name, codec, key, value));
             }
+            encoder.ended = false;
             Ok(encoder)
         }
     }
@@ -287,6 +294,8 @@ impl Encoder {
         sink: &mut dyn FnMut(&Packet) -> Result<()>,
     ) -> Result<()> {
         let raw = frame.map_or(ptr::null(), Frame::as_ptr);
+        self.fed |= frame.is_some();
+        self.ended |= frame.is_none();
         loop {
             // SAFETY: context and frame are valid; a null frame flushes.
             let code = unsafe { ffi::avcodec_send_frame(self.context.as_ptr(), raw) };
@@ -361,7 +370,7 @@ fn cannot_open(name: &str, code: c_int, format: &FrameFormat) -> Error {
     let words = ff::describe(code);
     let hardware = ["nvenc", "qsv", "vaapi", "v4l2", "omx", "amf", "mediacodec", "videotoolbox"];
     if hardware.iter().any(|kind| name.contains(kind)) {
-        return Error::unavailable(format!(
+        return Error::unsupported(format!(
             "this machine cannot run encoder '{name}' ({words}): it needs the hardware and its driver; \
              choose another one, like libx264"
         ))
@@ -376,8 +385,35 @@ fn cannot_open(name: &str, code: c_int, format: &FrameFormat) -> Error {
     .with_source(code)
 }
 
+impl Encoder {
+    /// SVT-AV1 waits for ever where it is closed before it was told of the end, or got no frame.
+    fn end_svt(&mut self) -> Result<()> {
+        if !self.fed {
+            // SAFETY: the context is open; its size and format are those of our frames.
+            let (width, height, format) = unsafe {
+                let raw = self.context.as_ref();
+                (raw.width.unsigned_abs(), raw.height.unsigned_abs(), raw.pix_fmt)
+            };
+            let formats = [PixelFormat::Yuv420p, PixelFormat::Yuv420p10];
+            if let Some(pixel) = formats.into_iter().find(|pixel| pixel.ffmpeg() == format) {
+                let mut blank = Frame::new(pixel, width, height)?;
+                for plane in 0..pixel.planes() {
+                    blank.plane_mut(plane)?.bytes.fill(0);
+                }
+                blank.raw_mut().pts = 0;
+                self.send(Some(&blank), &mut |_| Ok(()))?;
+            }
+        }
+        self.send(None, &mut |_| Ok(()))
+    }
+}
+
 impl Drop for Encoder {
     fn drop(&mut self) {
+        let waits = self.name == "libsvtav1" && !self.ended;
+        if let Some(error) = waits.then(|| self.end_svt().err()).flatten() {
+            tracing::debug!(%error, "cannot end the encoder");
+        }
         let mut context = self.context.as_ptr();
         // SAFETY: owned and freed once.
         unsafe { ffi::avcodec_free_context(&mut context) };
