@@ -114,6 +114,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--kinds", default="none,invert,blur,edges")
+    parser.add_argument("--clip", default="", help="this clip only: generated or bunny")
     parser.add_argument("--only", default="", help="run these peers only, by name")
     args = parser.parse_args()
     folder = os.path.abspath(".cache/bench")
@@ -124,6 +125,8 @@ def main():
     rows = []
     with Celery(args.venv, folder) as celery:
         for clip, source in clips.items():
+            if args.clip not in ("", clip):
+                continue
             frames = frames_of(source)
             for kind in args.kinds.split(","):
                 ours = [args.bin, "run", source, "--overwrite", "--quiet", "-o", f"{folder}/o.mp4",

@@ -96,6 +96,8 @@ pub struct AttemptReport {
     pub node: NodeId,
     /// The slot that made it, as `NODE/SLOT`.
     pub slot: String,
+    /// Process id of that slot.
+    pub slot_pid: u32,
     /// What came of it.
     pub outcome: Outcome,
 }

@@ -185,6 +185,7 @@ impl Node {
             task: message.task,
             node: self.id,
             slot: format!("{}/{}", self.id, slot.stats.name),
+            slot_pid: lock(&self.held).get(&message.attempt).map_or(0, |held| held.slot_pid),
             outcome,
         };
         if let Err(error) = dir.report(&report) {
@@ -214,7 +215,8 @@ impl Node {
             }
             _ => None,
         };
-        let accepted = accepted(dir);
+        let known = lock(&self.plans).contains_key(&message.job);
+        let accepted = if known && task != Task::Concat { Vec::new() } else { accepted(dir) };
         let prepared =
             self.command(dir, &job, message, &accepted).and_then(|(command, mut descriptors)| {
                 descriptors.push(copy(&out)?);

@@ -1,8 +1,10 @@
 //! What a user sees of a run: a bar on a terminal, a line now and then elsewhere, JSON on request.
 
+use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use frameloom_core::id::AttemptId;
 use frameloom_core::plan::Plan;
 use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::wire::Task;
@@ -51,6 +53,8 @@ pub(crate) struct Display {
     speed: (u64, Instant, f64),
     segments: usize,
     slots: usize,
+    /// The slot of each attempt that was begun.
+    pids: HashMap<AttemptId, u32>,
 }
 
 impl Display {
@@ -83,6 +87,7 @@ impl Display {
             speed: (0, now, 0.0),
             segments: 0,
             slots,
+            pids: HashMap::new(),
         }
     }
 
@@ -101,14 +106,15 @@ impl Display {
         match event {
             JobEvent::Planned { plan, resumed } => self.planned(plan, *resumed),
             JobEvent::Started { task, attempt, slot_pid } => {
-                self.task(*task, "started", json!({ "attempt": attempt, "slot_pid": slot_pid }));
+                self.pids.insert(*attempt, *slot_pid);
+                self.task(*task, "started", *attempt, json!({}));
             }
             JobEvent::Accepted { task, attempt } => {
-                self.task(*task, "accepted", json!({ "attempt": attempt }));
+                self.task(*task, "accepted", *attempt, json!({}));
             }
             JobEvent::Failed { task, attempt, error, retried } => {
-                let more = json!({ "attempt": attempt, "error": error, "retried": retried });
-                self.task(*task, "failed", more);
+                let more = json!({ "error": error, "retried": retried });
+                self.task(*task, "failed", *attempt, more);
                 if *retried && !matches!(self.shown, Shown::Json) {
                     self.say(&format!("{task} is tried again: {error}"));
                 }
@@ -138,7 +144,7 @@ impl Display {
         }
     }
 
-    fn task(&self, task: Task, state: &str, more: Value) {
+    fn task(&self, task: Task, state: &str, attempt: AttemptId, more: Value) {
         if !matches!(self.shown, Shown::Json) {
             return;
         }
@@ -152,6 +158,8 @@ impl Display {
             Task::Concat => "concat",
         };
         event["task"] = json!(kind);
+        event["attempt"] = json!(attempt);
+        event["slot_pid"] = json!(self.pids.get(&attempt));
         if let (Value::Object(event), Value::Object(more)) = (&mut event, more) {
             event.extend(more);
         }

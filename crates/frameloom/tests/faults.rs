@@ -127,7 +127,7 @@ fn a_run_killed_at_any_moment_goes_on_and_gives_the_same_bytes() {
     let mut args = vec!["run", &place.source, "-o", &out, "--segment", "1"];
     args.extend(SLOW);
     let mut resumed = 0;
-    for round in 0..12 {
+    for round in 0..20 {
         let mut run = Watched::start(&args);
         // A moment further on each time: after so many events of any kind.
         let mut left = round * 2 + 1;

@@ -355,6 +355,11 @@ impl Run<'_> {
             return Ok(());
         }
         self.claimed(attempt);
+        if self.holders.insert(attempt, report.node).is_none() {
+            // It was begun and done between two beats.
+            let (task, slot_pid) = (report.task, report.slot_pid);
+            self.tell(JobEvent::Started { task, attempt, slot_pid }).await;
+        }
         match &report.outcome {
             Outcome::Failed { error, by_task } => {
                 self.failed(attempt, error.clone(), *by_task).await
