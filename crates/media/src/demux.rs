@@ -41,6 +41,10 @@ const REFUSED: [&str; 26] = [
     "mpsub",
 ];
 
+/// How often a demuxer that asks to be called again is called: the one for TS does so where a piece
+/// of the file held no whole packet.
+const MOST_TRIES: usize = 100_000;
+
 /// An open source.
 pub(crate) struct Demuxer {
     context: NonNull<ffi::AVFormatContext>,
@@ -202,10 +206,16 @@ impl Demuxer {
     /// Unavailable where the operating system cannot read the file.
     pub(crate) fn read(&mut self, packet: &mut Packet) -> Result<bool> {
         packet.clear();
-        // SAFETY: both are valid; the packet is empty.
-        let code = unsafe { ffi::av_read_frame(self.context(), packet.as_mut_ptr()) };
-        if code >= 0 {
-            return Ok(true);
+        let mut code = 0;
+        for _ in 0..MOST_TRIES {
+            // SAFETY: both are valid; the packet is empty.
+            code = unsafe { ffi::av_read_frame(self.context(), packet.as_mut_ptr()) };
+            if code >= 0 {
+                return Ok(true);
+            }
+            if code != ff::error_code(rustix::io::Errno::AGAIN) {
+                break;
+            }
         }
         match self.input.take_failure() {
             Some(error) => Err(error.at(format!("'{}'", self.name))),

@@ -7,6 +7,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::fs::File;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 
@@ -16,7 +17,7 @@ use frameloom_core::{Error, Result};
 use crate::ff;
 
 /// Bytes that AVIO asks for at a time.
-const BUFFER: c_int = 64 * 1024;
+const BUFFER: c_int = 32 * 1024;
 
 /// Bytes at the head of a phantom read that are set to zero; the rest is left as it was.
 const PHANTOM_HEAD: usize = 64;
@@ -169,24 +170,22 @@ unsafe extern "C" fn read_packet(opaque: *mut c_void, buffer: *mut u8, length: c
         state.position += moved as u64;
         return c_int::try_from(moved).unwrap_or(length);
     }
-    // SAFETY: FFmpeg's buffer is `length` bytes, initialised by its allocator or an earlier read.
-    let bytes = unsafe {
-        ptr::write_bytes(buffer, 0, wanted);
-        std::slice::from_raw_parts_mut(buffer, wanted)
-    };
+    // SAFETY: FFmpeg's buffer holds `length` bytes, which may not be initialised. At the end of the
+    // file it stays untouched: FFmpeg may still go back within it.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<MaybeUninit<u8>>(), wanted) };
     loop {
-        match state.file.read_at(bytes, state.position) {
-            Ok(0) => return ffi::AVERROR_EOF,
-            Ok(n) => {
-                state.position += n as u64;
-                state.bytes_read += n as u64;
-                return c_int::try_from(n).unwrap_or(length);
+        match rustix::io::pread(&state.file, &mut *bytes, state.position) {
+            Ok(([], _)) => return ffi::AVERROR_EOF,
+            Ok((read, _)) => {
+                let count = read.len();
+                state.position += count as u64;
+                state.bytes_read += count as u64;
+                return c_int::try_from(count).unwrap_or(length);
             }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(rustix::io::Errno::INTR) => {}
             Err(e) => {
-                let code = e.raw_os_error().unwrap_or(ffi::EIO);
-                state.failed = Some(e);
-                return ffi::AVERROR(code);
+                state.failed = Some(e.into());
+                return ff::error_code(e);
             }
         }
     }
