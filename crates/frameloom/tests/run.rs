@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{clip, frameloom, frames, real_clip, run, run_ok, said, text};
+use support::{Watched, clip, frameloom, frames, real_clip, run, run_ok, said, segment_is, text};
 
 #[test]
 fn a_lossless_run_keeps_every_frame_its_time_and_the_sound() {
@@ -35,6 +35,17 @@ fn a_lossless_run_keeps_every_frame_its_time_and_the_sound() {
         command.output().unwrap().stdout
     };
     assert_eq!(sound(&out), sound(&source));
+
+    let again = Watched::start(&["run", &source, "-o", &out, "--overwrite", "--segment", "1"]);
+    let (code, words, events) = again.end();
+    assert_eq!(code, 0, "{words}");
+    let told = events.iter().filter(|event| event["event"] == "progress");
+    let most = told.map(|event| event["frames"].as_u64().unwrap()).max();
+    assert!(most <= Some(150), "{most:?} frames of 150 were told");
+    for state in ["started", "accepted"] {
+        let segments = events.iter().filter(|event| segment_is(event, state));
+        assert_eq!(segments.filter(|e| e["slot_pid"].as_u64() > Some(0)).count(), 6, "{state}");
+    }
 
     let metrics: Value = serde_json::from_slice(&fs::read(&metrics).unwrap()).unwrap();
     assert_eq!(metrics["version"], 1);

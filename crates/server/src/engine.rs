@@ -153,7 +153,8 @@ struct Run<'a> {
     segment_cpu_us: u64,
     nodes: BTreeMap<NodeId, (u64, Instant)>,
     holders: BTreeMap<AttemptId, NodeId>,
-    held_frames: u64,
+    /// Frames that tasks at work have done, the furthest attempt of each.
+    held: BTreeMap<Task, u64>,
     idle: usize,
     told: Progress,
 }
@@ -193,7 +194,7 @@ pub async fn run_job(
         segment_cpu_us: 0,
         nodes: BTreeMap::new(),
         holders: BTreeMap::new(),
-        held_frames: 0,
+        held: BTreeMap::new(),
         idle: 0,
         told: Progress::default(),
     };
@@ -293,8 +294,11 @@ impl Run<'_> {
         }
         let (waiting, running, _) = self.scheduler.counts();
         let done: u64 = self.done.values().map(|counts| counts.output).sum();
+        // After the reports: what was accepted just now is not at work any more.
+        let open = self.held.iter().filter(|(task, _)| self.scheduler.accepted(**task).is_none());
+        let held: u64 = open.map(|(_, frames)| frames).sum();
         let progress = Progress {
-            frames: done + self.held_frames,
+            frames: done + held,
             waiting,
             running,
             retried: u32::try_from(self.scheduler.retried().len()).unwrap_or(0),
@@ -308,7 +312,7 @@ impl Run<'_> {
     }
 
     async fn beats(&mut self) -> Result<()> {
-        self.held_frames = 0;
+        self.held.clear();
         self.idle = 0;
         for node in self.store.nodes()? {
             // A beat that cannot be read is a beat that did not come.
@@ -328,8 +332,9 @@ impl Run<'_> {
             self.idle += beat.free_slots as usize;
             for held in beat.held {
                 let Some(task) = self.scheduler.task_of(held.attempt) else { continue };
-                if matches!(task, Task::Segment(_)) && self.scheduler.accepted(task).is_none() {
-                    self.held_frames += held.frames;
+                if matches!(task, Task::Segment(_)) {
+                    let frames = self.held.entry(task).or_insert(0);
+                    *frames = held.frames.max(*frames);
                 }
                 if self.holders.insert(held.attempt, node).is_none() {
                     self.claimed(held.attempt);
