@@ -132,7 +132,10 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
         Err(error) => {
             use ErrorKind::{Conflict, Corrupt, Invalid, NotFound, Unsupported};
             if matches!(error.kind(), Invalid | NotFound | Conflict | Unsupported | Corrupt) {
-                work.remove()?;
+                // Why the run failed is what the user must hear, not that sweeping up failed too.
+                if let Err(error) = work.remove() {
+                    tracing::warn!(%error, "the work directory is left behind");
+                }
             } else {
                 eprintln!(
                     "frameloom: the work done so far is kept; the same command goes on where it was"

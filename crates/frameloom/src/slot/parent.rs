@@ -11,7 +11,7 @@ use std::time::Duration;
 use frameloom_core::metrics::SlotMetrics;
 use frameloom_core::slot::{NeededSegment, SlotCommand, SlotEvent, TaskOutput};
 use frameloom_core::{Error, Result};
-use tokio::io::{AsyncBufReadExt, BufReader, Interest};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -23,6 +23,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(100);
 
 /// Last lines of a slot's standard error that are kept.
 const LAST_WORDS: usize = 12;
+
+/// Most bytes of a line of it that are kept.
+const LONGEST_LINE: usize = 500;
 
 /// How slots are run.
 #[derive(Debug, Clone)]
@@ -119,9 +122,9 @@ impl Slot {
         if let Some(stderr) = process.stderr.take() {
             let words = Arc::clone(&words);
             tokio::spawn(async move {
-                let mut lines = BufReader::new(stderr).split(b'\n');
-                while let Ok(Some(line)) = lines.next_segment().await {
-                    let line = String::from_utf8_lossy(&line[..line.len().min(500)]).into_owned();
+                let mut stderr = BufReader::new(stderr);
+                while let Ok(Some(line)) = next_line(&mut stderr).await {
+                    let line = String::from_utf8_lossy(&line).into_owned();
                     tracing::debug!(pid, "{line}");
                     let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
                     if words.len() == LAST_WORDS {
@@ -288,6 +291,28 @@ impl Slot {
     }
 }
 
+/// The next line, cut off at `LONGEST_LINE`: a slot that writes without a line's end takes no more
+/// of the node's memory than any other.
+async fn next_line(from: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let mut begun = false;
+    loop {
+        let read = from.fill_buf().await?;
+        if read.is_empty() {
+            return Ok(begun.then_some(line));
+        }
+        begun = true;
+        let end = read.iter().position(|byte| *byte == b'\n');
+        let text = &read[..end.unwrap_or(read.len())];
+        line.extend_from_slice(&text[..text.len().min(LONGEST_LINE - line.len())]);
+        let used = end.map_or(read.len(), |end| end + 1);
+        from.consume(used);
+        if end.is_some() {
+            return Ok(Some(line));
+        }
+    }
+}
+
 async fn send(
     socket: &UnixStream,
     command: &SlotCommand,
@@ -347,4 +372,20 @@ fn resident(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_without_an_end_are_cut_off() {
+        let text = [&b"first\n"[..], &vec![b'x'; 1 << 20], b"\n\nlast"].concat();
+        let mut from = BufReader::new(text.as_slice());
+        let mut lines = Vec::new();
+        while let Some(line) = next_line(&mut from).await.unwrap() {
+            lines.push(line);
+        }
+        assert_eq!(lines, [b"first".to_vec(), vec![b'x'; LONGEST_LINE], vec![], b"last".to_vec()]);
+    }
 }
