@@ -11,6 +11,7 @@ mod work_dir;
 use std::process::ExitCode;
 
 use clap::Parser;
+use frameloom_core::Error;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::Cli;
@@ -28,11 +29,31 @@ fn main() -> ExitCode {
     let filter =
         EnvFilter::try_from_env("FRAMELOOM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match cli.run() {
+    // A panic is a bug: it is told like any other error, and has its exit code.
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cli.run()))
+        .unwrap_or_else(|_| Err(Error::internal("this is a bug of frameloom's; please report it")));
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("frameloom: error: {error}");
+            eprintln!("frameloom: error: {}", printable(error.message()));
             ExitCode::from(error.kind().exit_code())
         }
+    }
+}
+
+/// Text for a terminal: what names and files hold must not steer it.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(super::printable("a\u{1b}[31mb\nc"), "a\\u{1b}[31mb\nc");
     }
 }

@@ -233,6 +233,13 @@ impl Demuxer {
         ff::check(code, &format!("cannot seek in '{}'", self.name)).map(drop)
     }
 
+    /// Whether the container has an index for a stream.
+    pub(crate) fn has_index(&self, stream: u32) -> Result<bool> {
+        let stream: *const ffi::AVStream = self.stream(stream)?;
+        // SAFETY: the stream is valid.
+        Ok(unsafe { ffi::avformat_index_get_entries_count(stream) } > 0)
+    }
+
     /// The entries of the container's index for a stream: in their order.
     pub(crate) fn index(&self, stream: u32) -> Result<Vec<IndexEntry>> {
         let stream: *const ffi::AVStream = self.stream(stream)?;

@@ -50,6 +50,33 @@ enum Check {
     Read(i64),
 }
 
+/// What an open source tells of a stream, so that it need not stay open beside the index: the
+/// demuxer of a long MP4 holds dozens of bytes a packet.
+pub(crate) struct Known {
+    codec: ffi::AVCodecID,
+    nal_length: usize,
+    video_delay: i32,
+    format: String,
+    first: Option<i64>,
+}
+
+impl Known {
+    /// Of `stream` in a source whose streams are found.
+    ///
+    /// # Errors
+    /// Internal where there is no such stream.
+    pub(crate) fn of(opened: &Demuxer, stream: u32) -> Result<Self> {
+        let parameters = opened.parameters(stream)?;
+        Ok(Self {
+            codec: parameters.codec_id,
+            nal_length: entry::nal_length(parameters.codec_id, extradata(parameters)),
+            video_delay: parameters.video_delay,
+            format: opened.format_name(),
+            first: ff::known(opened.stream(stream)?.start_time),
+        })
+    }
+}
+
 /// The timeline of one video stream.
 pub(crate) struct Index {
     /// Keys, ascending by pts.
@@ -78,25 +105,22 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Finds the keys of `stream` in `source`; `opened` is the same source with its streams found.
+    /// Finds the keys of `stream` in `source`, of which `known` was found before.
     ///
     /// # Errors
     /// As [`Demuxer::open`].
     pub(crate) fn read(
         source: &File,
         name: &str,
-        opened: &Demuxer,
+        known: &Known,
         stream: u32,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
-        let parameters = opened.parameters(stream)?;
-        let codec = parameters.codec_id;
-        let extradata = extradata(parameters);
-        let format = opened.format_name();
+        let codec = known.codec;
         let flags = entry::key_flags(codec, is_intra_only(codec));
         let mut index = Self {
             keys: Vec::new(),
-            first: ff::known(opened.stream(stream)?.start_time),
+            first: known.first,
             end: None,
             frames: None,
             uncut: None,
@@ -106,12 +130,12 @@ impl Index {
             bytes_read: 0,
             stream,
             codec,
-            nal_length: entry::nal_length(codec, extradata),
+            nal_length: known.nal_length,
             demuxer: Demuxer::open_header(source, name)?,
             packet: Packet::new()?,
         };
         index.demuxer.keep_only(|i| i == stream);
-        let found = match format.as_str() {
+        let found = match known.format.as_str() {
             f if f.contains("mov") => index.read_mov(flags, progress)?,
             f if f.contains("matroska") => index.read_matroska(flags)?,
             "avi" => index.read_avi(flags)?,
@@ -121,7 +145,7 @@ impl Index {
             let used = index.demuxer.input().bytes_read();
             index.demuxer = Demuxer::open(source, name)?;
             index.demuxer.keep_only(|i| i == stream);
-            index.read_packets(&format, flags, progress)?;
+            index.read_packets(&known.format, flags, progress)?;
             index.bytes_read = used;
         }
         if flags == KeyFlags::Unknown {
@@ -129,7 +153,7 @@ impl Index {
                 "nothing is known of where decoding of this codec may begin".to_owned()
             });
         }
-        if index.frames.is_some() && index.reorder == 0 && parameters.video_delay > 0 {
+        if index.frames.is_some() && index.reorder == 0 && known.video_delay > 0 {
             // The codec reorders and the container does not know: its pts are decoding times.
             index.decoding_time = true;
         }
@@ -198,7 +222,7 @@ impl Index {
     /// MP4 and MOV whose `moov` lists all samples: their packets by phantom reads.
     fn read_mov(&mut self, flags: KeyFlags, progress: &mut dyn FnMut(u64)) -> Result<bool> {
         let listed = self.demuxer.stream(self.stream)?.nb_frames;
-        if listed <= 0 || self.demuxer.index(self.stream)?.is_empty() {
+        if listed <= 0 || !self.demuxer.has_index(self.stream)? {
             return Ok(false);
         }
         self.demuxer.add_flags(ffi::AVFMT_FLAG_NOPARSE | ffi::AVFMT_FLAG_NOFILLIN);

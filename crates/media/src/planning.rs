@@ -17,7 +17,7 @@ use frameloom_core::{Error, Result};
 
 use crate::demux::Demuxer;
 use crate::frame::{FrameFormat, PixelFormat};
-use crate::index::{FILE_START, Index};
+use crate::index::{FILE_START, Index, Known};
 use crate::{encode, engine, filter, source, streams};
 
 /// Work a picture's pixel costs, in nanoseconds: what a segment is worth cutting for.
@@ -50,9 +50,13 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
     let working = working_format(spec, &video, &mut messages)?;
     let (filters, output, footprint) = filter::plan_chain(&spec.filters, &working)?;
 
-    let mut index = Index::read(file, name, &demuxer, stream, progress)?;
-    messages.extend(index.damage.take().map(|text| Message::new("source_truncated", text)));
+    let known = Known::of(&demuxer, stream)?;
+    let (format, start_us, duration_us) =
+        (demuxer.format_name(), demuxer.start_us().unwrap_or(0), demuxer.duration_us());
     let header_bytes = demuxer.input().bytes_read();
+    drop(demuxer);
+    let mut index = Index::read(file, name, &known, stream, progress)?;
+    messages.extend(index.damage.take().map(|text| Message::new("source_truncated", text)));
     let first = index.first.unwrap_or(0);
     let trim = trim(spec, video.time_base, first, index.end)?;
     let mut cutter =
@@ -71,7 +75,6 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
     messages.extend(more);
 
     let base = video.time_base;
-    let start_us = demuxer.start_us().unwrap_or(0);
     let at = |us| TimeBase::MICROS.rescale(us, base, Rounding::Nearest).unwrap_or(0);
     let (offset, start_us) = match trim.start {
         Some(start) => {
@@ -85,10 +88,10 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
         engine: engine(),
         source: SourceInfo {
             name: name.to_owned(),
-            format: demuxer.format_name(),
+            format,
             fingerprint: fingerprint_of(file, spec.verify_source)?,
             start_us,
-            duration_us: demuxer.duration_us(),
+            duration_us,
             video: VideoInfo {
                 start_pts: index.first.or(video.start_pts),
                 frames: index.frames.or(video.frames),
