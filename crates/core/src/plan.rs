@@ -12,7 +12,7 @@ use crate::spec::{Codec, Container};
 use crate::time::{Interval, Rational, TimeBase};
 
 /// Version of this structure; a plan of another version is made anew.
-pub const PLAN_VERSION: u32 = 1;
+pub const PLAN_VERSION: u32 = 2;
 
 /// A job cut into tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -129,6 +129,49 @@ pub struct VideoInfo {
     pub field_order: String,
     /// Colour tags.
     pub color: ColorTags,
+    /// What an HDR source tells of the display it was made on, where it does.
+    #[serde(default, skip_serializing_if = "Hdr::is_empty")]
+    pub hdr: Hdr,
+}
+
+/// HDR10's static metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Hdr {
+    /// The display that the video was mastered on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mastering: Option<MasteringDisplay>,
+    /// How bright its content is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub light: Option<ContentLight>,
+}
+
+impl Hdr {
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.mastering.is_none() && self.light.is_none()
+    }
+}
+
+/// A mastering display, as SMPTE ST 2086 counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MasteringDisplay {
+    /// Chromaticity `[x, y]` of red, green and blue in units of 0.00002.
+    pub primaries: [[u32; 2]; 3],
+    /// Chromaticity `[x, y]` of white in units of 0.00002.
+    pub white: [u32; 2],
+    /// Least luminance in units of 0.0001 cd/m².
+    pub min_luminance: u32,
+    /// Greatest luminance in units of 0.0001 cd/m².
+    pub max_luminance: u32,
+}
+
+/// A content's light level, as CTA-861.3 defines it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ContentLight {
+    /// Greatest light level of any pixel in cd/m² (MaxCLL).
+    pub max_content: u32,
+    /// Greatest mean light level of any frame in cd/m² (MaxFALL).
+    pub max_frame_average: u32,
 }
 
 /// Colour tags by FFmpeg's names; `unknown` where not tagged.

@@ -35,10 +35,10 @@ pub(crate) fn working_format(
     }
     let deep = d.comp[0].depth > 8;
     match (d.log2_chroma_w, d.log2_chroma_h) {
+        _ if deep && keep_depth => PixelFormat::Yuv420p10,
         (0, _) => PixelFormat::Yuv444p,
         (_, 0) if turned => PixelFormat::Yuv444p,
         (_, 0) => PixelFormat::Yuv422p,
-        _ if deep && keep_depth => PixelFormat::Yuv420p10,
         _ => PixelFormat::Yuv420p,
     }
 }

@@ -14,6 +14,7 @@ mod entry;
 mod ff;
 mod filter;
 mod frame;
+mod hdr;
 mod index;
 mod io;
 mod io_out;

@@ -18,7 +18,7 @@ use frameloom_core::{Error, Result};
 use crate::demux::Demuxer;
 use crate::frame::{FrameFormat, PixelFormat};
 use crate::index::{FILE_START, Index, Known};
-use crate::{encode, engine, filter, source, streams};
+use crate::{encode, engine, filter, hdr, source, streams};
 
 /// Work a picture's pixel costs, in nanoseconds: what a segment is worth cutting for.
 const NANOSECONDS_A_PIXEL: f64 = 40.0;
@@ -41,7 +41,7 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
     let mut demuxer = Demuxer::open(file, name)?;
     let stream = source::choose_stream(&demuxer, name, spec.stream)?;
     let mut messages = Vec::new();
-    let video = source::video_info(&demuxer, stream, &mut messages)?;
+    let mut video = source::video_info(&demuxer, stream, &mut messages)?;
     // SAFETY: the demuxer is open and its streams are found.
     let (planned_streams, more) =
         unsafe { streams::plan_streams(demuxer.context(), stream, spec) }?;
@@ -54,6 +54,9 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
     let (format, start_us, duration_us) =
         (demuxer.format_name(), demuxer.start_us().unwrap_or(0), demuxer.duration_us());
     let header_bytes = demuxer.input().bytes_read();
+    if working.pixel == PixelFormat::Yuv420p10 {
+        hdr::complete(&mut demuxer, &mut video)?;
+    }
     drop(demuxer);
     let mut index = Index::read(file, name, &known, stream, progress)?;
     messages.extend(index.damage.take().map(|text| Message::new("source_truncated", text)));
@@ -65,13 +68,8 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
     let segments = cutter.segments(spec, &video, reason.is_some())?;
     let (entries, asked) = (cutter.entries, cutter.asked);
     let reason = reason.or_else(|| (segments.len() == 1).then(|| why_whole(&index, asked)));
-    let (encoder, more) = encode::plan_encoder(
-        &spec.encoder,
-        spec.container,
-        &output,
-        &video.field_order,
-        segments.len() == 1,
-    )?;
+    let (encoder, more) =
+        encode::plan_encoder(&spec.encoder, spec.container, &output, &video, segments.len() == 1)?;
     messages.extend(more);
 
     let base = video.time_base;

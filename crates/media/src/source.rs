@@ -11,6 +11,7 @@ use crate::convert;
 use crate::demux::Demuxer;
 use crate::ff;
 use crate::frame::{FrameFormat, PixelFormat};
+use crate::hdr;
 use crate::index::no_video;
 
 /// The number of the video stream to process: `wanted`, or the one that `ffmpeg` would take, which
@@ -115,6 +116,7 @@ pub(crate) fn video_info(
         sample_aspect_ratio: if ratio.num > 0 { rational(ratio) } else { Rational::new(0, 1) },
         field_order: field_order(p.field_order).to_owned(),
         color,
+        hdr: hdr::of_stream(stream),
     })
 }
 

@@ -14,6 +14,7 @@ use super::track::Track;
 use crate::demux::Demuxer;
 use crate::encode::StreamParameters;
 use crate::ff::{self, Dict, Packet};
+use crate::hdr;
 use crate::io_out::Output;
 
 const MICROS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 };
@@ -154,12 +155,11 @@ impl Muxer {
                     from,
                     out,
                     &[
-                        ffi::AVPacketSideDataType::AV_PKT_DATA_MASTERING_DISPLAY_METADATA,
-                        ffi::AVPacketSideDataType::AV_PKT_DATA_CONTENT_LIGHT_LEVEL,
                         ffi::AVPacketSideDataType::AV_PKT_DATA_SPHERICAL,
                         ffi::AVPacketSideDataType::AV_PKT_DATA_STEREO3D,
                     ],
                 )?;
+                hdr::attach(out, &plan.source.video.hdr)?;
                 self.video = out.index;
                 self.seats.push(None);
             } else {

@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 
 use ffmpeg_next::ffi;
 use frameloom_core::catalogue::did_you_mean;
-use frameloom_core::plan::{ColorTags, Message, PlannedEncoder};
+use frameloom_core::plan::{ColorTags, Hdr, Message, PlannedEncoder, VideoInfo};
 use frameloom_core::spec::{Codec, Container, EncoderSpec};
 use frameloom_core::time::Rational;
 use frameloom_core::{Error, Result};
@@ -35,7 +35,7 @@ pub(crate) fn plan_encoder(
     spec: &EncoderSpec,
     container: Container,
     format: &FrameFormat,
-    field_order: &str,
+    video: &VideoInfo,
     whole: bool,
 ) -> Result<(PlannedEncoder, Vec<Message>)> {
     let name = encoder_name(spec, container)?;
@@ -53,14 +53,15 @@ pub(crate) fn plan_encoder(
     )]
     let interval = (rate * KEYFRAME_SECONDS).round().clamp(1.0, 1000.0) as u32;
     let threads = if whole { WHOLE_THREADS } else { 1 };
+    let hdr = if format.pixel == PixelFormat::Yuv420p10 { video.hdr } else { Hdr::default() };
     let planned = PlannedEncoder {
         codec: spec.codec.or_else(|| row.map(|row| row.codec)),
-        options: options::resolve(spec, &name, row, threads)?,
+        options: options::resolve(spec, &name, row, threads, &hdr)?,
         keyframe_interval: row.and_then(|row| row.keyframe_interval).unwrap_or(interval),
         name,
         threads,
     };
-    Encoder::open(&planned, format, field_order)?;
+    Encoder::open(&planned, format, &video.field_order)?;
     Ok((planned, Vec::new()))
 }
 

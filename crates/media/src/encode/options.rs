@@ -5,12 +5,13 @@ use std::ffi::c_void;
 
 use ffmpeg_next::ffi;
 use frameloom_core::catalogue::did_you_mean;
+use frameloom_core::plan::Hdr;
 use frameloom_core::spec::EncoderSpec;
 use frameloom_core::{Error, Result};
 
 use super::preset_of;
 use super::table::Row;
-use crate::ff;
+use crate::{ff, hdr};
 
 /// Options that users may set, of any encoder.
 const ALLOWED: &[&str] = &[
@@ -118,6 +119,8 @@ const ALLOWED_PARAMS: &[&str] = &[
     "cabac",
     "cbqpoffs",
     "chroma-qp-offset",
+    "cll",
+    "content-light",
     "chromaloc",
     "colormatrix",
     "colorprim",
@@ -156,6 +159,7 @@ const ALLOWED_PARAMS: &[&str] = &[
     "limit-tu",
     "lookahead",
     "lookahead-slices",
+    "mastering-display",
     "max-cll",
     "max-merge",
     "master-display",
@@ -259,6 +263,7 @@ pub(super) fn resolve(
     name: &str,
     row: Option<&'static Row>,
     threads: u32,
+    hdr: &Hdr,
 ) -> Result<Vec<(String, String)>> {
     let mut options: Vec<(String, String)> = Vec::new();
     let mut set = |key: &str, value: &str| {
@@ -273,6 +278,7 @@ pub(super) fn resolve(
             let pools = if threads == 1 { "none".to_owned() } else { threads.to_string() };
             params.push(format!("pools={pools}"));
         }
+        params.extend(hdr::encoder_parameters(name, hdr));
     }
     if let Some(preset) = preset_of(spec, row) {
         match row.map(|row| &row.preset) {
@@ -410,7 +416,7 @@ mod tests {
     use super::*;
 
     fn options(spec: &EncoderSpec, name: &str) -> Result<Vec<(String, String)>> {
-        resolve(spec, name, table::row(name), 1)
+        resolve(spec, name, table::row(name), 1, &Hdr::default())
     }
 
     fn with(key: &str, value: &str) -> EncoderSpec {

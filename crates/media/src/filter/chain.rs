@@ -42,7 +42,7 @@ pub(crate) fn plan_chain(
 fn takes(row: &Row, format: &FrameFormat) -> Result<()> {
     if format.pixel == PixelFormat::Yuv420p10 && !row.deep {
         return Err(Error::unsupported(format!(
-            "filter '{}' works on 8 bits; leave it out, or leave out --keep-depth",
+            "filter '{}' works on 8 bits: with --keep-depth take a graph like -f ffmpeg:gblur=sigma=3, or leave out --keep-depth",
             row.info.name
         )));
     }
