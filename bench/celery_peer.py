@@ -4,7 +4,7 @@ The sender decodes, writes each frame to a shared folder as JPEG and sends a tas
 frame and write it back; the sender polls the folder and encodes the frames in order.
 
 celery -A celery_peer worker -c 2      with BROKER=redis://…
-python celery_peer.py IN OUT blur|edges|invert
+python celery_peer.py IN OUT blur|edges|invert [mp4v|x264]
 """
 
 import os
@@ -16,7 +16,7 @@ import uuid
 import cv2
 from celery import Celery
 
-from opencv_peer import apply
+from opencv_peer import apply, open_writer
 
 app = Celery("celery_peer", broker=os.environ.get("BROKER", "redis://127.0.0.1:6379/0"))
 app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=4, task_acks_late=True)
@@ -30,11 +30,10 @@ def process_frame(source, target, kind):
     os.rename(target + ".part.jpg", target)
 
 
-def main(source, out, kind):
+def main(source, out, kind, encoder="mp4v"):
     folder = os.path.join("/dev/shm", "frames-" + uuid.uuid4().hex)
     os.makedirs(folder)
     capture = cv2.VideoCapture(source)
-    size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
     frames = 0
     while True:
         ok, frame = capture.read()
@@ -44,7 +43,7 @@ def main(source, out, kind):
         cv2.imwrite(name + ".in.jpg", frame, QUALITY)
         process_frame.delay(name + ".in.jpg", name + ".jpg", kind)
         frames += 1
-    writer = cv2.VideoWriter(out, cv2.VideoWriter_fourcc(*"mp4v"), capture.get(cv2.CAP_PROP_FPS), size)
+    writer = open_writer(out, capture, encoder)
     for number in range(frames):
         name = f"{folder}/{number:06d}.jpg"
         while not os.path.exists(name):

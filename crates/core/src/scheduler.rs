@@ -3,7 +3,7 @@
 //! A task goes *waiting → sent → claimed → accepted*. Each try has an id of its own. Only failures
 //! that the task caused count against [`MAX_ATTEMPTS`]; lost nodes and lost messages do not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::AttemptId;
@@ -86,23 +86,64 @@ struct TaskState {
     speculative: u32,
 }
 
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Nobody is asked to do it.
+    Ready,
+    /// Sent, and not claimed.
+    Sent,
+    /// Claimed.
+    Running,
+    /// Done.
+    Accepted,
+}
+
 impl TaskState {
     fn live(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().filter(|a| a.state != State::Over)
     }
+
+    fn class(&self) -> Class {
+        if self.accepted.is_some() {
+            return Class::Accepted;
+        }
+        let mut class = Class::Ready;
+        for attempt in self.live() {
+            if matches!(attempt.state, State::Claimed { .. }) {
+                return Class::Running;
+            }
+            class = Class::Sent;
+        }
+        class
+    }
+
+    fn waits(&self) -> bool {
+        self.live().any(|a| a.state == State::Sent)
+    }
 }
 
 /// One job's tasks.
+///
+/// Everything that is asked for often is kept, not counted: a job may have 100,000 tasks.
 #[derive(Debug)]
 pub struct Scheduler {
     phase: Phase,
     tasks: BTreeMap<Task, TaskState>,
     owners: BTreeMap<AttemptId, Task>,
     failed: Vec<FailedAttempt>,
-    /// How long accepted segments took.
+    /// How long accepted segments took, sorted.
     took: Vec<Duration>,
     segments: u32,
     resumed: u32,
+    ready: BTreeSet<Task>,
+    running: BTreeSet<Task>,
+    /// Tasks that failed by themselves.
+    blamed: BTreeSet<Task>,
+    accepted: u32,
+    accepted_segments: u32,
+    /// Tasks of which an attempt is sent and not claimed.
+    waits: u32,
 }
 
 impl Default for Scheduler {
@@ -122,6 +163,12 @@ impl Scheduler {
             took: Vec::new(),
             segments: 0,
             resumed: 0,
+            ready: BTreeSet::from([Task::Plan]),
+            running: BTreeSet::new(),
+            blamed: BTreeSet::new(),
+            accepted: 0,
+            accepted_segments: 0,
+            waits: 0,
         }
     }
 
@@ -130,12 +177,36 @@ impl Scheduler {
         &self.phase
     }
 
+    /// Changes a task, and keeps what is known of all of them.
+    fn change<T>(&mut self, task: Task, change: impl FnOnce(&mut TaskState) -> T) -> Option<T> {
+        let state = self.tasks.get_mut(&task)?;
+        let (before, waited) = (state.class(), state.waits());
+        let changed = change(state);
+        let (after, waits) = (state.class(), state.waits());
+        self.waits = self.waits + u32::from(waits) - u32::from(waited);
+        if before != after {
+            match before {
+                Class::Ready => drop(self.ready.remove(&task)),
+                Class::Running => drop(self.running.remove(&task)),
+                Class::Sent | Class::Accepted => {}
+            }
+            match after {
+                Class::Ready => drop(self.ready.insert(task)),
+                Class::Running => drop(self.running.insert(task)),
+                Class::Sent => {}
+                Class::Accepted => {
+                    self.accepted += 1;
+                    self.accepted_segments += u32::from(matches!(task, Task::Segment(_)));
+                }
+            }
+        }
+        Some(changed)
+    }
+
     /// Takes over a result that an earlier run accepted.
     pub fn resume(&mut self, task: Task, attempt: AttemptId) {
-        if let Some(state) = self.tasks.get_mut(&task)
-            && state.accepted.is_none()
-        {
-            state.accepted = Some(attempt);
+        if self.tasks.get(&task).is_some_and(|state| state.accepted.is_none()) {
+            self.change(task, |state| state.accepted = Some(attempt));
             self.owners.insert(attempt, task);
             self.resumed += u32::from(matches!(task, Task::Segment(_)));
         }
@@ -146,7 +217,9 @@ impl Scheduler {
     pub fn planned(&mut self, segments: u32) {
         if self.phase == Phase::Planning {
             self.segments = segments;
-            self.tasks.extend((0..segments).map(|k| (Task::Segment(k), TaskState::default())));
+            let tasks = (0..segments).map(Task::Segment);
+            self.ready.extend(tasks.clone());
+            self.tasks.extend(tasks.map(|task| (task, TaskState::default())));
             self.phase = Phase::Running;
             self.advance();
         }
@@ -160,26 +233,16 @@ impl Scheduler {
         idle: usize,
         new_id: &mut dyn FnMut() -> AttemptId,
     ) -> Vec<Command> {
-        let wanted: Vec<Task> = match &self.phase {
-            Phase::Planning => vec![Task::Plan],
-            Phase::Running => (0..self.segments).map(Task::Segment).collect(),
-            Phase::Assembling => vec![Task::Concat],
-            Phase::Done | Phase::Failed(_) => return Vec::new(),
-        };
-        let mut commands = Vec::new();
-        for task in wanted {
-            let Some(state) = self.tasks.get(&task) else { continue };
-            if commands.len() == room {
-                return commands;
-            }
-            if state.accepted.is_none() && state.live().next().is_none() {
-                commands.push(self.send(task, new_id(), false));
-            }
+        if matches!(self.phase, Phase::Done | Phase::Failed(_)) {
+            return Vec::new();
         }
-        let waits = self.tasks.values().any(|s| s.live().any(|a| a.state == State::Sent));
+        let ready: Vec<Task> = self.ready.iter().copied().take(room).collect();
+        let mut commands: Vec<Command> =
+            ready.into_iter().map(|task| self.send(task, new_id(), false)).collect();
         if idle > 0
+            && room > 0
             && commands.is_empty()
-            && !waits
+            && self.waits == 0
             && self.phase == Phase::Running
             && let Some(task) = self.straggler(now)
         {
@@ -188,22 +251,27 @@ impl Scheduler {
         commands
     }
 
+    /// Whether a task is not sent yet.
+    pub fn wants(&self) -> bool {
+        !self.ready.is_empty() && !matches!(self.phase, Phase::Done | Phase::Failed(_))
+    }
+
     fn send(&mut self, task: Task, attempt: AttemptId, speculative: bool) -> Command {
         self.owners.insert(attempt, task);
-        let state = self.tasks.entry(task).or_default();
-        state.attempts.push(Attempt { id: attempt, state: State::Sent });
-        state.speculative += u32::from(speculative);
+        self.change(task, |state| {
+            state.attempts.push(Attempt { id: attempt, state: State::Sent });
+            state.speculative += u32::from(speculative);
+        });
         Command::Send { task, attempt, speculative }
     }
 
     /// The segment that has run longest, where that is far longer than others took.
     fn straggler(&self, now: Duration) -> Option<Task> {
-        let mut took = self.took.clone();
-        took.sort_unstable();
-        let median = *took.get(took.len() / 2)?;
+        let median = *self.took.get(self.took.len() / 2)?;
         let slow = (median * SLOW).max(SLOW_AT_LEAST);
-        self.tasks
+        self.running
             .iter()
+            .filter_map(|task| Some((task, self.tasks.get(task)?)))
             .filter(|(_, state)| state.accepted.is_none() && state.live().count() == 1)
             .filter_map(|(task, state)| match state.live().next()?.state {
                 State::Claimed { at } => Some((now.saturating_sub(at), *task)),
@@ -214,19 +282,15 @@ impl Scheduler {
             .map(|(_, task)| task)
     }
 
-    fn attempt(&mut self, id: AttemptId) -> Option<(Task, &mut TaskState)> {
-        let task = *self.owners.get(&id)?;
-        self.tasks.get_mut(&task).map(|state| (task, state))
-    }
-
     /// A node has claimed the attempt.
     pub fn claimed(&mut self, id: AttemptId, now: Duration) {
-        if let Some((_, state)) = self.attempt(id) {
+        let Some(task) = self.task_of(id) else { return };
+        self.change(task, |state| {
             let attempt = state.attempts.iter_mut().find(|a| a.id == id);
             if let Some(attempt) = attempt.filter(|a| a.state == State::Sent) {
                 attempt.state = State::Claimed { at: now };
             }
-        }
+        });
     }
 
     /// The attempt ended well. On [`Verdict::Accept`] the caller writes that down; a plan is then
@@ -235,23 +299,28 @@ impl Scheduler {
         if matches!(self.phase, Phase::Done | Phase::Failed(_)) {
             return (Verdict::Ignore, Vec::new());
         }
-        let Some((task, state)) = self.attempt(id) else { return (Verdict::Ignore, Vec::new()) };
-        if state.accepted.is_some() {
+        let Some(task) = self.task_of(id) else { return (Verdict::Ignore, Vec::new()) };
+        if self.accepted(task).is_some() {
             return (Verdict::Ignore, Vec::new());
         }
-        state.accepted = Some(id);
-        let mut losers = Vec::new();
-        let mut took = None;
-        for attempt in &mut state.attempts {
-            match attempt.state {
-                State::Claimed { at } if attempt.id == id => took = Some(now.saturating_sub(at)),
-                State::Sent | State::Claimed { .. } if attempt.id != id => losers.push(attempt.id),
-                _ => {}
+        let (mut losers, mut took) = (Vec::new(), None);
+        self.change(task, |state| {
+            state.accepted = Some(id);
+            for attempt in &mut state.attempts {
+                match attempt.state {
+                    State::Claimed { at } if attempt.id == id => {
+                        took = Some(now.saturating_sub(at));
+                    }
+                    State::Sent | State::Claimed { .. } if attempt.id != id => {
+                        losers.push(attempt.id);
+                    }
+                    _ => {}
+                }
+                attempt.state = State::Over;
             }
-            attempt.state = State::Over;
-        }
+        });
         if let (Task::Segment(_), Some(took)) = (task, took) {
-            self.took.push(took);
+            self.took.insert(self.took.partition_point(|known| *known < took), took);
         }
         self.advance();
         let cancel = losers.into_iter().map(|attempt| Command::Cancel { attempt }).collect();
@@ -260,18 +329,20 @@ impl Scheduler {
 
     /// The attempt failed; `by_task` where the task is to blame.
     pub fn failed(&mut self, id: AttemptId, error: Error, by_task: bool) -> Verdict {
-        let Some((task, state)) = self.attempt(id) else { return Verdict::Ignore };
-        let attempt = state.attempts.iter_mut().find(|a| a.id == id);
-        let Some(attempt) = attempt.filter(|a| a.state != State::Over) else {
-            return Verdict::Ignore;
-        };
-        attempt.state = State::Over;
-        if state.accepted.is_some() {
-            return Verdict::Ignore;
+        let Some(task) = self.task_of(id) else { return Verdict::Ignore };
+        let changed = self.change(task, |state| {
+            let attempt = state.attempts.iter_mut().find(|a| a.id == id);
+            attempt.filter(|a| a.state != State::Over)?.state = State::Over;
+            if state.accepted.is_some() {
+                return None;
+            }
+            state.failures += u32::from(by_task);
+            Some((state.failures, state.live().next().is_some()))
+        });
+        let Some((failures, others)) = changed.flatten() else { return Verdict::Ignore };
+        if by_task {
+            self.blamed.insert(task);
         }
-        state.failures += u32::from(by_task);
-        let failures = state.failures;
-        let others = state.live().next().is_some();
         self.failed.push(FailedAttempt {
             task: task.to_string(),
             attempt: id,
@@ -303,21 +374,22 @@ impl Scheduler {
 
     /// The attempt is lost with its node or its message: it is sent again, and doesn't count.
     pub fn lost(&mut self, id: AttemptId) {
-        if let Some((_, state)) = self.attempt(id)
-            && let Some(attempt) = state.attempts.iter_mut().find(|a| a.id == id)
-        {
-            attempt.state = State::Over;
-        }
+        let Some(task) = self.task_of(id) else { return };
+        self.change(task, |state| {
+            if let Some(attempt) = state.attempts.iter_mut().find(|a| a.id == id) {
+                attempt.state = State::Over;
+            }
+        });
     }
 
     fn advance(&mut self) {
-        let done = |task: Task| self.tasks.get(&task).is_some_and(|s| s.accepted.is_some());
         match self.phase {
-            Phase::Running if (0..self.segments).all(|k| done(Task::Segment(k))) => {
+            Phase::Running if self.accepted_segments == self.segments => {
                 self.phase = Phase::Assembling;
                 self.tasks.entry(Task::Concat).or_default();
+                self.ready.insert(Task::Concat);
             }
-            Phase::Assembling if done(Task::Concat) => self.phase = Phase::Done,
+            Phase::Assembling if self.accepted(Task::Concat).is_some() => self.phase = Phase::Done,
             _ => {}
         }
     }
@@ -347,17 +419,8 @@ impl Scheduler {
 
     /// `(waiting or sent, claimed, accepted)` tasks known so far.
     pub fn counts(&self) -> (u32, u32, u32) {
-        let (mut waiting, mut running, mut accepted) = (0, 0, 0);
-        for state in self.tasks.values() {
-            if state.accepted.is_some() {
-                accepted += 1;
-            } else if state.live().any(|a| matches!(a.state, State::Claimed { .. })) {
-                running += 1;
-            } else {
-                waiting += 1;
-            }
-        }
-        (waiting, running, accepted)
+        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        (self.total() - running - self.accepted, running, self.accepted)
     }
 
     /// Every attempt that failed.
@@ -367,11 +430,8 @@ impl Scheduler {
 
     /// Tasks that were tried again after a failure.
     pub fn retried(&self) -> Vec<Task> {
-        self.tasks
-            .iter()
-            .filter(|(_, s)| s.failures > 0 && s.attempts.len() > 1)
-            .map(|(task, _)| *task)
-            .collect()
+        let again = |task: &&Task| self.tasks.get(task).is_some_and(|s| s.attempts.len() > 1);
+        self.blamed.iter().filter(again).copied().collect()
     }
 
     /// Second attempts beside ones that had not failed.
@@ -392,8 +452,6 @@ impl Scheduler {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use proptest::prelude::*;
 

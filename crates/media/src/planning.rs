@@ -316,7 +316,7 @@ fn within_gops(video: &VideoInfo, keys: &[i64], borders: &[i64], first: i64, end
         .filter(|w| {
             let length = w[1] - w[0];
             let is_one_gop = !keys.iter().any(|key| *key > w[0] && *key < w[1]);
-            let is_late = length > (end - w[0]) / 3;
+            let is_late = length >= (end - w[0]) / 2;
             is_one_gop && is_late && work(length) > LEAST_WORK
         })
         .map(|w| w[0] + (w[1] - w[0]) / 100 * 49)

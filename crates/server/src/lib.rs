@@ -4,6 +4,7 @@
 //! perhaps written by a hostile slot, so names are computed, sizes capped and links not followed.
 
 pub mod engine;
+pub mod epoch;
 pub mod journal;
 pub mod publish;
 pub mod resume;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,14 +14,14 @@ use frameloom_core::metrics::{Metrics, SlotMetrics};
 use frameloom_core::spec::Container;
 use frameloom_core::wire::{Decision, JobFile, SourceRef};
 use frameloom_core::{Error, ErrorKind, Result};
-use frameloom_server::engine::{EngineConfig, Fault, JobEvent, JobOutcome, Links, run_job};
+use frameloom_server::engine::{self, Begin, EngineConfig, Fault, JobOutcome, Links};
 use frameloom_server::journal::Journal;
 use frameloom_server::publish::{self, Ready};
 use frameloom_server::resume::{self, Found, Past};
 use frameloom_server::store::Store;
 use frameloom_server::summary::{self, RunFacts};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::shown;
@@ -118,9 +118,9 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
         let frame_metrics = args.frame_metrics.is_some();
         let job = JobFile { id: JobId::from_bits(random::bits()?), spec, source, frame_metrics };
         let slots = args.slots.map_or_else(cores, |slots| slots as usize);
-        let mut display = Display::new(style, slots);
-        let ended = in_work(&args, Arc::new(store), job, slots, &mut display);
-        display.end();
+        let display = Arc::new(Mutex::new(Display::new(style, slots)));
+        let ended = in_work(&args, Arc::new(store), job, slots, &display);
+        lock(&display).end();
         ended
     });
     match ended {
@@ -144,6 +144,10 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
             Err(error)
         }
     }
+}
+
+fn lock(display: &Mutex<Display>) -> MutexGuard<'_, Display> {
+    display.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn cores() -> usize {
@@ -223,14 +227,14 @@ fn in_work(
     store: Arc<Store>,
     mut job: JobFile,
     slots: usize,
-    display: &mut Display,
+    display: &Arc<Mutex<Display>>,
 ) -> Result<End> {
     let begun = Instant::now();
-    let mut found = past(args, &store, &job, display)?;
+    let mut found = past(args, &store, &job, &lock(display))?;
     if let Some((size, inode)) = found.as_ref().and_then(|found| found.publishing)
         && publish::is_published(&args.output, size, inode)
     {
-        display.say("the output was there already; only the work directory was left");
+        lock(display).say("the output was there already; only the work directory was left");
         return Ok(End::Done);
     }
     if args.output.exists() && !args.overwrite {
@@ -267,6 +271,7 @@ fn in_work(
     };
     let metrics = summary::metrics(&job, &outcome, facts);
     publish_all(args, &store, &job, &outcome, &metrics)?;
+    let display = lock(display);
     for message in &outcome.concat.messages {
         display.say(&format!("note: {}", message.text));
     }
@@ -320,7 +325,7 @@ async fn work(
     job: &JobFile,
     found: Option<Found>,
     slots: usize,
-    display: &mut Display,
+    display: &Arc<Mutex<Display>>,
 ) -> Result<(Result<JobOutcome, Stop>, Vec<SlotMetrics>)> {
     let failed = |e: std::io::Error| Error::io("cannot watch signals", &e);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
@@ -335,33 +340,36 @@ async fn work(
     let id = NodeId::from_bits(random::bits()?);
     let node = Node::new(id, Arc::clone(store), Arc::clone(&broker), Arc::clone(&wake), config);
     let node = tokio::spawn(node.run(stop.clone()));
-    let (sender, mut events) = mpsc::channel::<JobEvent>(256);
-    let engine = EngineConfig {
+    let config = EngineConfig {
         poll: Duration::from_millis(100),
         lease: Duration::from_secs(10),
         window: slots + 2,
         // Where the system gives no random numbers the run would not have begun.
         new_id: Box::new(|| AttemptId::from_bits(random::bits().unwrap_or_default())),
         fault: fault(args),
+        // The lock on the work directory keeps other runs away.
+        before_commit: Box::new(|| Ok(())),
     };
+    let engine = engine::start(config, Links { store: Arc::clone(store), broker, wake });
     let cancel = CancellationToken::new();
-    let running = {
-        let (store, job, cancel) = (Arc::clone(store), job.clone(), cancel.clone());
-        let links = Links { broker, events: sender, wake, cancel };
-        tokio::spawn(async move { run_job(&store, &job, found, engine, links).await })
+    let watching = Arc::clone(display);
+    let begin = Begin {
+        job: job.clone(),
+        found,
+        priority: 5,
+        watcher: Box::new(move |event| lock(&watching).event(&event)),
+        cancel: cancel.clone(),
     };
+    let running = engine.run(begin);
+    tokio::pin!(running);
     let mut stopped = None;
-    loop {
+    let ended = loop {
         tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => display.event(&event),
-                None => break,
-            },
+            ended = &mut running => break ended,
             _ = interrupt.recv() => { stopped = Some(130); cancel.cancel(); }
             _ = terminate.recv() => { stopped = Some(143); cancel.cancel(); }
         }
-    }
-    let ended = running.await.map_err(|e| Error::internal("the engine ended").with_source(e))?;
+    };
     stop.cancel();
     let stats = node.await.map_err(|e| Error::internal("the node ended").with_source(e))?;
     let ended = match (ended, stopped) {

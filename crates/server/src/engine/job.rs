@@ -1,0 +1,382 @@
+//! One job: what nodes report of it, what is accepted, and how far it is.
+
+use std::collections::BTreeMap;
+
+use frameloom_core::id::{AttemptId, NodeId};
+use frameloom_core::metrics::{DepthSample, FrameCounts};
+use frameloom_core::plan::Plan;
+use frameloom_core::scheduler::{Command, Phase, Scheduler, Verdict};
+use frameloom_core::slot::{ConcatOutput, TaskOutput};
+use frameloom_core::wire::{
+    AttemptReport, Beat, Decision, JobFile, Outcome, Queue, Task, TaskMessage,
+};
+use frameloom_core::{Error, Result};
+use tokio::time::Instant;
+
+use super::{JobEvent, JobOutcome, Progress, Shared, Watcher};
+use crate::journal::Journal;
+use crate::resume::Found;
+use crate::store::JobDir;
+
+/// Samples of the queue that are kept; then every second one is dropped.
+const MOST_SAMPLES: usize = 512;
+
+/// A job at work.
+pub(super) struct JobRun {
+    job: JobFile,
+    watcher: Watcher,
+    journal: Journal,
+    scheduler: Scheduler,
+    plan: Option<Plan>,
+    concat: Option<ConcatOutput>,
+    done: BTreeMap<u32, FrameCounts>,
+    done_frames: u64,
+    sent_at: BTreeMap<AttemptId, Instant>,
+    started: Instant,
+    depth: Vec<DepthSample>,
+    sampled: Instant,
+    every: std::time::Duration,
+    waited_ms: Vec<f32>,
+    segment_cpu_us: u64,
+    holders: BTreeMap<AttemptId, NodeId>,
+    /// Frames that tasks at work have done, the furthest attempt of each.
+    held: BTreeMap<Task, u64>,
+    told: Progress,
+}
+
+impl JobRun {
+    /// A job that begins, or goes on with what `found` tells of an earlier run.
+    pub(super) fn new(
+        shared: &Shared,
+        job: JobFile,
+        found: Option<Found>,
+        watcher: Watcher,
+    ) -> Result<Self> {
+        let (journal, _) = Journal::open(&shared.store.job(job.id).journal())?;
+        let now = Instant::now();
+        let mut run = Self {
+            job,
+            watcher,
+            journal,
+            scheduler: Scheduler::new(),
+            plan: None,
+            concat: None,
+            done: BTreeMap::new(),
+            done_frames: 0,
+            sent_at: BTreeMap::new(),
+            started: now,
+            depth: Vec::new(),
+            sampled: now,
+            every: std::time::Duration::from_millis(100),
+            waited_ms: Vec::new(),
+            segment_cpu_us: 0,
+            holders: BTreeMap::new(),
+            held: BTreeMap::new(),
+            told: Progress::default(),
+        };
+        if let Some(found) = found
+            && let Some((attempt, plan)) = found.plan
+        {
+            run.scheduler.resume(Task::Plan, attempt);
+            run.planned(plan, &found.segments);
+        }
+        Ok(run)
+    }
+
+    /// Where it stands.
+    pub(super) fn phase(&self) -> &Phase {
+        self.scheduler.phase()
+    }
+
+    fn dir<'a>(&self, shared: &'a Shared) -> JobDir<'a> {
+        shared.store.job(self.job.id)
+    }
+
+    fn tell(&mut self, event: JobEvent) {
+        (self.watcher)(event);
+    }
+
+    fn planned(&mut self, plan: Plan, done: &[AttemptReport]) {
+        self.scheduler.planned(u32::try_from(plan.segments.len()).unwrap_or(u32::MAX));
+        for report in done {
+            if let (Task::Segment(k), Outcome::Done(TaskOutput::Segment(output))) =
+                (report.task, &report.outcome)
+            {
+                self.scheduler.resume(report.task, report.attempt);
+                self.segment_done(k, output.frames);
+            }
+        }
+        let resumed = self.scheduler.resumed();
+        self.plan = Some(plan.clone());
+        self.tell(JobEvent::Planned { plan: Box::new(plan), resumed });
+    }
+
+    fn segment_done(&mut self, k: u32, frames: FrameCounts) {
+        self.done_frames += frames.output;
+        self.done.insert(k, frames);
+    }
+
+    /// The queue that the next task to send waits in, where there is one.
+    pub(super) fn wants(&self) -> Option<Queue> {
+        self.scheduler.wants().then(|| match self.scheduler.phase() {
+            Phase::Running => Queue::Segment,
+            _ => Queue::Control,
+        })
+    }
+
+    /// Sends the next task; with `idle` slots and nothing to send, a second attempt at a slow one.
+    /// Answers whether a task was sent.
+    pub(super) async fn send(&mut self, shared: &Shared, idle: usize) -> Result<bool> {
+        let now = self.started.elapsed();
+        let commands = self.scheduler.step(now, 1, idle, &mut || (shared.config.new_id)());
+        let mut sent = false;
+        for command in commands {
+            match command {
+                Command::Send { task, attempt, .. } => {
+                    let decision = Decision::Sent { task, attempt };
+                    self.decide(shared, &[decision])?;
+                    self.sent_at.insert(attempt, Instant::now());
+                    let message = TaskMessage { job: self.job.id, task, attempt };
+                    if let Err(error) = shared.broker.send(message).await {
+                        self.scheduler.lost(attempt);
+                        return Err(error);
+                    }
+                    sent = true;
+                }
+                Command::Cancel { attempt } => self.dir(shared).cancel(attempt)?,
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Writes decisions down, unless another server has taken over.
+    fn decide(&mut self, shared: &Shared, decisions: &[Decision]) -> Result<()> {
+        (shared.config.before_commit)()?;
+        self.journal.append(decisions)
+    }
+
+    /// Stops what is at work for it.
+    pub(super) fn stop(&mut self, shared: &Shared) -> Result<()> {
+        let dir = self.dir(shared);
+        self.scheduler.live().into_iter().try_for_each(|attempt| dir.cancel(attempt))
+    }
+
+    /// Hears what nodes hold, before [`JobRun::look`].
+    pub(super) fn beats(&mut self, beats: &[(NodeId, Beat)], lost: &[NodeId]) {
+        self.held.clear();
+        for node in lost {
+            let gone: Vec<AttemptId> =
+                self.holders.iter().filter(|(_, n)| *n == node).map(|(a, _)| *a).collect();
+            for attempt in gone {
+                self.holders.remove(&attempt);
+                self.scheduler.lost(attempt);
+            }
+        }
+        for (node, beat) in beats {
+            for held in &beat.held {
+                let Some(task) = self.scheduler.task_of(held.attempt) else { continue };
+                if matches!(task, Task::Segment(_)) {
+                    let frames = self.held.entry(task).or_insert(0);
+                    *frames = held.frames.max(*frames);
+                }
+                if self.holders.insert(held.attempt, *node).is_none() {
+                    self.claimed(held.attempt);
+                    let (attempt, slot_pid) = (held.attempt, held.slot_pid);
+                    self.tell(JobEvent::Started { task, attempt, slot_pid });
+                }
+            }
+        }
+    }
+
+    /// Reads the reports that have come, and tells how far the job is.
+    pub(super) fn look(&mut self, shared: &Shared) -> Result<()> {
+        let dir = self.dir(shared);
+        for (attempt, report) in dir.inbox()? {
+            match report {
+                Ok(report) if report.attempt == attempt => self.report(shared, report)?,
+                Ok(_) | Err(_) => {
+                    let why = Error::internal("its report is malformed");
+                    self.failed(shared, attempt, why, true)?;
+                }
+            }
+            dir.remove_report(attempt)?;
+        }
+        let (waiting, running, _) = self.scheduler.counts();
+        // After the reports: what was accepted just now is not at work any more.
+        let open = self.held.iter().filter(|(task, _)| self.scheduler.accepted(**task).is_none());
+        let held: u64 = open.map(|(_, frames)| frames).sum();
+        let progress = Progress {
+            frames: self.done_frames + held,
+            waiting,
+            running,
+            retried: u32::try_from(self.scheduler.retried().len()).unwrap_or(0),
+            joining: *self.scheduler.phase() == Phase::Assembling,
+        };
+        if progress != self.told {
+            self.told = progress;
+            self.tell(JobEvent::Progress(progress));
+        }
+        self.sample();
+        Ok(())
+    }
+
+    fn claimed(&mut self, attempt: AttemptId) {
+        self.scheduler.claimed(attempt, self.started.elapsed());
+        let is_segment = matches!(self.scheduler.task_of(attempt), Some(Task::Segment(_)));
+        if let Some(sent) = self.sent_at.remove(&attempt).filter(|_| is_segment) {
+            self.waited_ms.push(sent.elapsed().as_secs_f32() * 1e3);
+        }
+    }
+
+    fn report(&mut self, shared: &Shared, report: AttemptReport) -> Result<()> {
+        let attempt = report.attempt;
+        if self.scheduler.task_of(attempt) != Some(report.task) {
+            return Ok(());
+        }
+        self.claimed(attempt);
+        if self.holders.insert(attempt, report.node).is_none() {
+            // It was begun and done between two beats.
+            let (task, slot_pid) = (report.task, report.slot_pid);
+            self.tell(JobEvent::Started { task, attempt, slot_pid });
+        }
+        match &report.outcome {
+            Outcome::Failed { error, by_task } => {
+                self.failed(shared, attempt, error.clone(), *by_task)
+            }
+            Outcome::Done(output) => {
+                if let Err(error) = self.matches(shared, report.task, attempt, output) {
+                    return self.failed(shared, attempt, error, true);
+                }
+                self.accept(shared, report.clone(), output.clone())
+            }
+        }
+    }
+
+    /// Whether what a node reports lies on the store.
+    fn matches(
+        &self,
+        shared: &Shared,
+        task: Task,
+        attempt: AttemptId,
+        output: &TaskOutput,
+    ) -> Result<()> {
+        let size = match (task, output) {
+            (Task::Plan, TaskOutput::Plan(output)) => output.file.size,
+            (Task::Segment(_), TaskOutput::Segment(output)) => output.file.size,
+            (Task::Concat, TaskOutput::Concat(output)) => output.file.size,
+            _ => return Err(Error::internal(format!("{task}: a report of another kind of task"))),
+        };
+        let file = self.dir(shared).open_result(task, attempt, "")?;
+        let found = file.and_then(|file| file.metadata().ok()).map(|meta| meta.len());
+        if found == Some(size) {
+            Ok(())
+        } else {
+            Err(Error::internal(format!("{task}: its file of {size} bytes is not there")))
+        }
+    }
+
+    fn accept(&mut self, shared: &Shared, report: AttemptReport, output: TaskOutput) -> Result<()> {
+        let (task, attempt) = (report.task, report.attempt);
+        let plan = match task {
+            Task::Plan => self.dir(shared).read_plan(attempt)?,
+            _ => None,
+        };
+        let (verdict, losers) = self.scheduler.done(attempt, self.started.elapsed());
+        if verdict != Verdict::Accept {
+            return Ok(());
+        }
+        (shared.config.fault)("before accept")?;
+        self.decide(shared, &[Decision::Accepted(report)])?;
+        (shared.config.fault)("after accept")?;
+        for command in losers {
+            if let Command::Cancel { attempt } = command {
+                self.dir(shared).cancel(attempt)?;
+            }
+        }
+        self.tell(JobEvent::Accepted { task, attempt });
+        match (task, output) {
+            (Task::Plan, _) => {
+                let plan = plan.ok_or_else(|| Error::internal("the plan is gone"))?;
+                self.planned(plan, &[]);
+            }
+            (Task::Segment(k), TaskOutput::Segment(output)) => {
+                self.segment_done(k, output.frames);
+                self.segment_cpu_us += output.cpu_us;
+            }
+            (_, TaskOutput::Concat(output)) => self.concat = Some(output),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn failed(
+        &mut self,
+        shared: &Shared,
+        attempt: AttemptId,
+        error: Error,
+        by_task: bool,
+    ) -> Result<()> {
+        let Some(task) = self.scheduler.task_of(attempt) else { return Ok(()) };
+        if self.scheduler.failed(attempt, error.clone(), by_task) == Verdict::Failed {
+            self.decide(shared, &[Decision::Failed { task, attempt, error: error.clone() }])?;
+            let retried = !matches!(self.scheduler.phase(), Phase::Failed(_));
+            self.tell(JobEvent::Failed { task, attempt, error, retried });
+        }
+        Ok(())
+    }
+
+    /// Notes how many tasks wait, ever more seldom the longer a job takes.
+    fn sample(&mut self) {
+        if !self.depth.is_empty() && self.sampled.elapsed() < self.every {
+            return;
+        }
+        self.sampled = Instant::now();
+        let (waiting, running, _) = self.scheduler.counts();
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.depth.push(DepthSample { seconds, waiting, running });
+        if self.depth.len() > MOST_SAMPLES {
+            let mut keep = false;
+            self.depth.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.every *= 2;
+        }
+    }
+
+    pub(super) fn finish(self, shared: &Shared) -> Result<JobOutcome> {
+        let dir = shared.store.job(self.job.id);
+        let gone = || Error::internal("a job ended without its results");
+        let attempt = self.scheduler.accepted(Task::Concat).ok_or_else(gone)?;
+        let mut frames = FrameCounts::default();
+        for counts in self.done.values() {
+            frames.input += counts.input;
+            frames.output += counts.output;
+            frames.concealed += counts.concealed;
+            frames.decoded += counts.decoded;
+        }
+        let retried_frames = self
+            .scheduler
+            .retried()
+            .iter()
+            .filter_map(|task| match task {
+                Task::Segment(k) => self.done.get(k).map(|counts| counts.output),
+                _ => None,
+            })
+            .sum();
+        let frame_metrics =
+            self.job.frame_metrics.then(|| dir.result_path(Task::Concat, attempt, ".frames"));
+        Ok(JobOutcome {
+            plan: self.plan.ok_or_else(gone)?,
+            concat: self.concat.ok_or_else(gone)?,
+            output: dir.result_path(Task::Concat, attempt, ""),
+            frame_metrics,
+            frames,
+            retried_frames,
+            scheduler: self.scheduler,
+            depth: self.depth,
+            waited_ms: self.waited_ms,
+            segment_cpu_us: self.segment_cpu_us,
+        })
+    }
+}

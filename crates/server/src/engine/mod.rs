@@ -1,0 +1,336 @@
+//! The engine: runs many jobs side by side. It sends their tasks in turns, reads what nodes report,
+//! accepts results, and hands each job's outcome to whoever began it.
+
+mod job;
+mod nodes;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use frameloom_broker::Broker;
+use frameloom_core::id::{AttemptId, JobId};
+use frameloom_core::metrics::{DepthSample, FrameCounts};
+use frameloom_core::plan::Plan;
+use frameloom_core::scheduler::{Phase, Scheduler};
+use frameloom_core::slot::ConcatOutput;
+use frameloom_core::wire::{JobFile, Queue, Task};
+use frameloom_core::{Error, ErrorKind, Result};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::resume::Found;
+use crate::store::Store;
+use job::JobRun;
+use nodes::Nodes;
+
+/// Called at each publishing step by its name; an error ends the job there. For trying crashes.
+pub type Fault = Box<dyn Fn(&str) -> Result<()> + Send + Sync>;
+
+/// Hears what happens to a job, in order. It must not wait.
+pub type Watcher = Box<dyn FnMut(JobEvent) + Send>;
+
+/// How the engine works.
+pub struct EngineConfig {
+    /// How often the store is looked at where nobody calls.
+    pub poll: Duration,
+    /// How long a silent node is believed.
+    pub lease: Duration,
+    /// Segments that wait in the queue at most, of all jobs, beside those at work. The smaller, the
+    /// sooner a new job has its turn.
+    pub window: usize,
+    /// Draws a new attempt id.
+    pub new_id: Box<dyn Fn() -> AttemptId + Send + Sync>,
+    /// See [`Fault`].
+    pub fault: Fault,
+    /// Called before each decision is written; an error says that this engine may decide no more.
+    pub before_commit: Box<dyn Fn() -> Result<()> + Send + Sync>,
+}
+
+/// What connects an engine to the rest of the process.
+pub struct Links {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Carries tasks to nodes.
+    pub broker: Arc<dyn Broker>,
+    /// Notified by nodes in this process, so that nothing waits for the next look.
+    pub wake: Arc<Notify>,
+}
+
+/// What happens to a job, for whoever watches.
+#[derive(Debug)]
+pub enum JobEvent {
+    /// The plan is made, or taken over from an earlier run with so many segments done.
+    Planned {
+        /// The plan.
+        plan: Box<Plan>,
+        /// Segments that an earlier run has done.
+        resumed: u32,
+    },
+    /// A node has begun a task.
+    Started {
+        /// The task.
+        task: Task,
+        /// The attempt.
+        attempt: AttemptId,
+        /// Process id of the slot.
+        slot_pid: u32,
+    },
+    /// A task's result was accepted.
+    Accepted {
+        /// The task.
+        task: Task,
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// An attempt failed.
+    Failed {
+        /// The task.
+        task: Task,
+        /// The attempt.
+        attempt: AttemptId,
+        /// Why.
+        error: Error,
+        /// Whether the task is tried again.
+        retried: bool,
+    },
+    /// How far it is.
+    Progress(Progress),
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Frames done, those of tasks at work included.
+    pub frames: u64,
+    /// Tasks not yet begun.
+    pub waiting: u32,
+    /// Tasks at work.
+    pub running: u32,
+    /// Tasks that were tried again after a failure.
+    pub retried: u32,
+    /// Whether segments are being joined.
+    pub joining: bool,
+}
+
+/// A job that ended well; its output is not at its place yet.
+pub struct JobOutcome {
+    /// The plan.
+    pub plan: Plan,
+    /// What the joiner told.
+    pub concat: ConcatOutput,
+    /// The output's file in the store.
+    pub output: PathBuf,
+    /// The frame metrics' file in the store, where they were asked for.
+    pub frame_metrics: Option<PathBuf>,
+    /// Frames counted by the accepted segments.
+    pub frames: FrameCounts,
+    /// Frames of segments that were tried again after a failure.
+    pub retried_frames: u64,
+    /// What became of the tasks.
+    pub scheduler: Scheduler,
+    /// Samples of how many tasks waited.
+    pub depth: Vec<DepthSample>,
+    /// Milliseconds that segments waited from sent to claimed.
+    pub waited_ms: Vec<f32>,
+    /// CPU time of the accepted segments of this run, in microseconds.
+    pub segment_cpu_us: u64,
+}
+
+/// A job to begin.
+pub struct Begin {
+    /// What was asked for; its directory is on the store.
+    pub job: JobFile,
+    /// What an earlier run left.
+    pub found: Option<Found>,
+    /// 0 to 9; tasks of jobs of higher priority are sent first.
+    pub priority: u8,
+    /// Hears what happens.
+    pub watcher: Watcher,
+    /// Stops the job; it stays as it is, and can be begun again.
+    pub cancel: CancellationToken,
+}
+
+type Reply = oneshot::Sender<Result<JobOutcome>>;
+
+/// What jobs share.
+struct Shared {
+    store: Arc<Store>,
+    broker: Arc<dyn Broker>,
+    config: EngineConfig,
+}
+
+/// A running engine, for whoever has jobs. It ends when the last of these is dropped.
+#[derive(Clone)]
+pub struct EngineHandle {
+    begin: mpsc::Sender<(Begin, Reply)>,
+}
+
+impl EngineHandle {
+    /// Runs a job to its end.
+    ///
+    /// # Errors
+    /// Cancelled; the error that the job failed with; of the store; Unavailable where the engine
+    /// has ended.
+    pub async fn run(&self, begin: Begin) -> Result<JobOutcome> {
+        let gone = |_| Error::unavailable("the engine has ended");
+        let (reply, outcome) = oneshot::channel();
+        self.begin.send((begin, reply)).await.map_err(|_| gone(()))?;
+        outcome.await.map_err(|_| gone(()))?
+    }
+}
+
+struct Entry {
+    run: JobRun,
+    priority: u8,
+    /// When it last had its turn.
+    served: u64,
+    cancel: CancellationToken,
+    reply: Reply,
+}
+
+struct Engine {
+    shared: Shared,
+    wake: Arc<Notify>,
+    begin: mpsc::Receiver<(Begin, Reply)>,
+    jobs: BTreeMap<JobId, Entry>,
+    nodes: Nodes,
+    turn: u64,
+    idle: usize,
+}
+
+/// Starts an engine on the current runtime.
+pub fn start(config: EngineConfig, links: Links) -> EngineHandle {
+    let Links { store, broker, wake } = links;
+    let (sender, begin) = mpsc::channel(64);
+    let engine = Engine {
+        shared: Shared { store, broker, config },
+        wake,
+        begin,
+        jobs: BTreeMap::new(),
+        nodes: Nodes::default(),
+        turn: 0,
+        idle: 0,
+    };
+    tokio::spawn(engine.run());
+    EngineHandle { begin: sender }
+}
+
+impl Engine {
+    async fn run(mut self) {
+        loop {
+            if let Err(error) = self.look() {
+                tracing::warn!(%error, "cannot read the nodes' signs of life");
+            }
+            self.end_jobs();
+            if let Err(error) = self.dispatch().await {
+                tracing::warn!(%error, "cannot send tasks");
+            }
+            let poll = self.shared.config.poll;
+            tokio::select! {
+                begun = self.begin.recv() => match begun {
+                    Some((begin, reply)) => self.begin(begin, reply),
+                    None => return,
+                },
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(poll) => {}
+            }
+        }
+    }
+
+    fn begin(&mut self, begin: Begin, reply: Reply) {
+        let Begin { job, found, priority, watcher, cancel } = begin;
+        let id = job.id;
+        match JobRun::new(&self.shared, job, found, watcher) {
+            Ok(run) => {
+                // A new job has its turn at once.
+                let entry = Entry { run, priority, served: 0, cancel, reply };
+                self.jobs.insert(id, entry);
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// Looks at the store: beats, then each job's reports.
+    fn look(&mut self) -> Result<()> {
+        let look = self.nodes.look(&self.shared.store, self.shared.config.lease)?;
+        self.idle = look.idle();
+        let mut broken = Vec::new();
+        for (id, entry) in &mut self.jobs {
+            entry.run.beats(&look.live, &look.lost);
+            if let Err(error) = entry.run.look(&self.shared) {
+                broken.push((*id, error));
+            }
+        }
+        for (id, error) in broken {
+            self.end(id, |_, _| Err(error));
+        }
+        Ok(())
+    }
+
+    /// Ends the jobs that are over.
+    fn end_jobs(&mut self) {
+        let over: Vec<JobId> = self
+            .jobs
+            .iter()
+            .filter(|(_, entry)| {
+                entry.cancel.is_cancelled()
+                    || entry.reply.is_closed()
+                    || matches!(entry.run.phase(), Phase::Done | Phase::Failed(_))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            self.end(id, |run, shared| match run.phase().clone() {
+                Phase::Done => run.finish(shared),
+                Phase::Failed(error) => Err(error),
+                _ => Err(Error::new(ErrorKind::Cancelled, "stopped")),
+            });
+        }
+    }
+
+    fn end(&mut self, id: JobId, outcome: impl FnOnce(JobRun, &Shared) -> Result<JobOutcome>) {
+        let Some(mut entry) = self.jobs.remove(&id) else { return };
+        if let Err(error) = entry.run.stop(&self.shared) {
+            tracing::warn!(%error, job = %id, "cannot stop what is at work for a job");
+        }
+        // Whoever began it may have gone.
+        drop(entry.reply.send(outcome(entry.run, &self.shared)));
+    }
+
+    /// Sends tasks: short ones at once, segments in turns while there is room in the queue.
+    async fn dispatch(&mut self) -> Result<()> {
+        let mut waiting = self.shared.broker.len(Queue::Segment).await?;
+        loop {
+            let room = waiting < self.shared.config.window;
+            let next = self
+                .jobs
+                .iter_mut()
+                .filter_map(|(id, entry)| Some((id, entry.run.wants()?, entry)))
+                .filter(|(_, queue, _)| *queue == Queue::Control || room)
+                .min_by_key(|(_, queue, entry)| {
+                    (*queue != Queue::Control, Reverse(entry.priority), entry.served)
+                });
+            let Some((id, queue, entry)) = next else { break };
+            let id = *id;
+            self.turn += 1;
+            entry.served = self.turn;
+            waiting += usize::from(queue == Queue::Segment);
+            match entry.run.send(&self.shared, 0).await {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+                Err(error) => self.end(id, |_, _| Err(error)),
+            }
+        }
+        if self.idle > 0 && waiting == 0 {
+            for entry in self.jobs.values_mut() {
+                if entry.run.send(&self.shared, self.idle).await? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
