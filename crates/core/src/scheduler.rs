@@ -128,6 +128,7 @@ impl TaskState {
 /// Everything that is asked for often is kept, not counted: a job may have 100,000 tasks.
 #[derive(Debug)]
 pub struct Scheduler {
+    patient: bool,
     phase: Phase,
     tasks: BTreeMap<Task, TaskState>,
     owners: BTreeMap<AttemptId, Task>,
@@ -146,16 +147,12 @@ pub struct Scheduler {
     waits: u32,
 }
 
-impl Default for Scheduler {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Scheduler {
-    /// A job of which nothing is done yet.
-    pub fn new() -> Self {
+    /// A job of which nothing is done yet. A `patient` one waits for room on a full disk; others
+    /// fail, so that whoever waits is told.
+    pub fn new(patient: bool) -> Self {
         Self {
+            patient,
             phase: Phase::Planning,
             tasks: BTreeMap::from([(Task::Plan, TaskState::default())]),
             owners: BTreeMap::new(),
@@ -330,6 +327,7 @@ impl Scheduler {
     /// The attempt failed; `by_task` where the task is to blame.
     pub fn failed(&mut self, id: AttemptId, error: Error, by_task: bool) -> Verdict {
         let Some(task) = self.task_of(id) else { return Verdict::Ignore };
+        let by_task = by_task && !(self.patient && error.kind() == ErrorKind::Exhausted);
         let changed = self.change(task, |state| {
             let attempt = state.attempts.iter_mut().find(|a| a.id == id);
             attempt.filter(|a| a.state != State::Over)?.state = State::Over;
@@ -349,8 +347,9 @@ impl Scheduler {
             error: error.clone(),
         });
         let once = error.kind() == ErrorKind::Internal && failures >= 2;
-        // A full disk is not the task's fault, and no second try makes room: whoever waits is told.
-        if !error.kind().is_retryable() || error.kind() == ErrorKind::Exhausted {
+        // A full disk is not the task's fault, and no second try makes room.
+        let full = error.kind() == ErrorKind::Exhausted;
+        if !error.kind().is_retryable() || (full && !self.patient) {
             self.phase = Phase::Failed(error);
         } else if !others && (failures >= MAX_ATTEMPTS || once) {
             self.phase = Phase::Failed(self.given_up(task, &error));
@@ -476,7 +475,7 @@ mod tests {
     const NOW: Duration = Duration::ZERO;
 
     fn planned(segments: u32, new_id: &mut dyn FnMut() -> AttemptId) -> Scheduler {
-        let mut s = Scheduler::new();
+        let mut s = Scheduler::new(false);
         let plan = sent(&s.step(NOW, 9, 9, new_id))[0].1;
         assert_eq!(s.done(plan, NOW).0, Verdict::Accept);
         s.planned(segments);
@@ -559,7 +558,7 @@ mod tests {
     #[test]
     fn a_resumed_job_does_only_what_is_left() {
         let mut new_id = ids();
-        let mut s = Scheduler::new();
+        let mut s = Scheduler::new(false);
         s.resume(Task::Plan, AttemptId::from_bits(100));
         s.planned(3);
         s.resume(Task::Segment(1), AttemptId::from_bits(101));

@@ -74,6 +74,40 @@ pub struct JobFile {
     pub source: SourceRef,
     /// Whether a line for each frame is wanted.
     pub frame_metrics: bool,
+    /// Who submitted it to a server, and how; `None` for a run on one machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submission: Option<Submission>,
+}
+
+/// What a server knows of a job beside its specification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submission {
+    /// The name that the job belongs to.
+    pub owner: String,
+    /// When it was accepted, in milliseconds since 1970.
+    pub created_ms: i64,
+    /// 0 to 9, higher is more urgent.
+    pub priority: u8,
+    /// Whether its source is sent along; else it lies at a path.
+    pub upload: bool,
+    /// Size of the source that is sent along, where the client told.
+    pub upload_size: Option<u64>,
+    /// Where the output is to be written beside the store.
+    pub output: Option<std::path::PathBuf>,
+    /// The key by which the client knows the request again, and a digest of the request.
+    pub idempotency: Option<(String, String)>,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// Its output is there.
+    Succeeded,
+    /// It cannot be done.
+    Failed,
+    /// Somebody stopped it.
+    Cancelled,
 }
 
 /// Where a job's source lies.
@@ -162,6 +196,22 @@ pub enum Decision {
         /// Why.
         error: Error,
     },
+    /// The source that was sent along is there, whole.
+    Uploaded {
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The job is over.
+    Ended {
+        /// How.
+        end: End,
+        /// Why, where it failed.
+        error: Option<Error>,
+        /// When, in milliseconds since 1970.
+        at_ms: i64,
+    },
+    /// A job that had failed is tried again.
+    Retried,
     /// The output is about to be put at its place.
     Publishing {
         /// Size of the output in bytes.

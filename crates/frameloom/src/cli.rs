@@ -20,6 +20,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Process a video on this machine.
     Run(cmd::run::RunArgs),
+    /// Serve many clients: an HTTP API and a dashboard around the same engine.
+    Serve(cmd::serve::ServeArgs),
     /// Show how a video would be cut into segments, without processing it.
     Plan(cmd::plan::PlanArgs),
     /// Show what a file holds.
@@ -40,6 +42,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<u8> {
         match self.command {
             Command::Run(args) => cmd::run::run(args),
+            Command::Serve(args) => cmd::serve::run(args),
             Command::Plan(args) => cmd::plan::run(args).map(|()| 0),
             Command::Probe(args) => cmd::probe::run(args).map(|()| 0),
             Command::Filters(args) => cmd::filters::run(args).map(|()| 0),

@@ -79,6 +79,11 @@ impl Node {
         })
     }
 
+    /// Whether it works on nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        lock(&self.held).is_empty()
+    }
+
     /// Works until `stop`, then ends its slots; answers what is known of them.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) -> Vec<SlotMetrics> {
         let begun = Instant::now();

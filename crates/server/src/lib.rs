@@ -8,5 +8,6 @@ pub mod epoch;
 pub mod journal;
 pub mod publish;
 pub mod resume;
+pub mod serve;
 pub mod store;
 pub mod summary;

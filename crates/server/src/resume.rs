@@ -7,7 +7,7 @@ use frameloom_core::slot::TaskOutput;
 use frameloom_core::wire::{AttemptReport, Decision, JobFile, Outcome, Task};
 
 use crate::journal::Journal;
-use crate::store::Store;
+use crate::store::{JobDir, Store};
 
 /// What an earlier run left.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct Found {
     pub plan: Option<(AttemptId, Plan)>,
     /// Accepted segments whose files are there.
     pub segments: Vec<AttemptReport>,
+    /// The join that was accepted, if its file is there.
+    pub concat: Option<AttemptReport>,
     /// The identity of an output that was about to be published.
     pub publishing: Option<(u64, u64)>,
 }
@@ -58,46 +60,82 @@ pub fn look(
         return Ok(Past::Other("frame metrics are wanted now".into()));
     }
     let (_, decisions) = Journal::open(&dir.journal())?;
-    let mut found = Found { id, plan: None, segments: Vec::new(), publishing: None };
+    let found = found(&dir, decisions)?;
+    Ok(match differs(&found, engine, fingerprint)? {
+        Some(why) => Past::Other(why),
+        None => Past::Same(Box::new(found)),
+    })
+}
+
+/// What the decisions of a job tell, as far as the files are there.
+///
+/// # Errors
+/// Of the file system.
+pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
+    let mut found =
+        Found { id: dir.id(), plan: None, segments: Vec::new(), concat: None, publishing: None };
     for decision in decisions {
         match decision {
-            Decision::Accepted(report) => match report.task {
-                Task::Plan => {
-                    let plan = dir.read_plan(report.attempt).ok().flatten();
-                    found.plan = plan.map(|plan| (report.attempt, plan));
+            Decision::Accepted(report) => {
+                let size = match &report.outcome {
+                    Outcome::Done(TaskOutput::Segment(output)) => output.file.size,
+                    Outcome::Done(TaskOutput::Concat(output)) => output.file.size,
+                    Outcome::Done(TaskOutput::Plan(output)) => output.file.size,
+                    Outcome::Done(TaskOutput::Probe(_)) | Outcome::Failed { .. } => continue,
+                };
+                let file = dir.open_result(report.task, report.attempt, "")?;
+                if file.and_then(|f| f.metadata().ok()).is_none_or(|m| m.len() != size) {
+                    continue;
                 }
-                Task::Segment(_) => {
-                    let size = match &report.outcome {
-                        Outcome::Done(TaskOutput::Segment(output)) => output.file.size,
-                        _ => continue,
-                    };
-                    let file = dir.open_result(report.task, report.attempt, "")?;
-                    if file.and_then(|f| f.metadata().ok()).is_some_and(|m| m.len() == size) {
-                        found.segments.push(report);
+                match report.task {
+                    Task::Plan => {
+                        let plan = dir.read_plan(report.attempt).ok().flatten();
+                        found.plan = plan.map(|plan| (report.attempt, plan));
                     }
+                    Task::Segment(_) => found.segments.push(report),
+                    Task::Concat => found.concat = Some(report),
                 }
-                Task::Concat => {}
-            },
+            }
             Decision::Publishing { size, inode } => found.publishing = Some((size, inode)),
-            Decision::Sent { .. } | Decision::Failed { .. } => {}
+            Decision::Sent { .. }
+            | Decision::Failed { .. }
+            | Decision::Uploaded { .. }
+            | Decision::Ended { .. }
+            | Decision::Retried => {}
         }
     }
+    Ok(found)
+}
+
+/// Why what was found cannot be gone on with, if so.
+///
+/// # Errors
+/// Of `fingerprint`.
+pub fn differs(
+    found: &Found,
+    engine: &Engine,
+    fingerprint: &dyn Fn(bool) -> Result<Fingerprint>,
+) -> Result<Option<String>> {
     if let Some((_, plan)) = &found.plan {
         if plan.version != PLAN_VERSION || plan.engine != *engine {
-            return Ok(Past::Other("it was made by other versions".into()));
+            return Ok(Some("it was made by other versions".into()));
         }
         if plan.source.fingerprint != fingerprint(plan.source.fingerprint.whole)? {
-            return Ok(Past::Other("the source has changed since".into()));
+            return Ok(Some("the source has changed since".into()));
         }
     }
-    Ok(Past::Same(Box::new(found)))
+    Ok(None)
 }
 
 impl Found {
     /// Whether a file in `results/` is still of use.
     pub fn keeps(&self, name: &str) -> bool {
         let plan = self.plan.as_ref().map(|(attempt, _)| format!("plan.{attempt}"));
+        let concat = self.concat.as_ref().map(|report| format!("output.{}", report.attempt));
         plan.is_some_and(|plan| plan == name)
+            || concat.is_some_and(|concat| {
+                name.strip_prefix(&concat).is_some_and(|rest| matches!(rest, "" | ".frames"))
+            })
             || self.segments.iter().any(|report| match report.task {
                 Task::Segment(k) => format!("{k}.{}", report.attempt) == name,
                 _ => false,

@@ -233,6 +233,88 @@ impl JobDir<'_> {
         self.store.read_json(&self.relative.join("job.json"), MOST_SMALL)
     }
 
+    /// Where a source that is sent along lies, once it is whole.
+    pub fn source(&self) -> PathBuf {
+        let path = self.path().join("source");
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
+    /// A path within the job's directory for the server alone.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Bytes of the source that have come.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn upload_size(&self) -> Result<u64> {
+        let file = self.store.open_file(&self.relative.join("source.part"))?;
+        let meta = file.map(|file| file.metadata()).transpose().map_err(io("an upload"))?;
+        Ok(meta.map_or(0, |meta| meta.len()))
+    }
+
+    /// Opens the source that is being sent, to append to it.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn open_upload(&self) -> Result<File> {
+        let path = self.path().join("source.part");
+        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        opened.map_err(io(format!("cannot write '{}'", path.display())))
+    }
+
+    /// The source has come whole.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn finish_upload(&self) -> Result<()> {
+        let (from, to) = (self.path().join("source.part"), self.path().join("source"));
+        let done = || -> std::io::Result<()> {
+            File::open(&from)?.sync_all()?;
+            fs::rename(&from, &to)?;
+            File::open(self.path())?.sync_all()
+        };
+        done().map_err(io(format!("cannot keep '{}'", to.display())))
+    }
+
+    /// Keeps a job's metrics.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn write_metrics(&self, metrics: &frameloom_core::metrics::Metrics) -> Result<()> {
+        self.store.write_json(&self.relative.join("metrics.json"), metrics, true)
+    }
+
+    /// Puts a result in its place: what clients get. What is there already is left.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn publish_output(&self, output: &Path, frame_metrics: Option<&Path>) -> Result<()> {
+        let done = || -> std::io::Result<()> {
+            if let Some(lines) = frame_metrics {
+                fs::rename(lines, self.path().join("frames.jsonl"))?;
+            }
+            // Linked, so that a server that dies here finds the join done. Not every file system can.
+            let fresh = self.path().join("output.new");
+            drop(fs::remove_file(&fresh));
+            if fs::hard_link(output, &fresh).is_err() {
+                fs::rename(output, &fresh)?;
+            }
+            fs::rename(&fresh, self.path().join("output"))?;
+            File::open(self.path())?.sync_all()
+        };
+        done().map_err(io("cannot keep an output"))
+    }
+
+    /// Opens one of the files that clients may read: `output`, `metrics.json`, `frames.jsonl`.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn open_for_client(&self, name: &str) -> Result<Option<File>> {
+        self.store.open_file(&self.relative.join(name))
+    }
+
     /// Where the journal lies.
     pub fn journal(&self) -> PathBuf {
         self.path().join("journal")

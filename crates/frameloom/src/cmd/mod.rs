@@ -6,6 +6,7 @@ pub(crate) mod man;
 pub(crate) mod plan;
 pub(crate) mod probe;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod slot;
 
 use std::fs::File;

@@ -116,7 +116,8 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
     let ended = Store::open(work.path()).and_then(|store| {
         let source = if from_pipe { spool(&args, &work)? } else { source_of(&args.input)? };
         let frame_metrics = args.frame_metrics.is_some();
-        let job = JobFile { id: JobId::from_bits(random::bits()?), spec, source, frame_metrics };
+        let id = JobId::from_bits(random::bits()?);
+        let job = JobFile { id, spec, source, frame_metrics, submission: None };
         let slots = args.slots.map_or_else(cores, |slots| slots as usize);
         let display = Arc::new(Mutex::new(Display::new(style, slots)));
         let ended = in_work(&args, Arc::new(store), job, slots, &display);
@@ -347,6 +348,7 @@ async fn work(
         // Where the system gives no random numbers the run would not have begun.
         new_id: Box::new(|| AttemptId::from_bits(random::bits().unwrap_or_default())),
         fault: fault(args),
+        hold: Box::new(|| false),
         // The lock on the work directory keeps other runs away.
         before_commit: Box::new(|| Ok(())),
     };

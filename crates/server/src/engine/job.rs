@@ -54,11 +54,12 @@ impl JobRun {
     ) -> Result<Self> {
         let (journal, _) = Journal::open(&shared.store.job(job.id).journal())?;
         let now = Instant::now();
+        let patient = job.submission.is_some();
         let mut run = Self {
             job,
             watcher,
             journal,
-            scheduler: Scheduler::new(),
+            scheduler: Scheduler::new(patient),
             plan: None,
             concat: None,
             done: BTreeMap::new(),
@@ -79,6 +80,13 @@ impl JobRun {
         {
             run.scheduler.resume(Task::Plan, attempt);
             run.planned(plan, &found.segments);
+            if let Some(report) = found.concat
+                && let Outcome::Done(TaskOutput::Concat(output)) = report.outcome
+                && *run.scheduler.phase() == Phase::Assembling
+            {
+                run.scheduler.resume(Task::Concat, report.attempt);
+                run.concat = Some(output);
+            }
         }
         Ok(run)
     }

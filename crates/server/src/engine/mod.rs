@@ -45,6 +45,8 @@ pub struct EngineConfig {
     pub new_id: Box<dyn Fn() -> AttemptId + Send + Sync>,
     /// See [`Fault`].
     pub fault: Fault,
+    /// Whether segments must wait, because the store has no room.
+    pub hold: Box<dyn Fn() -> bool + Send + Sync>,
     /// Called before each decision is written; an error says that this engine may decide no more.
     pub before_commit: Box<dyn Fn() -> Result<()> + Send + Sync>,
 }
@@ -303,8 +305,9 @@ impl Engine {
     /// Sends tasks: short ones at once, segments in turns while there is room in the queue.
     async fn dispatch(&mut self) -> Result<()> {
         let mut waiting = self.shared.broker.len(Queue::Segment).await?;
+        let hold = (self.shared.config.hold)();
         loop {
-            let room = waiting < self.shared.config.window;
+            let room = !hold && waiting < self.shared.config.window;
             let next = self
                 .jobs
                 .iter_mut()
@@ -324,7 +327,7 @@ impl Engine {
                 Err(error) => self.end(id, |_, _| Err(error)),
             }
         }
-        if self.idle > 0 && waiting == 0 {
+        if self.idle > 0 && waiting == 0 && !hold {
             for entry in self.jobs.values_mut() {
                 if entry.run.send(&self.shared, self.idle).await? {
                     break;

@@ -1,0 +1,478 @@
+//! `frameloom serve`: the engine with an HTTP API and a dashboard around it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use frameloom_broker::{Broker, Memory};
+use frameloom_core::id::{AttemptId, JobId, NodeId};
+use frameloom_core::{Error, Result};
+use frameloom_server::engine::{self, EngineConfig, Links};
+use frameloom_server::epoch::Epoch;
+use frameloom_server::serve::{Listener, Parts, ServeConfig, Server, Tls, Tokens, is_full};
+use frameloom_server::store::Store;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::shown;
+use crate::node::{Node, NodeConfig};
+use crate::random;
+
+/// The port where none is given.
+const PORT: u16 = 8080;
+
+/// How long a silent server or node is believed.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// How to serve.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  frameloom serve --data /var/lib/frameloom\n  \
+    frameloom serve --data D --listen '[::]:8080' --tokens tokens.txt --tls-cert cert.pem --tls-key key.pem\n  \
+    curl -T in.mp4 'http://127.0.0.1:8080/v1/process?f=blur:sigma=3' -o out.mp4\n\n\
+    Ctrl-C or SIGTERM lets segments at work finish (30 s at most) and stops; a second one stops at once.\n\
+    Jobs that are not over go on when the server is started again.")]
+pub(crate) struct ServeArgs {
+    /// Address to listen on: IP:PORT, [IP6]:PORT or unix:PATH; may be given more than once
+    /// [default: 127.0.0.1:8080 and [::1]:8080].
+    ///
+    /// '[::]:8080' answers IPv4 and IPv6. Port 0 takes a free one. An address that is not loopback
+    /// needs --tokens, or --insecure.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+
+    /// Where jobs, sources and outputs are kept.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+
+    /// Segments done at a time on this machine, 1 to 256 [default: one a core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    slots: Option<u16>,
+
+    /// File of tokens, `name:token` or `name:token:admin` a line; a job belongs to a name, and
+    /// others do not see it.
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+
+    /// Certificate chain for TLS, as PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Key of the certificate, as PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Listen beyond this machine without tokens or TLS: whoever reaches the port gets in.
+    #[arg(long)]
+    insecure: bool,
+
+    /// Host name by which clients call the server, beside its addresses; '*' takes any.
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+
+    /// Directory whose files may be sources by path; with ':rw' outputs may be written there, too.
+    #[arg(long, value_name = "DIR[:rw]")]
+    allow_path: Vec<String>,
+
+    /// Room of the store that is kept free: bytes, or with K, M, G, T.
+    #[arg(long, value_name = "SIZE", default_value = "2G")]
+    min_free: String,
+
+    /// Largest source that is taken.
+    #[arg(long, value_name = "SIZE", default_value = "20G")]
+    max_upload: String,
+
+    /// Jobs that are not over, at most; further ones get status 429.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    max_jobs: usize,
+
+    /// How long a finished job is kept: a number with s, m, h or d, or 'forever'.
+    #[arg(long, value_name = "TIME", default_value = "7d")]
+    keep: String,
+
+    /// Let everybody read /metrics.
+    #[arg(long)]
+    open_metrics: bool,
+
+    /// Memory that a slot may take, in MiB, 64 or more.
+    #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    slot_memory: u64,
+
+    /// Seconds that a slot at work may be silent before it is stopped, 1 or more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    slot_timeout: u64,
+}
+
+/// `2G` as bytes.
+fn bytes(text: &str, what: &str) -> Result<u64> {
+    let wrong = || Error::invalid(format!("--{what} '{text}' is not a size like 500M or 2G"));
+    let (digits, factor) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 1u64 << 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
+        Some((at, 'T' | 't')) => (&text[..at], 1 << 40),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(wrong)
+}
+
+/// `7d` as a duration; `None` for ever.
+fn kept(text: &str) -> Result<Option<Duration>> {
+    if text == "forever" {
+        return Ok(None);
+    }
+    let wrong =
+        || Error::invalid(format!("--keep '{text}' is not a time like 12h or 7d, nor 'forever'"));
+    let at = text.len().saturating_sub(1);
+    let (digits, unit) = text.split_at_checked(at).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1u64,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let count = digits.parse::<u64>().map_err(|_| wrong())?;
+    count.checked_mul(seconds).map(|s| Some(Duration::from_secs(s))).ok_or_else(wrong)
+}
+
+enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Where to listen, as asked for.
+fn places(args: &ServeArgs) -> Result<Vec<Place>> {
+    if args.listen.is_empty() {
+        let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        return Ok(both.map(|ip| Place::Tcp(SocketAddr::new(ip, PORT))).into());
+    }
+    let place = |text: &String| match text.strip_prefix("unix:") {
+        Some(path) if !path.is_empty() => Ok(Place::Unix(path.into())),
+        _ => text.parse().map(Place::Tcp).map_err(|_| {
+            Error::invalid(format!(
+                "--listen '{text}' is not IP:PORT, [IP6]:PORT or unix:PATH, like 127.0.0.1:8080"
+            ))
+        }),
+    };
+    args.listen.iter().map(place).collect()
+}
+
+/// A bound TCP socket; `[::]` answers IPv4, too.
+fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let failed = |e: std::io::Error| {
+        let hint = match e.kind() {
+            std::io::ErrorKind::AddrInUse => "; another program has it, give another --listen",
+            _ => "",
+        };
+        Error::io(format!("cannot listen on {address}{hint}"), &e)
+    };
+    let open = || -> std::io::Result<TcpListener> {
+        let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+        let socket = rustix::net::socket_with(
+            family,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            Some(ipproto::TCP),
+        )?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        if let SocketAddr::V6(v6) = address {
+            sockopt::set_ipv6_v6only(&socket, !v6.ip().is_unspecified())?;
+        }
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, 1024)?;
+        Ok(TcpListener::from(socket))
+    };
+    open().map_err(failed)
+}
+
+/// Binds all sockets. Port 0 is one port that is free at all addresses that ask for it.
+fn bind_all(places: &[Place]) -> Result<Vec<(TcpListener, SocketAddr)>> {
+    let wanted: Vec<SocketAddr> = places
+        .iter()
+        .filter_map(|place| match place {
+            Place::Tcp(address) => Some(*address),
+            Place::Unix(_) => None,
+        })
+        .collect();
+    let mut last = None;
+    for _ in 0..20 {
+        let mut free = None;
+        let mut bound = Vec::new();
+        for address in &wanted {
+            let mut address = *address;
+            if address.port() == 0 {
+                address.set_port(free.unwrap_or(0));
+            }
+            match bind(address) {
+                Ok(socket) => {
+                    let at = socket.local_addr().map_err(|e| Error::io("cannot listen", &e))?;
+                    if address.port() == 0 {
+                        free = Some(at.port());
+                    }
+                    bound.push((socket, at));
+                }
+                Err(error) => {
+                    last = Some(error);
+                    break;
+                }
+            }
+        }
+        if bound.len() == wanted.len() {
+            return Ok(bound);
+        }
+        if free.is_none() {
+            break;
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::internal("no address to listen on")))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::not_found(format!("'{}' does not exist", shown(path)))
+        }
+        _ => Error::io(format!("cannot read '{}'", shown(path)), &e),
+    })
+}
+
+fn config(args: &ServeArgs, places: &[Place], slots: usize) -> Result<ServeConfig> {
+    let tokens = match &args.tokens {
+        Some(path) => {
+            let text = read(path)?;
+            Tokens::parse(&String::from_utf8_lossy(&text)).map_err(|e| e.at(shown(path)))?
+        }
+        None => Tokens::default(),
+    };
+    let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
+    for place in places {
+        let Place::Tcp(address) = place else { continue };
+        hosts.push(address.ip().to_string());
+        let open = !address.ip().is_loopback();
+        if open && !args.insecure && !(tokens.are_asked_for() && args.tls_cert.is_some()) {
+            return Err(Error::invalid(format!(
+                "--listen {address} is reached from other machines: give --tokens and --tls-cert with --tls-key, \
+                 or --insecure where the network or a proxy keeps others out"
+            )));
+        }
+    }
+    hosts.extend(args.allow_host.iter().map(|host| host.to_ascii_lowercase()));
+    if places.iter().any(|place| matches!(place, Place::Tcp(a) if a.ip().is_unspecified())) {
+        hosts.extend(own_addresses());
+    }
+    let mut paths = Vec::new();
+    for text in &args.allow_path {
+        let (dir, writable) =
+            text.strip_suffix(":rw").map_or((text.as_str(), false), |d| (d, true));
+        let dir = std::fs::canonicalize(dir)
+            .map_err(|e| Error::io(format!("--allow-path '{}'", shown(Path::new(dir))), &e))?;
+        paths.push((dir, writable));
+    }
+    Ok(ServeConfig {
+        tokens,
+        tls: args.tls_cert.is_some(),
+        hosts,
+        paths,
+        min_free: bytes(&args.min_free, "min-free")?,
+        max_upload: bytes(&args.max_upload, "max-upload")?,
+        max_jobs: args.max_jobs,
+        keep: kept(&args.keep)?,
+        slots,
+        open_metrics: args.open_metrics,
+    })
+}
+
+/// This machine's own addresses, by which clients call a server that listens on all of them.
+fn own_addresses() -> Vec<String> {
+    let v6 = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let v6 = v6.lines().filter_map(|line| {
+        let bits = u128::from_str_radix(line.split(' ').next()?, 16).ok()?;
+        Some(Ipv6Addr::from(bits).to_string())
+    });
+    let v4 = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+    let lines: Vec<&str> = v4.lines().map(str::trim).collect();
+    let local = lines.windows(2).filter(|w| w[1].starts_with("/32 host LOCAL"));
+    let v4 = local.filter_map(|w| w[0].strip_prefix("|-- ").map(str::to_owned));
+    v6.chain(v4).collect()
+}
+
+/// Serves until it is told to stop.
+pub(crate) fn run(args: ServeArgs) -> Result<u8> {
+    let slots = args.slots.map_or_else(
+        || std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        usize::from,
+    );
+    let places = places(&args)?;
+    let config = config(&args, &places, slots)?;
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => Some(Tls::new(&read(cert)?, &read(key)?)?),
+        _ => None,
+    };
+    std::fs::create_dir_all(&args.data)
+        .map_err(|e| Error::io(format!("cannot make '{}'", shown(&args.data)), &e))?;
+    let data = std::fs::canonicalize(&args.data)
+        .map_err(|e| Error::io(format!("cannot use '{}'", shown(&args.data)), &e))?;
+    let sockets = bind_all(&places)?;
+    let epoch = Arc::new(Epoch::take(&data, LEASE, &mut std::thread::sleep)?);
+    let store = Arc::new(Store::open(&data)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(slots.clamp(2, 8))
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("cannot start", &e))?;
+    let stopped = runtime.block_on(async {
+        let mut listeners = Vec::new();
+        for (socket, _) in sockets {
+            listeners.push(Listener::tcp(socket, tls.clone())?);
+        }
+        for place in &places {
+            if let Place::Unix(path) = place {
+                listeners.push(unix(path)?);
+            }
+        }
+        serve(&args, config, slots, store, epoch, listeners).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    for place in &places {
+        if let Place::Unix(path) = place {
+            // It may be gone already.
+            drop(std::fs::remove_file(path));
+        }
+    }
+    stopped
+}
+
+fn unix(path: &Path) -> Result<Listener> {
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let failed =
+        |e: std::io::Error| Error::io(format!("cannot listen on 'unix:{}'", shown(path)), &e);
+    if path.exists() && UnixStream::connect(path).is_err() {
+        // Left behind by a server that died.
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let socket = UnixListener::bind(path).map_err(failed)?;
+    Listener::unix(socket, &path.to_string_lossy())
+}
+
+async fn serve(
+    args: &ServeArgs,
+    config: ServeConfig,
+    slots: usize,
+    store: Arc<Store>,
+    epoch: Arc<Epoch>,
+    listeners: Vec<Listener>,
+) -> Result<u8> {
+    let failed = |e: std::io::Error| Error::io("cannot watch signals", &e);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let broker: Arc<dyn Broker> = Arc::new(Memory::new());
+    let wake = Arc::new(Notify::new());
+    let node_config = NodeConfig {
+        slots,
+        slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
+        beat: Duration::from_millis(200),
+    };
+    let stop_node = CancellationToken::new();
+    let id = NodeId::from_bits(random::bits()?);
+    let node =
+        Node::new(id, Arc::clone(&store), Arc::clone(&broker), Arc::clone(&wake), node_config);
+    let node_ended = tokio::spawn(Arc::clone(&node).run(stop_node.clone()));
+
+    let draining = CancellationToken::new();
+    let (held, watched) = (Arc::clone(&store), draining.clone());
+    let min_free = config.min_free;
+    let (deciding, ending) = (Arc::clone(&epoch), Arc::clone(&epoch));
+    let engine = engine::start(
+        EngineConfig {
+            poll: Duration::from_millis(100),
+            lease: LEASE,
+            // One waits for each slot that may soon be free: a new job has its turn after these.
+            window: slots.div_ceil(2),
+            new_id: Box::new(|| AttemptId::from_bits(random::bits().unwrap_or_default())),
+            fault: Box::new(|_| Ok(())),
+            hold: Box::new(move || watched.is_cancelled() || is_full(&held, min_free)),
+            before_commit: Box::new(move || deciding.check()),
+        },
+        Links { store: Arc::clone(&store), broker, wake },
+    );
+    let parts = Parts {
+        store: Arc::clone(&store),
+        engine,
+        catalogue: frameloom_media::catalogue(),
+        versions: frameloom_media::engine(),
+        new_id: Box::new(|| random::bits().map(JobId::from_bits)),
+        before_commit: Box::new(move || ending.check()),
+    };
+    let stop = CancellationToken::new();
+    let server = Arc::new(Server::new(parts, config, stop.clone())?);
+    let mut lines = String::new();
+    for listener in &listeners {
+        lines += &format!("listening on {}\n", listener.address());
+    }
+    let serving = {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move { server.serve(listeners).await })
+    };
+    super::print(&lines)?;
+
+    let mut counter = 0;
+    let mut beat = tokio::time::interval(Duration::from_secs(1));
+    let mut stopping: Option<(tokio::time::Instant, u8)> = None;
+    let code = loop {
+        let code = tokio::select! {
+            _ = interrupt.recv() => Some(130),
+            _ = terminate.recv() => Some(143),
+            _ = beat.tick() => None,
+        };
+        counter += 1;
+        epoch.beat(counter)?;
+        if let Err(error) = epoch.check() {
+            stop.cancel();
+            stop_node.cancel();
+            return Err(error);
+        }
+        match (code, &stopping) {
+            (Some(_), Some((_, first))) => break *first,
+            (Some(code), None) => {
+                eprintln!("frameloom: segments at work finish first; once more stops at once");
+                server.drain();
+                draining.cancel();
+                stopping = Some((tokio::time::Instant::now(), code));
+            }
+            (None, _) => {}
+        }
+        if let Some((since, code)) = stopping
+            && (node.is_idle() || since.elapsed() > Duration::from_secs(30))
+        {
+            break code;
+        }
+    };
+    stop.cancel();
+    stop_node.cancel();
+    drop(tokio::time::timeout(Duration::from_secs(5), serving).await);
+    drop(tokio::time::timeout(Duration::from_secs(5), node_ended).await);
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(bytes("2G", "x").unwrap(), 2 << 30);
+        assert_eq!(bytes("17", "x").unwrap(), 17);
+        assert_eq!(kept("7d").unwrap(), Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(kept("forever").unwrap(), None);
+        for bad in ["", "G", "-1", "1.5G", "99999999999999T"] {
+            assert!(bytes(bad, "x").is_err(), "{bad}");
+        }
+        for bad in ["", "d", "7", "-1d", "7w", "é"] {
+            assert!(kept(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What happens to a job, kept for a while, so that a client that comes back misses nothing.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+/// Events kept a job; a reader that is further behind begins at the oldest.
+const MOST: usize = 1024;
+
+/// One event.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    /// One more than the one before, from 1.
+    pub(crate) id: u64,
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// JSON.
+    pub(crate) data: Arc<str>,
+}
+
+/// A job's latest events. Readers cost no memory, however slow they are.
+#[derive(Debug)]
+pub(crate) struct EventLog {
+    kept: Mutex<VecDeque<Event>>,
+    last: watch::Sender<u64>,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), last: watch::channel(0).0 }
+    }
+}
+
+impl EventLog {
+    /// Appends an event.
+    pub(crate) fn push(&self, name: &'static str, data: &Value) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = kept.back().map_or(0, |event| event.id) + 1;
+        if kept.len() == MOST {
+            kept.pop_front();
+        }
+        kept.push_back(Event { id, name, data: data.to_string().into() });
+        drop(kept);
+        self.last.send_replace(id);
+    }
+
+    /// The oldest event after `id` that is kept.
+    pub(crate) fn after(&self, id: u64) -> Option<Event> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(kept.partition_point(|event| event.id <= id)).cloned()
+    }
+
+    /// Tells of the last event's id.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.last.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_goes_on_where_it_was_and_skips_what_is_gone() {
+        let log = EventLog::default();
+        assert!(log.after(0).is_none());
+        for i in 0..MOST + 10 {
+            log.push("n", &Value::from(i));
+        }
+        assert_eq!(log.after(0).unwrap().id, 11);
+        assert_eq!(log.after(500).unwrap().id, 501);
+        assert!(log.after(MOST as u64 + 10).is_none());
+    }
+}

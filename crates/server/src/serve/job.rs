@@ -1,0 +1,330 @@
+//! One job of a server: what was asked for, and where it stands.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use frameloom_core::id::JobId;
+use frameloom_core::plan::Plan;
+use frameloom_core::wire::{End, JobFile, Submission, Task};
+use frameloom_core::{Error, ErrorKind};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::events::EventLog;
+use super::problem::{problem, status};
+use super::view::{JobView, ProgressView, SegmentState, State, rfc3339};
+use crate::engine::{JobEvent, Progress};
+
+/// A job.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) file: JobFile,
+    pub(crate) submission: Submission,
+    pub(crate) events: EventLog,
+    live: Mutex<Live>,
+    ended: watch::Sender<bool>,
+    /// Held by whoever writes to its upload.
+    pub(crate) writer: tokio::sync::Mutex<()>,
+}
+
+/// What changes while a job is at work.
+#[derive(Debug)]
+struct Live {
+    state: State,
+    waiting: Option<String>,
+    uploaded: u64,
+    begun: Instant,
+    /// How long it took, once it is over.
+    took: Option<Duration>,
+    /// Frames that were done before this server began it.
+    before: Option<u64>,
+    rate: f64,
+    total: Option<u64>,
+    progress: Progress,
+    segments: Vec<SegmentState>,
+    messages: Vec<String>,
+    error: Option<Error>,
+    ended_ms: Option<i64>,
+    cancel: CancellationToken,
+    told: Option<Instant>,
+}
+
+impl Job {
+    /// A job that is not begun.
+    pub(crate) fn new(file: JobFile, submission: Submission) -> Self {
+        let live = Live {
+            state: State::Queued,
+            waiting: submission.upload.then(|| "upload".to_owned()),
+            uploaded: 0,
+            begun: Instant::now(),
+            took: None,
+            before: None,
+            rate: 0.0,
+            total: None,
+            progress: Progress::default(),
+            segments: Vec::new(),
+            messages: Vec::new(),
+            error: None,
+            ended_ms: None,
+            cancel: CancellationToken::new(),
+            told: None,
+        };
+        Self {
+            file,
+            submission,
+            events: EventLog::default(),
+            live: Mutex::new(live),
+            ended: watch::channel(false).0,
+            writer: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn id(&self) -> JobId {
+        self.file.id
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.live().state
+    }
+
+    /// When it ended, in milliseconds since 1970.
+    pub(crate) fn ended_ms(&self) -> Option<i64> {
+        self.live().ended_ms
+    }
+
+    /// Whether its source is still awaited.
+    pub(crate) fn awaits_upload(&self) -> bool {
+        let live = self.live();
+        live.state == State::Queued && live.waiting.as_deref() == Some("upload")
+    }
+
+    pub(crate) fn error(&self) -> Option<Error> {
+        self.live().error.clone()
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.live().progress
+    }
+
+    /// Stops what is at work for it.
+    pub(crate) fn stop(&self) {
+        self.live().cancel.cancel();
+    }
+
+    /// Bytes of the source that have come.
+    pub(crate) fn set_uploaded(&self, bytes: u64) {
+        self.live().uploaded = bytes;
+    }
+
+    /// It is about to be run; answers what stops it.
+    pub(crate) fn begin(&self) -> CancellationToken {
+        let mut live = self.live();
+        live.cancel = CancellationToken::new();
+        live.waiting = None;
+        live.error = None;
+        live.ended_ms = None;
+        live.begun = Instant::now();
+        live.took = None;
+        live.before = None;
+        let token = live.cancel.clone();
+        drop(live);
+        self.ended.send_replace(false);
+        self.enter(State::Planning);
+        token
+    }
+
+    /// Says what it waits for, or that it no longer does.
+    pub(crate) fn wait_for(&self, what: Option<&str>) {
+        let mut live = self.live();
+        if live.waiting.as_deref() != what {
+            live.waiting = what.map(str::to_owned);
+            let state = live.state;
+            drop(live);
+            self.events.push("state", &json!({ "state": state, "waiting": what }));
+        }
+    }
+
+    fn enter(&self, state: State) {
+        let mut live = self.live();
+        if live.state == state {
+            return;
+        }
+        live.state = state;
+        drop(live);
+        self.events.push("state", &json!({ "state": state }));
+    }
+
+    /// It is over.
+    pub(crate) fn end(&self, end: End, error: Option<Error>, at_ms: i64) {
+        let mut live = self.live();
+        live.error = error;
+        live.ended_ms = Some(at_ms);
+        live.took = Some(live.begun.elapsed());
+        live.waiting = None;
+        drop(live);
+        self.enter(match end {
+            End::Succeeded => State::Succeeded,
+            End::Failed => State::Failed,
+            End::Cancelled => State::Cancelled,
+        });
+        let view = self.view(None);
+        let data = serde_json::to_value(&view).unwrap_or(Value::Null);
+        self.events.push("end", &data);
+        self.ended.send_replace(true);
+    }
+
+    /// Waits until it is over.
+    pub(crate) async fn ended(&self) {
+        let mut ended = self.ended.subscribe();
+        // The sender lives as long as the job.
+        drop(ended.wait_for(|ended| *ended).await);
+    }
+
+    /// Hears what the engine tells.
+    pub(crate) fn hear(&self, event: JobEvent) {
+        match event {
+            JobEvent::Planned { plan, resumed } => self.planned(&plan, resumed),
+            JobEvent::Started { task, attempt, slot_pid } => {
+                self.mark(task, |before| match before {
+                    SegmentState::Retried => SegmentState::Retried,
+                    _ => SegmentState::Running,
+                });
+                if task == Task::Concat {
+                    self.enter(State::Assembling);
+                }
+                self.task(task, "started", json!({ "attempt": attempt, "slot_pid": slot_pid }));
+            }
+            JobEvent::Accepted { task, attempt } => {
+                self.mark(task, |_| SegmentState::Done);
+                self.task(task, "accepted", json!({ "attempt": attempt }));
+            }
+            JobEvent::Failed { task, attempt, error, retried } => {
+                self.mark(task, |_| SegmentState::Retried);
+                let more = json!({ "attempt": attempt, "error": error, "retried": retried });
+                self.task(task, "failed", more);
+            }
+            JobEvent::Progress(progress) => {
+                let mut live = self.live();
+                live.progress = progress;
+                live.before.get_or_insert(progress.frames);
+                let due = live.told.is_none_or(|told| told.elapsed().as_millis() >= 200);
+                if due {
+                    live.told = Some(Instant::now());
+                    let view = live.view();
+                    drop(live);
+                    let data = serde_json::to_value(&view).unwrap_or(Value::Null);
+                    self.events.push("progress", &data);
+                }
+            }
+        }
+    }
+
+    fn planned(&self, plan: &Plan, resumed: u32) {
+        let mut live = self.live();
+        live.rate = plan.source.video.frame_rate.to_f64();
+        let trimmed = plan.trim.start.is_some() || plan.trim.end.is_some();
+        live.total = plan.source.video.frames.filter(|_| !trimmed);
+        live.segments = vec![SegmentState::Waiting; plan.segments.len()];
+        live.messages = plan.messages.iter().map(|m| m.text.clone()).collect();
+        let data = json!({
+            "segments": plan.segments.len(), "resumed": resumed, "frames": live.total,
+            "reason": plan.reason, "messages": live.messages,
+        });
+        drop(live);
+        self.events.push("planned", &data);
+        self.enter(State::Running);
+    }
+
+    /// Marks segments that an earlier run has done.
+    pub(crate) fn mark_done(&self, segments: &[u32]) {
+        for k in segments {
+            self.mark(Task::Segment(*k), |_| SegmentState::Done);
+        }
+    }
+
+    fn mark(&self, task: Task, change: impl FnOnce(SegmentState) -> SegmentState) {
+        let Task::Segment(k) = task else { return };
+        if let Some(state) = self.live().segments.get_mut(k as usize)
+            && *state != SegmentState::Done
+        {
+            *state = change(*state);
+        }
+    }
+
+    fn task(&self, task: Task, state: &str, more: Value) {
+        let (kind, segment) = match task {
+            Task::Plan => ("plan", None),
+            Task::Segment(k) => ("segment", Some(k)),
+            Task::Concat => ("concat", None),
+        };
+        let mut event = json!({ "task": kind, "state": state, "segment": segment });
+        if let (Value::Object(event), Value::Object(more)) = (&mut event, more) {
+            event.extend(more);
+        }
+        self.events.push("task", &event);
+    }
+
+    /// As clients see it; a finished job is kept for `keep_ms`.
+    pub(crate) fn view(&self, keep_ms: Option<i64>) -> JobView {
+        let live = self.live();
+        let id = self.id().to_string();
+        let s = &self.submission;
+        let awaits = live.state == State::Queued && live.waiting.as_deref() == Some("upload");
+        let expires = live.ended_ms.zip(keep_ms).map(|(ended, keep)| ended.saturating_add(keep));
+        JobView {
+            state: live.state,
+            waiting: live.waiting.clone(),
+            owner: s.owner.clone(),
+            name: self.file.source.name.clone(),
+            filters: self.file.spec.filters.iter().map(ToString::to_string).collect(),
+            container: self.file.spec.container.to_string(),
+            priority: s.priority,
+            created_at: rfc3339(s.created_ms),
+            ended_at: live.ended_ms.map(rfc3339),
+            expires_at: expires.map(rfc3339),
+            progress: live.view(),
+            segments: live.segments.clone(),
+            messages: live.messages.clone(),
+            error: live.error.as_ref().map(|error| problem(error, status(error.kind()))),
+            upload_url: awaits.then(|| format!("/v1/uploads/{id}")),
+            uploaded: s.upload.then_some(live.uploaded),
+            output_url: (live.state == State::Succeeded).then(|| format!("/v1/jobs/{id}/output")),
+            id,
+        }
+    }
+
+    /// Why it cannot be stopped, retried or read, as its state is.
+    pub(crate) fn conflict(&self, what: &str) -> Error {
+        let state = self.state().name();
+        Error::new(ErrorKind::Conflict, format!("job {} is {state}; {what}", self.id()))
+    }
+}
+
+impl Live {
+    #[expect(clippy::cast_precision_loss, reason = "counts of frames, for display")]
+    fn view(&self) -> ProgressView {
+        let p = self.progress;
+        let done = p.frames.saturating_sub(self.before.unwrap_or(0)) as f64;
+        let took = self.took.unwrap_or_else(|| self.begun.elapsed());
+        let fps = done / took.as_secs_f64().max(1e-3);
+        let left = self.total.map(|total| total.saturating_sub(p.frames) as f64);
+        let percent =
+            self.total.map(|total| (p.frames as f64 * 100.0 / total.max(1) as f64).min(100.0));
+        ProgressView {
+            frames: p.frames,
+            total: self.total,
+            percent,
+            fps,
+            realtime_ratio: (self.rate > 0.0).then(|| fps / self.rate),
+            eta_seconds: left.filter(|_| fps > 0.0).map(|left| left / fps),
+            waiting: p.waiting,
+            running: p.running,
+            retried: p.retried,
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! All jobs of a server: accepted, begun, ended, kept over restarts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use frameloom_core::catalogue::Catalogue;
+use frameloom_core::fingerprint::fingerprint;
+use frameloom_core::id::JobId;
+use frameloom_core::plan::{Engine as Versions, Fingerprint};
+use frameloom_core::wire::{Decision, End, JobFile, SourceRef, Submission, Task};
+use frameloom_core::{Error, ErrorKind, Result};
+
+use super::ServeConfig;
+use super::auth::Who;
+use super::job::Job;
+use super::problem::{ApiError, ApiResult};
+use super::request::JobRequest;
+use crate::engine::{Begin, EngineHandle, JobOutcome};
+use crate::journal::Journal;
+use crate::publish::Ready;
+use crate::resume::{self, Found};
+use crate::store::Store;
+use crate::summary::{self, RunFacts};
+
+/// What the server is given by the program that it is a part of.
+pub struct Parts {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Runs the jobs.
+    pub engine: EngineHandle,
+    /// The filters there are.
+    pub catalogue: Catalogue,
+    /// The versions that shape bytes.
+    pub versions: Versions,
+    /// Draws a new job id.
+    pub new_id: Box<dyn Fn() -> Result<JobId> + Send + Sync>,
+    /// Called before a job's end is written; an error says that this server may decide no more.
+    pub before_commit: Box<dyn Fn() -> Result<()> + Send + Sync>,
+}
+
+/// All jobs.
+pub(crate) struct Jobs {
+    pub(crate) parts: Parts,
+    pub(crate) config: ServeConfig,
+    list: Mutex<BTreeMap<JobId, Arc<Job>>>,
+    /// Set where the server takes no new jobs any more.
+    draining: AtomicBool,
+    /// Frames of jobs that have ended, and tasks tried again, for the metrics.
+    pub(crate) frames: AtomicU64,
+    pub(crate) retries: AtomicU64,
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+impl Jobs {
+    /// Reads all jobs of the store, and goes on with those that are not over.
+    pub(crate) fn load(parts: Parts, config: ServeConfig) -> Result<Arc<Self>> {
+        let jobs = Arc::new(Self {
+            parts,
+            config,
+            list: Mutex::default(),
+            draining: AtomicBool::new(false),
+            frames: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+        });
+        for id in jobs.parts.store.jobs()? {
+            if let Err(error) = jobs.take_over(id) {
+                tracing::error!(%error, job = %id, "a job of the store cannot be read; it is left alone");
+            }
+        }
+        Ok(jobs)
+    }
+
+    fn take_over(self: &Arc<Self>, id: JobId) -> Result<()> {
+        let dir = self.parts.store.job(id);
+        let Some(file) = dir.read_job()? else {
+            // It was never accepted: its creation was cut off.
+            return self.parts.store.remove(id);
+        };
+        let Some(submission) = file.submission.clone() else {
+            return Err(Error::conflict("it was made by 'run'"));
+        };
+        let (_, decisions) = Journal::open(&dir.journal())?;
+        let (mut uploaded, mut ended) = (None, None);
+        for decision in &decisions {
+            match decision {
+                Decision::Uploaded { size } => uploaded = Some(*size),
+                Decision::Ended { end, error, at_ms } => {
+                    ended = Some((*end, error.clone(), *at_ms))
+                }
+                Decision::Retried => ended = None,
+                _ => {}
+            }
+        }
+        let job = Arc::new(Job::new(file, submission));
+        self.list().insert(id, Arc::clone(&job));
+        let part = dir.upload_size()?;
+        job.set_uploaded(uploaded.unwrap_or(part));
+        match ended {
+            Some((end, error, at_ms)) => job.end(end, error, at_ms),
+            None if job.submission.upload && uploaded.is_none() => {}
+            None => self.begin(&job),
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Job>>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All jobs that `who` may see.
+    pub(crate) fn visible(&self, who: &Who) -> Vec<Arc<Job>> {
+        self.list().values().filter(|job| who.sees(&job.submission.owner)).cloned().collect()
+    }
+
+    /// A job that `who` may see.
+    pub(crate) fn get(&self, who: &Who, id: &str) -> Result<Arc<Job>> {
+        let known = id.parse::<JobId>().ok().and_then(|id| self.list().get(&id).cloned());
+        known
+            .filter(|job| who.sees(&job.submission.owner))
+            .ok_or_else(|| Error::not_found(format!("job '{}' does not exist", id.escape_debug())))
+    }
+
+    /// Takes no new jobs any more.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the store has less room than is to be kept free.
+    pub(crate) fn is_full(&self) -> bool {
+        is_full(&self.parts.store, self.config.min_free)
+    }
+
+    /// Accepts a job; answers also whether it was accepted before under the same key.
+    pub(crate) fn create(
+        self: &Arc<Self>,
+        who: &Who,
+        request: &JobRequest,
+        key: Option<(String, String)>,
+    ) -> ApiResult<(Arc<Job>, bool)> {
+        if let Some((key, digest)) = &key {
+            let known = self.list().values().find_map(|job| {
+                let known = job.submission.idempotency.as_ref()?;
+                (known.0 == *key && job.submission.owner == who.name)
+                    .then(|| (Arc::clone(job), known.1.clone()))
+            });
+            if let Some((job, before)) = known {
+                if before == *digest {
+                    return Ok((job, true));
+                }
+                return Err(ApiError::with_status(
+                    Error::conflict(format!(
+                        "Idempotency-Key '{}' was given before with another request",
+                        key.escape_debug()
+                    )),
+                    axum::http::StatusCode::UNPROCESSABLE_ENTITY,
+                ));
+            }
+        }
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Error::unavailable("the server is about to stop; try again soon").into());
+        }
+        let spec = request.spec(&self.parts.catalogue)?;
+        let open = self.list().values().filter(|job| !job.state().is_terminal()).count();
+        if open >= self.config.max_jobs {
+            return Err(Error::exhausted(format!(
+                "{open} jobs are open already; try again when one has ended"
+            ))
+            .into());
+        }
+        if self.is_full() {
+            return Err(ApiError::full("the store is full; try again when there is room"));
+        }
+        let id = (self.parts.new_id)()?;
+        let (source, upload) = self.source(id, request)?;
+        let submission = Submission {
+            owner: who.name.clone(),
+            created_ms: now_ms(),
+            priority: request.priority()?,
+            upload,
+            upload_size: request.source.size,
+            output: request
+                .output
+                .as_ref()
+                .map(|output| self.config.allowed(&output.path, true))
+                .transpose()?,
+            idempotency: key,
+        };
+        let file = JobFile {
+            id,
+            spec,
+            source,
+            frame_metrics: request.frame_metrics,
+            submission: Some(submission.clone()),
+        };
+        (self.parts.before_commit)()?;
+        self.parts.store.job(id).create(&file)?;
+        let job = Arc::new(Job::new(file, submission));
+        self.list().insert(id, Arc::clone(&job));
+        if !upload {
+            self.begin(&job);
+        }
+        Ok((job, false))
+    }
+
+    /// Where the source of a new job lies, and whether it is yet to come.
+    fn source(&self, id: JobId, request: &JobRequest) -> ApiResult<(SourceRef, bool)> {
+        let source = &request.source;
+        match (&source.path, source.upload) {
+            (Some(path), false) => {
+                let path = self.config.allowed(path, false)?;
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Ok((SourceRef { path, name }, false))
+            }
+            (None, true) => {
+                if source.size.is_some_and(|size| size > self.config.max_upload) {
+                    return Err(self.config.too_large().into());
+                }
+                let name = source.name.clone().unwrap_or_else(|| "upload".into());
+                let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+                let name: String = name.chars().filter(|c| !c.is_control()).take(255).collect();
+                let path = self.parts.store.job(id).source();
+                Ok((SourceRef { path, name }, true))
+            }
+            _ => Err(Error::invalid(
+                "source: give either 'upload': true or 'path', a path on the server",
+            )
+            .into()),
+        }
+    }
+
+    /// The source that was sent along is there.
+    pub(crate) fn uploaded(self: &Arc<Self>, job: &Arc<Job>, size: u64) -> Result<()> {
+        let dir = self.parts.store.job(job.id());
+        (self.parts.before_commit)()?;
+        dir.finish_upload()?;
+        let (mut journal, _) = Journal::open(&dir.journal())?;
+        journal.append(&[Decision::Uploaded { size }])?;
+        job.set_uploaded(size);
+        self.begin(job);
+        Ok(())
+    }
+
+    /// Tries a failed job again, from where it was.
+    pub(crate) fn retry(self: &Arc<Self>, job: &Arc<Job>) -> Result<()> {
+        if !matches!(job.state(), super::view::State::Failed | super::view::State::Cancelled) {
+            return Err(job.conflict("only one that failed or was cancelled can be retried"));
+        }
+        let dir = self.parts.store.job(job.id());
+        if job.submission.upload && !job.file.source.path.exists() {
+            return Err(job.conflict("its source never came, or is gone"));
+        }
+        (self.parts.before_commit)()?;
+        let (mut journal, _) = Journal::open(&dir.journal())?;
+        journal.append(&[Decision::Retried])?;
+        self.begin(job);
+        Ok(())
+    }
+
+    /// Stops a job that is not over.
+    pub(crate) fn cancel(&self, job: &Job) -> Result<()> {
+        if job.state().is_terminal() {
+            return Err(job.conflict("it cannot be cancelled; ?purge=true deletes it"));
+        }
+        if job.awaits_upload() {
+            return self.end(job, End::Cancelled, None);
+        }
+        job.stop();
+        Ok(())
+    }
+
+    /// Deletes a job with all that belongs to it.
+    pub(crate) fn purge(&self, job: &Job) -> Result<()> {
+        job.stop();
+        self.list().remove(&job.id());
+        self.parts.store.remove(job.id())
+    }
+
+    fn end(&self, job: &Job, end: End, error: Option<Error>) -> Result<()> {
+        (self.parts.before_commit)()?;
+        let at_ms = now_ms();
+        let dir = self.parts.store.job(job.id());
+        let (mut journal, _) = Journal::open(&dir.journal())?;
+        journal.append(&[Decision::Ended { end, error: error.clone(), at_ms }])?;
+        job.end(end, error, at_ms);
+        Ok(())
+    }
+
+    /// Runs a job in the background.
+    fn begin(self: &Arc<Self>, job: &Arc<Job>) {
+        let (jobs, job) = (Arc::clone(self), Arc::clone(job));
+        let cancel = job.begin();
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let ended = match jobs.find(&job) {
+                Ok(found) => {
+                    let done = found.as_ref().map(done_segments).unwrap_or_default();
+                    let watched = Arc::clone(&job);
+                    let mut fresh = true;
+                    let begin = Begin {
+                        job: job.file.clone(),
+                        found,
+                        priority: job.submission.priority,
+                        watcher: Box::new(move |event| {
+                            watched.hear(event);
+                            if std::mem::take(&mut fresh) {
+                                watched.mark_done(&done);
+                            }
+                        }),
+                        cancel: cancel.clone(),
+                    };
+                    jobs.parts.engine.run(begin).await
+                }
+                Err(error) => Err(error),
+            };
+            jobs.over(&job, ended, begun.elapsed());
+        });
+    }
+
+    /// What is on the store of a job that is about to be run: nothing that is no longer of use.
+    fn find(&self, job: &Job) -> Result<Option<Found>> {
+        let dir = self.parts.store.job(job.id());
+        let (_, decisions) = Journal::open(&dir.journal())?;
+        let found = resume::found(&dir, decisions)?;
+        let path = &job.file.source.path;
+        let differs = resume::differs(&found, &self.parts.versions, &|whole| known(path, whole))?;
+        if let Some(why) = differs {
+            tracing::info!(job = %job.id(), why, "a job starts over");
+            dir.sweep(|_| false)?;
+            return Ok(None);
+        }
+        dir.sweep(|name| found.keeps(name))?;
+        Ok(Some(found).filter(|found| found.plan.is_some()))
+    }
+
+    /// A job's run has ended: its output is put in its place, and that is written down.
+    fn over(&self, job: &Job, ended: Result<JobOutcome>, wall: Duration) {
+        if !self.list().contains_key(&job.id()) {
+            return;
+        }
+        let ended = ended.and_then(|outcome| self.publish(job, &outcome, wall));
+        let written = match ended {
+            Ok(()) => self.end(job, End::Succeeded, None).and_then(|()| {
+                // Segments are of no use any more.
+                self.parts.store.job(job.id()).sweep(|_| false)
+            }),
+            Err(error) if error.kind() == ErrorKind::Cancelled => {
+                self.end(job, End::Cancelled, None)
+            }
+            Err(error) => self.end(job, End::Failed, Some(error)),
+        };
+        if let Err(error) = written {
+            tracing::error!(%error, job = %job.id(), "a job's end cannot be written");
+        }
+    }
+
+    fn publish(&self, job: &Job, outcome: &JobOutcome, wall: Duration) -> Result<()> {
+        let dir = self.parts.store.job(job.id());
+        let facts = RunFacts {
+            output_name: super::output::file_name(job),
+            wall,
+            cpu: Duration::from_micros(outcome.segment_cpu_us),
+            cores: self.config.slots,
+            slots: Vec::new(),
+        };
+        let metrics = summary::metrics(&job.file, outcome, facts);
+        self.frames.fetch_add(metrics.frames.output, Ordering::Relaxed);
+        self.retries.fetch_add(u64::from(metrics.tasks.retried), Ordering::Relaxed);
+        if let Some(to) = &job.submission.output {
+            let copy = dir.scratch("delivered");
+            fs::copy(&outcome.output, &copy)
+                .and_then(|_| fs::File::open(&copy)?.sync_all())
+                .map_err(|e| Error::io(format!("cannot write '{}'", to.display()), &e))?;
+            Ready::prepare(&copy, to)?.publish(to, true)?;
+        }
+        dir.write_metrics(&metrics)?;
+        dir.publish_output(&outcome.output, outcome.frame_metrics.as_deref())
+    }
+
+    /// Tells jobs whether they wait for room, and deletes what has been kept long enough.
+    pub(crate) fn tend(&self) {
+        let full = self.is_full();
+        let jobs: Vec<Arc<Job>> = self.list().values().cloned().collect();
+        let now = now_ms();
+        for job in jobs {
+            let state = job.state();
+            if !state.is_terminal() && !job.awaits_upload() {
+                job.wait_for(full.then_some("store full"));
+            }
+            let kept = |ms: i64, keep: Duration| {
+                now.saturating_sub(ms) > i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)
+            };
+            let over =
+                job.ended_ms().zip(self.config.keep).is_some_and(|(ms, keep)| kept(ms, keep));
+            let stale = job.awaits_upload() && kept(job.submission.created_ms, UPLOAD_KEPT);
+            if (over || stale)
+                && let Err(error) = self.purge(&job)
+            {
+                tracing::warn!(%error, job = %job.id(), "a job cannot be deleted");
+            }
+        }
+    }
+}
+
+/// How long an upload that is not whole is kept.
+const UPLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+fn done_segments(found: &Found) -> Vec<u32> {
+    let number = |task: Task| match task {
+        Task::Segment(k) => Some(k),
+        _ => None,
+    };
+    found.segments.iter().filter_map(|report| number(report.task)).collect()
+}
+
+/// Whether a store has less than `least` bytes of room.
+pub fn is_full(store: &Store, least: u64) -> bool {
+    rustix::fs::statvfs(store.root())
+        .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < least)
+}
+
+/// The fingerprint of a source: a hash of bytes, nothing is parsed.
+fn known(path: &std::path::Path, whole: bool) -> Result<Fingerprint> {
+    let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
+    let file = fs::File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    let modified = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
+    fingerprint(meta.len(), modified, whole, &mut |at, bytes| {
+        file.read_exact_at(bytes, at).map_err(failed)
+    })
+}

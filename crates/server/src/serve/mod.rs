@@ -1,0 +1,227 @@
+//! The HTTP API around the engine: many clients, one queue. It touches no pixel and parses no media.
+
+mod api;
+mod auth;
+mod events;
+mod job;
+mod jobs;
+mod listen;
+mod metrics;
+mod output;
+mod page;
+mod problem;
+mod process;
+mod request;
+mod upload;
+mod view;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use frameloom_core::{Error, ErrorKind, Result};
+use tokio_util::sync::CancellationToken;
+
+pub use api::openapi;
+pub use auth::Tokens;
+pub use jobs::{Parts, is_full};
+pub use listen::{Listener, Tls};
+pub use problem::Problem;
+pub use request::{EncoderRequest, JobRequest, OutputRequest, SourceRequest};
+pub use view::{JobList, JobView, ProgressView, SegmentState, State};
+
+use jobs::Jobs;
+
+/// Largest body of a request that carries no source, in bytes.
+const MOST_JSON: usize = 256 << 10;
+
+/// How a server works.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// Who gets in.
+    pub tokens: Tokens,
+    /// Whether it speaks TLS itself.
+    pub tls: bool,
+    /// Host names by which it is called, in lower case; `*` is any.
+    pub hosts: Vec<String>,
+    /// Directories whose files may be sources, and whether outputs may be written there.
+    pub paths: Vec<(PathBuf, bool)>,
+    /// Bytes of the store that are kept free.
+    pub min_free: u64,
+    /// Largest source that is taken, in bytes.
+    pub max_upload: u64,
+    /// Jobs that are not over, at most.
+    pub max_jobs: usize,
+    /// How long a finished job is kept; `None` for ever.
+    pub keep: Option<Duration>,
+    /// Segments done at a time on this machine.
+    pub slots: usize,
+    /// Whether `/metrics` is open to everybody.
+    pub open_metrics: bool,
+}
+
+impl ServeConfig {
+    fn keep_ms(&self) -> Option<i64> {
+        self.keep.map(|keep| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn too_large(&self) -> Error {
+        Error::new(
+            ErrorKind::TooLarge,
+            format!("a source has at most {} bytes here (--max-upload)", self.max_upload),
+        )
+    }
+
+    /// A path that a client has named, if it lies under an allowed directory.
+    fn allowed(&self, path: &str, write: bool) -> Result<PathBuf> {
+        let forbidden = || {
+            let what = if write { "written" } else { "read" };
+            let hint = if write { "--allow-path DIR:rw" } else { "--allow-path DIR" };
+            Error::new(
+                ErrorKind::Forbidden,
+                format!(
+                    "path '{}' may not be {what}; the server is started with {hint} for that",
+                    path.escape_debug()
+                ),
+            )
+        };
+        let asked = Path::new(path);
+        if !asked.is_absolute() || path.contains('\0') {
+            return Err(Error::invalid(format!("path '{}' is not absolute", path.escape_debug())));
+        }
+        let dots = asked.components().any(|c| matches!(c, std::path::Component::ParentDir));
+        for (root, writable) in &self.paths {
+            let Ok(relative) = asked.strip_prefix(root) else { continue };
+            if dots || (write && !writable) {
+                continue;
+            }
+            if write {
+                // Its directory must be there; what it is called must be a video's name.
+                frameloom_core::spec::Container::of_file_name(path)?;
+                let parent = relative.parent().unwrap_or(Path::new(""));
+                beneath(root, parent, true).map_err(|_| forbidden())?;
+                return Ok(asked.to_owned());
+            }
+            return match beneath(root, relative, false) {
+                Ok(()) => Ok(asked.to_owned()),
+                Err(rustix::io::Errno::NOENT) => Err(Error::not_found(format!(
+                    "path '{}' does not exist on the server",
+                    path.escape_debug()
+                ))),
+                Err(_) => Err(forbidden()),
+            };
+        }
+        Err(forbidden())
+    }
+}
+
+/// Looks whether `relative` is a regular file (or a directory) beneath `root`, with no link on the way.
+fn beneath(
+    root: &Path,
+    relative: &Path,
+    directory: bool,
+) -> std::result::Result<(), rustix::io::Errno> {
+    use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+    let open = |dir: &std::os::fd::OwnedFd, path: &Path| {
+        rustix::fs::openat2(
+            dir,
+            path,
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )
+    };
+    let root = rustix::fs::open(root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+    let found = open(&root, relative)?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+    let wanted = if directory { FileType::Directory } else { FileType::RegularFile };
+    if kind == wanted { Ok(()) } else { Err(rustix::io::Errno::ACCESS) }
+}
+
+/// What all requests share.
+struct App {
+    jobs: Arc<Jobs>,
+    stop: CancellationToken,
+}
+
+/// A server that has read its store and runs what was not over.
+pub struct Server {
+    app: Arc<App>,
+}
+
+impl Server {
+    /// Reads the store, and goes on with the jobs that are not over. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn new(parts: Parts, config: ServeConfig, stop: CancellationToken) -> Result<Self> {
+        let jobs = Jobs::load(parts, config)?;
+        let tended = Arc::clone(&jobs);
+        let until = stop.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = until.cancelled() => return,
+                    () = tokio::time::sleep(Duration::from_secs(1)) => tended.tend(),
+                }
+            }
+        });
+        Ok(Self { app: Arc::new(App { jobs, stop }) })
+    }
+
+    /// Takes no new jobs any more.
+    pub fn drain(&self) {
+        self.app.jobs.drain();
+    }
+
+    /// Serves all listeners until it is stopped.
+    pub async fn serve(&self, listeners: Vec<Listener>) {
+        let router = self.router();
+        let all = listeners
+            .into_iter()
+            .map(|listener| tokio::spawn(listener.serve(router.clone(), self.app.stop.clone())));
+        for listener in all.collect::<Vec<_>>() {
+            // A listener ends only where the server is stopped.
+            drop(listener.await);
+        }
+    }
+
+    fn router(&self) -> Router {
+        let app = Arc::clone(&self.app);
+        let sources = Router::new()
+            .route(
+                "/v1/uploads/{id}",
+                axum::routing::patch(upload::append).put(upload::whole).head(upload::offset),
+            )
+            .route("/v1/process", post(process::process).put(process::process))
+            .route("/v1/jobs", get(api::list).post(api::create))
+            .layer(DefaultBodyLimit::disable());
+        let rest = Router::new()
+            .route("/v1/jobs/{id}", get(api::show).delete(api::remove))
+            .route("/v1/jobs/{id}/events", get(api::events))
+            .route("/v1/jobs/{id}/output", get(output::output))
+            .route("/v1/jobs/{id}/metrics", get(output::metrics))
+            .route("/v1/jobs/{id}/retry", post(api::retry))
+            .route("/v1/filters", get(api::filters))
+            .route("/v1/workers", get(api::workers))
+            .route("/v1/session", post(auth::login))
+            .route("/v1/openapi.json", get(api::document))
+            .route("/healthz", get(api::healthz))
+            .route("/readyz", get(api::readyz))
+            .route("/metrics", get(metrics::metrics))
+            .route("/", get(page::index))
+            .route("/assets/{name}", get(page::asset))
+            .layer(DefaultBodyLimit::max(MOST_JSON));
+        sources
+            .merge(rest)
+            .fallback(api::nowhere)
+            .method_not_allowed_fallback(api::wrong_method)
+            .layer(from_fn_with_state(Arc::clone(&app), auth::guard))
+            .with_state(app)
+    }
+}

@@ -1,0 +1,171 @@
+//! What a job has made, for clients: the video with ranges, its metrics.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use frameloom_core::Error;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
+use tokio_util::io::ReaderStream;
+
+use super::App;
+use super::auth::Who;
+use super::job::Job;
+use super::problem::{ApiError, ApiResult};
+use super::view::State as Stands;
+
+/// The name under which a client keeps a job's output.
+pub(crate) fn file_name(job: &Job) -> String {
+    let name = &job.file.source.name;
+    let stem = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
+    format!("{stem}-frameloom.{}", job.file.spec.container)
+}
+
+/// The part of a file of `size` bytes that a `Range` header asks for; `Err` where it has none.
+fn range(value: &str, size: u64) -> Option<Result<(u64, u64), ()>> {
+    let (from, to) = value.strip_prefix("bytes=")?.split_once('-')?;
+    if to.contains(',') || from.contains(',') {
+        return None;
+    }
+    let (start, end) = match (from.trim(), to.trim()) {
+        ("", last) => (size.saturating_sub(last.parse().ok()?), size),
+        (first, "") => (first.parse().ok()?, size),
+        (first, last) => {
+            (first.parse().ok()?, last.parse::<u64>().ok()?.saturating_add(1).min(size))
+        }
+    };
+    Some(if start < end { Ok((start, end)) } else { Err(()) })
+}
+
+/// A file, or the part that is asked for.
+async fn send(file: std::fs::File, kind: &str, request: &HeaderMap) -> ApiResult<Response> {
+    let failed = |e: std::io::Error| Error::io("cannot read an output", &e);
+    let meta = file.metadata().map_err(failed)?;
+    let size = meta.len();
+    let tag = {
+        use std::os::unix::fs::MetadataExt;
+        format!("\"{:x}-{:x}-{:x}\"", size, meta.mtime(), meta.mtime_nsec())
+    };
+    let has = |name: header::HeaderName, wanted: &str| {
+        request
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|v| v.split(',').any(|v| v.trim() == wanted || v.trim() == "*"))
+    };
+    let mut headers = HeaderMap::new();
+    let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+    headers.insert(header::ETAG, value(&tag));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    if has(header::IF_NONE_MATCH, &tag) {
+        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+    }
+    headers.insert(header::CONTENT_TYPE, value(kind));
+    let fresh = !request.contains_key(header::IF_RANGE) || has(header::IF_RANGE, &tag);
+    let wanted = request
+        .get(header::RANGE)
+        .filter(|_| fresh)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| range(v, size));
+    let (status, start, end) = match wanted {
+        None => (StatusCode::OK, 0, size),
+        Some(Ok((start, end))) => {
+            headers
+                .insert(header::CONTENT_RANGE, value(&format!("bytes {start}-{}/{size}", end - 1)));
+            (StatusCode::PARTIAL_CONTENT, start, end)
+        }
+        Some(Err(())) => {
+            let error =
+                Error::invalid(format!("the file has {size} bytes; the range has none of them"));
+            let error = ApiError::with_status(error, StatusCode::RANGE_NOT_SATISFIABLE);
+            let mut response = error.into_response();
+            response.headers_mut().insert(header::CONTENT_RANGE, value(&format!("bytes */{size}")));
+            return Ok(response);
+        }
+    };
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
+    let mut file = tokio::fs::File::from_std(file);
+    file.seek(SeekFrom::Start(start)).await.map_err(failed)?;
+    let body = Body::from_stream(ReaderStream::with_capacity(file.take(end - start), 256 << 10));
+    Ok((status, headers, body).into_response())
+}
+
+/// A finished job's video, whole.
+pub(crate) async fn video(app: &App, job: &Job, request: &HeaderMap) -> ApiResult<Response> {
+    if job.state() != Stands::Succeeded {
+        return Err(job.conflict("there is no output").into());
+    }
+    let file = app.jobs.parts.store.job(job.id()).open_for_client("output")?;
+    let file = file.ok_or_else(|| Error::not_found("the output was deleted"))?;
+    let kind = match job.file.spec.container {
+        frameloom_core::spec::Container::Mp4 => "video/mp4",
+        frameloom_core::spec::Container::Mov => "video/quicktime",
+        frameloom_core::spec::Container::Mkv => "video/x-matroska",
+        frameloom_core::spec::Container::Webm => "video/webm",
+    };
+    let mut response = send(file, kind, request).await?;
+    let safe: String = file_name(job)
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "-_.() ".contains(c) { c } else { '_' })
+        .collect();
+    if let Ok(value) = HeaderValue::from_str(&format!("inline; filename=\"{safe}\"")) {
+        response.headers_mut().insert(header::CONTENT_DISPOSITION, value);
+    }
+    Ok(response)
+}
+
+/// A job's output.
+#[utoipa::path(get, path = "/v1/jobs/{id}/output", params(("id" = String, Path)), tag = "jobs",
+    responses((status = 200, content_type = "video/mp4", body = Vec<u8>), (status = 206), (status = 304),
+        (status = 401, body = super::problem::Problem), (status = 404, body = super::problem::Problem),
+        (status = 409, body = super::problem::Problem, description = "There is no output yet."),
+        (status = 416, body = super::problem::Problem)))]
+pub(crate) async fn output(
+    State(app): State<Arc<App>>,
+    who: Who,
+    Path(id): Path<String>,
+    request: Request,
+) -> ApiResult<Response> {
+    let job = app.jobs.get(&who, &id)?;
+    video(&app, &job, request.headers()).await
+}
+
+/// A finished job's metrics, as `run --metrics` writes them; `docs/metrics.schema.json` is their schema.
+#[utoipa::path(get, path = "/v1/jobs/{id}/metrics", params(("id" = String, Path)), tag = "jobs",
+    responses((status = 200, content_type = "application/json", body = serde_json::Value), (status = 304), (status = 206),
+        (status = 401, body = super::problem::Problem), (status = 404, body = super::problem::Problem),
+        (status = 409, body = super::problem::Problem), (status = 416, body = super::problem::Problem)))]
+pub(crate) async fn metrics(
+    State(app): State<Arc<App>>,
+    who: Who,
+    Path(id): Path<String>,
+    request: Request,
+) -> ApiResult<Response> {
+    let job = app.jobs.get(&who, &id)?;
+    if job.state() != Stands::Succeeded {
+        return Err(job.conflict("there are no metrics").into());
+    }
+    let file = app.jobs.parts.store.job(job.id()).open_for_client("metrics.json")?;
+    let file = file.ok_or_else(|| Error::not_found("the metrics were deleted"))?;
+    send(file, "application/json", request.headers()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::range;
+
+    #[test]
+    fn ranges() {
+        assert_eq!(range("bytes=0-9", 100), Some(Ok((0, 10))));
+        assert_eq!(range("bytes=90-", 100), Some(Ok((90, 100))));
+        assert_eq!(range("bytes=-5", 100), Some(Ok((95, 100))));
+        assert_eq!(range("bytes=50-500", 100), Some(Ok((50, 100))));
+        assert_eq!(range("bytes=100-", 100), Some(Err(())));
+        assert_eq!(range("bytes=-0", 100), Some(Err(())));
+        for other in ["items=0-9", "bytes=0-1,3-4", "bytes=a-b", "bytes", "bytes=5"] {
+            assert_eq!(range(other, 100), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The dashboard: hand-written files within the binary, nothing from elsewhere.
+
+use axum::extract::Path;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use frameloom_core::Error;
+
+use super::api::text;
+use super::problem::ApiResult;
+
+pub(crate) async fn index() -> Response {
+    text(StatusCode::OK, "text/html; charset=utf-8", include_str!("page/index.html"))
+}
+
+pub(crate) async fn asset(Path(name): Path<String>) -> ApiResult<Response> {
+    let (kind, body) = match name.as_str() {
+        "app.js" => ("text/javascript; charset=utf-8", include_str!("page/app.js")),
+        "style.css" => ("text/css; charset=utf-8", include_str!("page/style.css")),
+        _ => return Err(Error::not_found(format!("no file '{}'", name.escape_debug())).into()),
+    };
+    let mut response = text(StatusCode::OK, kind, body);
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
