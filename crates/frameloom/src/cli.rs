@@ -22,6 +22,20 @@ enum Command {
     Run(cmd::run::RunArgs),
     /// Serve many clients: an HTTP API and a dashboard around the same engine.
     Serve(cmd::serve::ServeArgs),
+    /// Send a video to a server and get the result back.
+    Submit(cmd::submit::SubmitArgs),
+    /// List a server's jobs.
+    Jobs(cmd::jobs::JobsArgs),
+    /// Show where a job stands.
+    Status(cmd::jobs::StatusArgs),
+    /// Stop a job.
+    Cancel(cmd::jobs::JobIdArgs),
+    /// Try a failed or cancelled job again; segments that were done stay done.
+    Retry(cmd::jobs::JobIdArgs),
+    /// Erase a job with its source and output.
+    Rm(cmd::jobs::JobIdArgs),
+    /// Get a finished job's output.
+    Fetch(cmd::jobs::FetchArgs),
     /// Show how a video would be cut into segments, without processing it.
     Plan(cmd::plan::PlanArgs),
     /// Show what a file holds.
@@ -43,6 +57,13 @@ impl Cli {
         match self.command {
             Command::Run(args) => cmd::run::run(args),
             Command::Serve(args) => cmd::serve::run(args),
+            Command::Submit(args) => cmd::submit::run(args),
+            Command::Jobs(args) => cmd::jobs::list(args).map(|()| 0),
+            Command::Status(args) => cmd::jobs::status(args).map(|()| 0),
+            Command::Cancel(args) => cmd::jobs::cancel(args).map(|()| 0),
+            Command::Retry(args) => cmd::jobs::retry(args).map(|()| 0),
+            Command::Rm(args) => cmd::jobs::remove(args).map(|()| 0),
+            Command::Fetch(args) => cmd::jobs::fetch_output(args).map(|()| 0),
             Command::Plan(args) => cmd::plan::run(args).map(|()| 0),
             Command::Probe(args) => cmd::probe::run(args).map(|()| 0),
             Command::Filters(args) => cmd::filters::run(args).map(|()| 0),

@@ -1,6 +1,7 @@
 //! Frameloom: heavy per-frame video processing, spread over processes, frame for frame exact.
 
 mod cli;
+mod client;
 mod cmd;
 mod node;
 mod progress;

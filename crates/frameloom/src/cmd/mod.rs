@@ -2,12 +2,14 @@
 
 pub(crate) mod completions;
 pub(crate) mod filters;
+pub(crate) mod jobs;
 pub(crate) mod man;
 pub(crate) mod plan;
 pub(crate) mod probe;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod slot;
+pub(crate) mod submit;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};

@@ -1,6 +1,5 @@
 //! What the server tells Prometheus.
 
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 

@@ -1,0 +1,377 @@
+//! A client of a server: requests, errors by the one table, uploads that go on after a break.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use frameloom_core::{Error, ErrorKind, Result};
+use serde_json::Value;
+use ureq::http::{Response, StatusCode};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::{Agent, Body, SendBody};
+
+use crate::cmd::shown;
+
+/// Times that a lost connection is tried again without any progress between.
+const TRIES: u32 = 8;
+
+/// Which server, and who is asking.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// The server's URL, like http://127.0.0.1:8080.
+    #[arg(long, value_name = "URL", env = "FRAMELOOM_SERVER")]
+    server: String,
+
+    /// File that holds the token; FRAMELOOM_TOKEN holds the token itself.
+    #[arg(long, value_name = "FILE")]
+    token: Option<PathBuf>,
+
+    /// Certificates, as PEM, that the server's is signed by.
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+}
+
+/// A connection to a server.
+pub(crate) struct Client {
+    agent: Agent,
+    base: String,
+    token: Option<String>,
+}
+
+fn unreachable(base: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::unavailable(format!("the server at '{base}' does not answer ({error})"))
+}
+
+impl Client {
+    /// A client as asked for.
+    ///
+    /// # Errors
+    /// Invalid for a URL or certificate that is none; NotFound for files that are not there.
+    pub(crate) fn new(args: &ServerArgs) -> Result<Self> {
+        let base = args.server.trim_end_matches('/').to_owned();
+        if !base.starts_with("http://") && !base.starts_with("https://") {
+            return Err(Error::invalid(format!(
+                "--server '{}' is not a URL like http://127.0.0.1:8080",
+                args.server
+            )));
+        }
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|e| Error::io(format!("cannot read '{}'", shown(path)), &e))
+        };
+        let token = match &args.token {
+            Some(path) => Some(String::from_utf8_lossy(&read(path)?).trim().to_owned()),
+            None => std::env::var("FRAMELOOM_TOKEN").ok(),
+        };
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_recv_response(Some(Duration::from_secs(300)));
+        if let Some(path) = &args.cacert {
+            let pem = read(path)?;
+            let certificate = Certificate::from_pem(&pem).map_err(|e| {
+                Error::invalid(format!("'{}' holds no certificate", shown(path))).with_source(e)
+            })?;
+            let roots = RootCerts::new_with_certs(&[certificate]);
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        Ok(Self { agent: config.build().new_agent(), base, token })
+    }
+
+    /// The server's URL.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    fn bearer(&self) -> Option<String> {
+        self.token.as_ref().map(|token| format!("Bearer {token}"))
+    }
+
+    fn answer(&self, sent: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>> {
+        let response = sent.map_err(|e| unreachable(&self.base, &e))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        Err(refused(status, response))
+    }
+
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// What the server answers; Unavailable where it does not.
+    pub(crate) fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response<Body>> {
+        let mut request = self.agent.get(self.url(path));
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.answer(request.call())
+    }
+
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(crate) fn json(&self, path: &str) -> Result<Value> {
+        parsed(self.get(path, &[])?)
+    }
+
+    /// Sends JSON, or nothing, and reads JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> Result<Value> {
+        let mut request = self.agent.post(self.url(path));
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        parsed(self.answer(match body {
+            Some(body) => request.send_json(body),
+            None => request.send_empty(),
+        })?)
+    }
+
+    /// Deletes `path`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub(crate) fn delete(&self, path: &str) -> Result<()> {
+        let mut request = self.agent.delete(self.url(path));
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        self.answer(request.call()).map(drop)
+    }
+
+    /// Bytes of an upload that have come.
+    fn offset(&self, path: &str) -> Result<u64> {
+        let mut request = self.agent.head(self.url(path));
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        let response = self.answer(request.call())?;
+        let offset = response.headers().get("upload-offset");
+        let offset = offset.and_then(|v| v.to_str().ok()?.parse().ok());
+        offset.ok_or_else(|| Error::unavailable("the server does not say how much has come"))
+    }
+
+    /// Sends a file to `path`, going on where a lost connection was; `progress` hears how far.
+    ///
+    /// # Errors
+    /// What the server answers; Unavailable where it does not come back.
+    pub(crate) fn upload(&self, path: &str, file: &File, progress: &dyn Fn(u64)) -> Result<()> {
+        let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
+        let size = file.metadata().map_err(failed)?.len();
+        let mut offset = 0;
+        let mut attempt = 0;
+        loop {
+            let mut part = file;
+            part.seek(SeekFrom::Start(offset)).map_err(failed)?;
+            let mut reader = Told { inner: part, at: offset, progress };
+            let mut request = self
+                .agent
+                .patch(self.url(path))
+                .header("content-type", "application/offset+octet-stream")
+                .header("tus-resumable", "1.0.0")
+                .header("upload-offset", offset.to_string())
+                .header("upload-length", size.to_string())
+                .header("content-length", (size - offset).to_string());
+            if let Some(bearer) = self.bearer() {
+                request = request.header("authorization", bearer);
+            }
+            let sent = self.answer(request.send(SendBody::from_reader(&mut reader)));
+            let error = match sent {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            let full = error.kind() == ErrorKind::Exhausted;
+            if !full && error.kind() != ErrorKind::Unavailable && error.kind() != ErrorKind::Timeout
+            {
+                return Err(error);
+            }
+            attempt += 1;
+            std::thread::sleep(pause(attempt));
+            match self.offset(path) {
+                Ok(now) => {
+                    if now > offset {
+                        attempt = 0;
+                    }
+                    offset = now;
+                }
+                // It has come whole, and only the answer was lost.
+                Err(gone) if gone.kind() == ErrorKind::Conflict => return Ok(()),
+                Err(gone) if attempt >= TRIES => return Err(gone),
+                Err(_) => {}
+            }
+            if attempt >= TRIES {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Follows a job's events until it is over; answers the job as it ended.
+    ///
+    /// # Errors
+    /// What the server answers; Unavailable where it does not come back.
+    pub(crate) fn follow(&self, id: &str, hear: &mut dyn FnMut(&str, &Value)) -> Result<Value> {
+        let path = format!("/v1/jobs/{id}/events");
+        let (mut last, mut attempt) = (String::from("0"), 0);
+        loop {
+            let stream = self.get(&path, &[("last-event-id", &last)]);
+            match stream {
+                Ok(response) => {
+                    let (mut name, mut data) = (String::new(), String::new());
+                    for line in BufReader::new(response.into_body().into_reader()).lines() {
+                        let Ok(line) = line else { break };
+                        if let Some(value) = line.strip_prefix("id:") {
+                            value.trim().clone_into(&mut last);
+                        } else if let Some(value) = line.strip_prefix("event:") {
+                            value.trim().clone_into(&mut name);
+                        } else if let Some(value) = line.strip_prefix("data:") {
+                            data += value.trim_start();
+                        } else if line.is_empty() && !data.is_empty() {
+                            attempt = 0;
+                            let value = serde_json::from_str(&data).unwrap_or(Value::Null);
+                            hear(&name, &value);
+                            if name == "end" {
+                                return Ok(value);
+                            }
+                            data.clear();
+                        }
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    if attempt >= TRIES {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            // A server that was started again has a new list of events.
+            if let Ok(job) = self.json(&format!("/v1/jobs/{id}")) {
+                let over =
+                    matches!(job["state"].as_str(), Some("succeeded" | "failed" | "cancelled"));
+                if over {
+                    return Ok(job);
+                }
+                if attempt > 0 {
+                    "0".clone_into(&mut last);
+                }
+            }
+            attempt += 1;
+            std::thread::sleep(pause(attempt));
+        }
+    }
+
+    /// Reads a job's output into `to`, going on where a lost connection was.
+    ///
+    /// # Errors
+    /// What the server answers; Exhausted where the disk is full.
+    pub(crate) fn download(&self, path: &str, to: &File) -> Result<()> {
+        let failed = |e: std::io::Error| Error::io("cannot write the output", &e);
+        let (mut at, mut attempt) = (0u64, 0);
+        loop {
+            let range = format!("bytes={at}-");
+            let headers: &[(&str, &str)] = if at > 0 { &[("range", &range)] } else { &[] };
+            let response = self.get(path, headers)?;
+            if at > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
+                at = 0;
+            }
+            let length = response.headers().get("content-length");
+            let length: Option<u64> = length.and_then(|v| v.to_str().ok()?.parse().ok());
+            let whole = length.map(|length| at + length);
+            let mut file = to;
+            file.set_len(at).and_then(|()| file.seek(SeekFrom::Start(at))).map_err(failed)?;
+            let mut body = response.into_body().into_reader();
+            let mut buffer = vec![0; 256 << 10];
+            loop {
+                match body.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(n) => {
+                        std::io::Write::write_all(&mut file, &buffer[..n]).map_err(failed)?;
+                        at += n as u64;
+                        attempt = 0;
+                    }
+                }
+            }
+            if whole.is_none_or(|whole| at == whole) {
+                return Ok(());
+            }
+            attempt += 1;
+            if attempt > TRIES {
+                return Err(unreachable(&self.base, &"the connection breaks off again and again"));
+            }
+            std::thread::sleep(pause(attempt));
+        }
+    }
+}
+
+/// How long to wait before another try.
+fn pause(attempt: u32) -> Duration {
+    Duration::from_millis(200) * 2u32.pow(attempt.min(5))
+}
+
+fn parsed(response: Response<Body>) -> Result<Value> {
+    let text = response.into_body().with_config().limit(64 << 20).read_to_string();
+    let text =
+        text.map_err(|e| Error::unavailable("the server's answer breaks off").with_source(e))?;
+    if text.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(&text)
+        .map_err(|e| Error::unavailable("the server's answer is no JSON").with_source(e))
+}
+
+/// The error that a server's answer tells.
+fn refused(status: StatusCode, response: Response<Body>) -> Error {
+    let body = parsed(response).unwrap_or(Value::Null);
+    error_of(&body).unwrap_or_else(|| {
+        let kind = match status.as_u16() {
+            401 => ErrorKind::Unauthorized,
+            403 => ErrorKind::Forbidden,
+            404 => ErrorKind::NotFound,
+            409 => ErrorKind::Conflict,
+            400..=499 => ErrorKind::Invalid,
+            _ => ErrorKind::Unavailable,
+        };
+        Error::new(kind, format!("the server answers with status {status}"))
+    })
+}
+
+/// The error of a problem document.
+pub(crate) fn error_of(problem: &Value) -> Option<Error> {
+    let kind: ErrorKind = serde_json::from_value(problem.get("kind")?.clone()).ok()?;
+    Some(Error::new(kind, problem.get("detail")?.as_str()?))
+}
+
+/// A reader that tells how far it is.
+struct Told<'a> {
+    inner: &'a File,
+    at: u64,
+    progress: &'a dyn Fn(u64),
+}
+
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.at += n as u64;
+        (self.progress)(self.at);
+        Ok(n)
+    }
+}

@@ -1,0 +1,154 @@
+//! Looking after jobs on a server: `jobs`, `status`, `cancel`, `retry`, `rm`, `fetch`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use frameloom_core::Result;
+use frameloom_server::publish;
+use serde_json::Value;
+
+use super::submit::{Shown, fetch, outcome};
+use crate::client::{Client, ServerArgs};
+
+/// A server.
+#[derive(Debug, Args)]
+pub(crate) struct JobsArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    /// Only jobs in this state: queued, planning, running, assembling, succeeded, failed, cancelled.
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+
+    /// Print the server's answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A job of a server.
+#[derive(Debug, Args)]
+pub(crate) struct JobIdArgs {
+    /// The job's id.
+    #[arg(value_name = "ID")]
+    id: String,
+
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// How to show a job.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    job: JobIdArgs,
+
+    /// Follow it until it is over; then the exit code is the job's.
+    #[arg(long)]
+    watch: bool,
+
+    /// Print the server's answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where to put a job's output.
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
+    #[command(flatten)]
+    job: JobIdArgs,
+
+    /// The output file.
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Text of a server for a terminal: it must not steer it.
+fn plain(value: &Value) -> String {
+    value.as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
+}
+
+fn row(job: &Value) -> String {
+    let percent =
+        job["progress"]["percent"].as_f64().map_or(String::from("-"), |p| format!("{p:.0}%"));
+    let filters: Vec<String> = job["filters"].as_array().into_iter().flatten().map(plain).collect();
+    format!(
+        "{}  {:<10} {:>5}  {}  {}  {}\n",
+        plain(&job["id"]),
+        plain(&job["state"]),
+        percent,
+        plain(&job["created_at"]),
+        plain(&job["name"]),
+        filters.join(" "),
+    )
+}
+
+/// Lists jobs.
+pub(crate) fn list(args: JobsArgs) -> Result<()> {
+    let client = Client::new(&args.server)?;
+    let filter = args.state.as_ref().map(|state| format!("&state={state}")).unwrap_or_default();
+    let (mut after, mut all) = (String::new(), Vec::new());
+    loop {
+        let page = client.json(&format!("/v1/jobs?limit=200{filter}{after}"))?;
+        all.extend(page["jobs"].as_array().cloned().unwrap_or_default());
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    if args.json {
+        return super::print(&super::pretty(&all)?);
+    }
+    super::print(&all.iter().map(row).collect::<String>())
+}
+
+/// Shows a job.
+pub(crate) fn status(args: StatusArgs) -> Result<()> {
+    let client = Client::new(&args.job.server)?;
+    let mut job = client.json(&format!("/v1/jobs/{}", args.job.id))?;
+    if args.watch {
+        let shown = Shown::new(false);
+        job = client.follow(&args.job.id, &mut |name, data| shown.event(name, data))?;
+        shown.end();
+    }
+    if args.json {
+        super::print(&super::pretty(&job)?)?;
+    } else {
+        let mut text = row(&job);
+        if let Some(waiting) = job["waiting"].as_str() {
+            text += &format!("waiting: {waiting}\n");
+        }
+        for message in job["messages"].as_array().into_iter().flatten() {
+            text += &format!("note: {}\n", plain(message));
+        }
+        super::print(&text)?;
+    }
+    if args.watch || job["state"] == "failed" { outcome(&job) } else { Ok(()) }
+}
+
+/// Stops a job.
+pub(crate) fn cancel(args: JobIdArgs) -> Result<()> {
+    Client::new(&args.server)?.delete(&format!("/v1/jobs/{}", args.id))
+}
+
+/// Tries a failed job again.
+pub(crate) fn retry(args: JobIdArgs) -> Result<()> {
+    Client::new(&args.server)?.post(&format!("/v1/jobs/{}/retry", args.id), None, None).map(drop)
+}
+
+/// Erases a job.
+pub(crate) fn remove(args: JobIdArgs) -> Result<()> {
+    Client::new(&args.server)?.delete(&format!("/v1/jobs/{}?purge=true", args.id))
+}
+
+/// Reads a finished job's output.
+pub(crate) fn fetch_output(args: FetchArgs) -> Result<()> {
+    if args.output.exists() && !args.overwrite {
+        return Err(publish::exists(&args.output));
+    }
+    let client = Client::new(&args.job.server)?;
+    fetch(&client, &args.job.id, &args.output, args.overwrite)
+}

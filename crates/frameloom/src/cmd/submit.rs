@@ -1,0 +1,288 @@
+//! `frameloom submit`: a job for a server, from upload to output.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use clap::Args;
+use frameloom_core::spec::Container;
+use frameloom_core::{Error, ErrorKind, Result};
+use frameloom_server::publish::{self, Ready};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{open_source, shown};
+use crate::cli::JobArgs;
+use crate::client::{Client, ServerArgs, error_of};
+use crate::random;
+
+/// What to submit.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  frameloom submit in.mp4 -o out.mp4 -f blur:sigma=3 --server http://HOST:8080\n  \
+    frameloom submit in.mp4 --detach -f edges --server http://HOST:8080\n\n\
+    Lost connections are tried again. Ctrl-C leaves the job at work; 'frameloom fetch' gets its output.\n\
+    Exit codes are those of 'run'."
+)]
+pub(crate) struct SubmitArgs {
+    /// A video file; with --path a path on the server.
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+
+    /// The output file; its name chooses the container.
+    #[arg(short, long, value_name = "OUT", required_unless_present = "detach")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    job: JobArgs,
+
+    #[command(flatten)]
+    server: ServerArgs,
+
+    /// Print the job's id and leave.
+    #[arg(long)]
+    detach: bool,
+
+    /// IN is a path on the server, under a directory that it allows.
+    #[arg(long)]
+    path: bool,
+
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    overwrite: bool,
+
+    /// 0 to 9, higher is more urgent.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: u8,
+
+    /// Write metrics to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+
+    /// Say nothing but errors.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// The request that the command line describes.
+fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result<Value> {
+    let spec = args.job.spec(container)?;
+    let name = args.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let source = match size {
+        Some(size) => json!({ "upload": true, "name": name, "size": size }),
+        None => json!({ "path": args.input.to_string_lossy() }),
+    };
+    let seconds = |us: i64| us as f64 / 1e6;
+    let encoder = &spec.encoder;
+    let options: serde_json::Map<String, Value> =
+        encoder.options.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+    Ok(json!({
+        "source": source,
+        "filters": spec.filters.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "encoder": {
+            "codec": encoder.codec.map(|codec| codec.name()),
+            "encoder": encoder.encoder,
+            "crf": encoder.crf_hundredths.map(|crf| f64::from(crf) / 100.0),
+            "preset": encoder.preset,
+            "lossless": encoder.lossless,
+            "options": options,
+        },
+        "container": container.name(),
+        "segment": spec.segment_us.map(seconds),
+        "from": spec.from_us.map(|us| format!("{:.6}", seconds(us))),
+        "to": spec.to_us.map(|us| format!("{:.6}", seconds(us))),
+        "stream": spec.stream,
+        "no_audio": spec.no_audio,
+        "strict_streams": spec.strict_streams,
+        "keep_depth": spec.keep_depth,
+        "verify_source": spec.verify_source,
+        "priority": args.priority,
+    }))
+}
+
+/// Submits a job, waits for it and fetches its output.
+pub(crate) fn run(args: SubmitArgs) -> Result<u8> {
+    let container = match &args.output {
+        Some(output) => Container::of_file_name(&output.to_string_lossy())?,
+        None => Container::Mp4,
+    };
+    if let Some(output) = &args.output
+        && output.exists()
+        && !args.overwrite
+    {
+        return Err(publish::exists(output));
+    }
+    let file = if args.path { None } else { Some(open_source(&args.input)?) };
+    let size = match &file {
+        Some(file) => {
+            Some(file.metadata().map_err(|e| Error::io("cannot read the source", &e))?.len())
+        }
+        None => None,
+    };
+    if size == Some(0) {
+        return Err(Error::corrupt(format!("'{}' is empty", shown(&args.input))));
+    }
+    let client = Client::new(&args.server)?;
+    let key = format!("{:032x}", random::bits()?);
+    let job = client.post("/v1/jobs", Some(&request(&args, container, size)?), Some(&key))?;
+    let id = job["id"].as_str().unwrap_or_default().to_owned();
+    let bar = Shown::new(args.quiet || args.detach);
+    if let (Some(file), Some(path)) = (&file, job["upload_url"].as_str()) {
+        client.upload(path, file, &|sent| bar.uploaded(sent, size.unwrap_or(0)))?;
+    }
+    if args.detach {
+        super::print(&format!("{id}\n"))?;
+        return Ok(0);
+    }
+    bar.say(&format!("job {id} at {}/#{id}", client.base()));
+    leave_on_interrupt(&id, client.base());
+    let job = client.follow(&id, &mut |name, data| bar.event(name, data))?;
+    bar.end();
+    outcome(&job)?;
+    if let Some(path) = &args.metrics {
+        let metrics = client.json(&format!("/v1/jobs/{id}/metrics"))?;
+        std::fs::write(path, super::pretty(&metrics)?)
+            .map_err(|e| Error::io(format!("cannot write '{}'", shown(path)), &e))?;
+    }
+    if let Some(output) = &args.output {
+        fetch(&client, &id, output, args.overwrite)?;
+        bar.say(&summary(output, &job));
+    }
+    Ok(0)
+}
+
+/// Ctrl-C leaves the job at work, and says how to come back.
+fn leave_on_interrupt(id: &str, base: &str) {
+    let text = format!(
+        "\nframeloom: the job goes on; 'frameloom fetch {id} -o OUT --server {base}' gets its output"
+    );
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { return };
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            eprintln!("{text}");
+            #[expect(clippy::exit, reason = "the user asked for it, and nothing is held")]
+            std::process::exit(130);
+        }
+    });
+}
+
+/// The error that a job ended with, if it did.
+pub(crate) fn outcome(job: &Value) -> Result<()> {
+    match job["state"].as_str() {
+        Some("succeeded") => Ok(()),
+        Some("cancelled") => Err(Error::new(ErrorKind::Cancelled, "the job was cancelled")),
+        _ => Err(error_of(&job["error"]).unwrap_or_else(|| Error::unavailable("the job failed"))),
+    }
+}
+
+/// Reads a job's output to its place: whole, or not at all.
+pub(crate) fn fetch(
+    client: &Client,
+    id: &str,
+    output: &std::path::Path,
+    overwrite: bool,
+) -> Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(output.file_name().unwrap_or_default());
+    name.push(format!(".{id}.part"));
+    let part = output.with_file_name(name);
+    let failed = |e: std::io::Error| Error::io(format!("cannot write '{}'", shown(&part)), &e);
+    let file = File::create(&part).map_err(failed)?;
+    let got = client
+        .download(&format!("/v1/jobs/{id}/output"), &file)
+        .and_then(|()| file.sync_all().map_err(failed))
+        .and_then(|()| Ready::prepare(&part, output)?.publish(output, overwrite));
+    if got.is_err() {
+        // Nothing half-written stays.
+        drop(std::fs::remove_file(&part));
+    }
+    got
+}
+
+fn summary(output: &std::path::Path, job: &Value) -> String {
+    let progress = &job["progress"];
+    let segments = job["segments"].as_array().map_or(0, Vec::len);
+    let mut text = format!(
+        "{}: {} frames, {:.1} fps, {segments} segments",
+        shown(output),
+        progress["frames"].as_u64().unwrap_or(0),
+        progress["fps"].as_f64().unwrap_or(0.0),
+    );
+    if let Some(ratio) = progress["realtime_ratio"].as_f64() {
+        text += &format!(", {ratio:.2}x real time");
+    }
+    if let Some(retried) = progress["retried"].as_u64().filter(|n| *n > 0) {
+        text += &format!(", {retried} tasks tried again");
+    }
+    text
+}
+
+/// What a user sees while a job is at work elsewhere.
+pub(crate) struct Shown {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+}
+
+impl Shown {
+    pub(crate) fn new(quiet: bool) -> Self {
+        use std::io::IsTerminal;
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar =
+                ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
+            if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar
+        });
+        Self { bar, quiet }
+    }
+
+    pub(crate) fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None if self.quiet => {}
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn at(&self, position: u64, length: u64, text: String) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(length);
+            bar.set_position(position);
+            bar.set_message(text);
+        }
+    }
+
+    fn uploaded(&self, sent: u64, size: u64) {
+        let mib = |bytes: u64| bytes >> 20;
+        self.at(sent, size, format!("sending {}/{} MiB", mib(sent), mib(size)));
+    }
+
+    pub(crate) fn event(&self, name: &str, data: &Value) {
+        match name {
+            "progress" => {
+                let frames = data["frames"].as_u64().unwrap_or(0);
+                let total = data["total"].as_u64().unwrap_or(0);
+                let fps = data["fps"].as_f64().unwrap_or(0.0);
+                self.at(frames, total, format!("{frames}/{total} frames  {fps:.1} fps"));
+            }
+            "planned" => {
+                for message in data["messages"].as_array().into_iter().flatten() {
+                    self.say(&format!("note: {}", message.as_str().unwrap_or_default()));
+                }
+            }
+            "state" => {
+                if let Some(waiting) = data["waiting"].as_str() {
+                    self.say(&format!("waiting: {waiting}"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
