@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use clap::Args;
+use frameloom_core::metrics::Metrics;
 use frameloom_core::spec::Container;
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::publish::{self, Ready};
@@ -139,7 +140,9 @@ pub(crate) fn run(args: SubmitArgs) -> Result<u8> {
     bar.end();
     outcome(&job)?;
     if let Some(path) = &args.metrics {
-        let metrics = client.json(&format!("/v1/jobs/{id}/metrics"))?;
+        let metrics = client.get(&format!("/v1/jobs/{id}/metrics"), &[])?;
+        let metrics: Metrics = serde_json::from_reader(metrics.into_body().into_reader())
+            .map_err(|e| Error::unavailable("the server's metrics break off").with_source(e))?;
         std::fs::write(path, super::pretty(&metrics)?)
             .map_err(|e| Error::io(format!("cannot write '{}'", shown(path)), &e))?;
     }

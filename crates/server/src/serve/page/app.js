@@ -221,7 +221,7 @@ function progress(p, live) {
     if (series[name].length > 300) series[name].shift();
   }
   draw($("fps"), [{ values: series.fps, color: "--accent" }]);
-  draw($("queue"), [{ values: series.waiting, color: "--waiting" }, { values: series.running, color: "--running" }]);
+  draw($("queue"), [{ values: series.waiting, color: "--soft" }, { values: series.running, color: "--running" }]);
 }
 
 function log(text) {

@@ -1,0 +1,142 @@
+//! A server that a test has started, and plain requests to it.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use crate::support::{frameloom, kill};
+
+pub struct Server {
+    child: Child,
+    data: PathBuf,
+    pub urls: Vec<String>,
+}
+
+impl Server {
+    /// Starts a server on its store at `data`, on a free port of both loopback addresses.
+    pub fn start(data: &Path, args: &[&str]) -> Self {
+        let mut child = frameloom()
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--listen",
+                "[::1]:0",
+                "--min-free",
+                "1M",
+                "--data",
+            ])
+            .arg(data)
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let urls: Vec<String> = lines
+            .take(2)
+            .map(|line| line.unwrap().strip_prefix("listening on ").unwrap().to_owned())
+            .collect();
+        assert_eq!(urls.len(), 2, "the server does not listen");
+        Self { child, data: data.to_owned(), urls }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.urls[0]
+    }
+
+    /// Kills it at once; answers where its store lies.
+    pub fn kill(mut self) -> PathBuf {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.data.clone()
+    }
+
+    /// Has it end by itself; answers the exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        kill(self.child.id(), "-TERM");
+        self.child.wait().unwrap().code()
+    }
+
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        answer(agent().get(format!("{}{path}", self.url())).call())
+    }
+
+    pub fn post(&self, path: &str, body: &Value, headers: &[(&str, &str)]) -> (u16, Value) {
+        let mut request = agent().post(format!("{}{path}", self.url()));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request.send_json(body))
+    }
+
+    /// Appends to an upload.
+    pub fn patch(&self, path: &str, offset: usize, part: &[u8]) -> (u16, Value) {
+        let request = agent()
+            .patch(format!("{}{path}", self.url()))
+            .header("content-type", "application/offset+octet-stream")
+            .header("upload-offset", offset.to_string());
+        answer(request.send(part))
+    }
+
+    /// Sends a file to `/v1/process` and writes what comes back to `to`.
+    pub fn process(&self, query: &str, source: &str, to: &Path) -> (u16, String) {
+        process(self.url(), query, source, to)
+    }
+
+    /// Waits until a job is over.
+    pub fn wait(&self, id: &str) -> Value {
+        let begun = Instant::now();
+        loop {
+            let (status, job) = self.get(&format!("/v1/jobs/{id}"));
+            assert_eq!(status, 200, "{job}");
+            if matches!(job["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+                return job;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "job {id} does not end: {job}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn output(&self, id: &str) -> Vec<u8> {
+        let response = agent().get(format!("{}/v1/jobs/{id}/output", self.url())).call().unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        response.into_body().with_config().limit(1 << 30).read_to_vec().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+pub fn agent() -> Agent {
+    Agent::config_builder().http_status_as_error(false).build().new_agent()
+}
+
+pub fn answer(sent: Result<Response<Body>, ureq::Error>) -> (u16, Value) {
+    let response = sent.unwrap();
+    let status = response.status().as_u16();
+    let text = response.into_body().read_to_string().unwrap();
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+pub fn process(url: &str, query: &str, source: &str, to: &Path) -> (u16, String) {
+    let file = File::open(source).unwrap();
+    let response = agent().put(format!("{url}/v1/process?{query}")).send(file).unwrap();
+    let status = response.status().as_u16();
+    let bytes = response.into_body().with_config().limit(1 << 30).read_to_vec().unwrap();
+    File::create(to).unwrap().write_all(&bytes).unwrap();
+    (status, String::from_utf8_lossy(&bytes[..bytes.len().min(500)]).into_owned())
+}
