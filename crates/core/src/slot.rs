@@ -53,6 +53,8 @@ pub struct SegmentTask {
     pub attempt: AttemptId,
     /// The segment's number.
     pub segment: u32,
+    /// Whether to make small pictures of its frames now and then.
+    pub previews: bool,
     /// Decoding threads to use; never shapes the output of an undamaged source.
     pub decode_threads: u32,
 }
@@ -94,6 +96,8 @@ pub enum SlotEvent {
     Ready(SlotReady),
     /// A sign of life within a task: so many frames are done.
     Progress(SlotProgress),
+    /// What a frame of the task looks like.
+    Preview(SlotPreview),
     /// The joiner needs this segment; answered by [`SlotCommand::Segments`].
     Need(NeededSegment),
     /// The task ended well.
@@ -114,6 +118,15 @@ pub struct SlotReady {
 pub struct SlotProgress {
     /// Frames done in this task so far; for a plan, packets read.
     pub frames: u64,
+}
+
+/// See [`SlotEvent::Preview`]. Both are JPEG, in Base64.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotPreview {
+    /// Before the filters.
+    pub before: String,
+    /// After them.
+    pub after: String,
 }
 
 /// See [`SlotEvent::Done`].

@@ -7,11 +7,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
 use frameloom_broker::Broker;
 use frameloom_core::id::{AttemptId, JobId, NodeId};
 use frameloom_core::metrics::SlotMetrics;
 use frameloom_core::slot::{
-    AcceptedSegment, ConcatTask, PlanTask, SegmentTask, SlotCommand, TaskOutput,
+    AcceptedSegment, ConcatTask, PlanTask, SegmentTask, SlotCommand, SlotPreview, TaskOutput,
 };
 use frameloom_core::wire::{
     AttemptReport, Beat, Decision, HeldAttempt, JobFile, Outcome, Queue, Task, TaskMessage,
@@ -249,6 +250,7 @@ impl Node {
                             held.frames = frames;
                         }
                     },
+                    preview: &|pair| keep_preview(dir, attempt, pair),
                     cancelled: &|| dir.is_cancelled(attempt),
                 })
                 .await
@@ -300,6 +302,7 @@ impl Node {
         let descriptors = vec![source, OwnedFd::from(file)];
         let command = match task {
             Task::Segment(segment) => SlotCommand::Segment(SegmentTask {
+                previews: job.submission.is_some(),
                 job: message.job,
                 attempt,
                 segment,
@@ -333,6 +336,17 @@ impl Node {
         let free = *lock(&self.free) as usize;
         let busy = self.config.slots.saturating_sub(free).max(1);
         u32::try_from(1 + free / busy).unwrap_or(1).min(16)
+    }
+}
+
+/// Keeps what a slot's frame looks like, the newest of all slots.
+fn keep_preview(dir: &JobDir<'_>, attempt: AttemptId, pair: &SlotPreview) {
+    let base64 = base64::engine::general_purpose::STANDARD;
+    let pair = (base64.decode(&pair.before), base64.decode(&pair.after));
+    if let (Ok(before), Ok(after)) = pair
+        && let Err(error) = dir.write_preview(attempt, &before, &after)
+    {
+        tracing::debug!(%error, "a preview is lost");
     }
 }
 

@@ -24,6 +24,7 @@ use crate::encode::Encoder;
 use crate::ff::Packet;
 use crate::filter::{Chain, FilterTimes};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
+use crate::preview::{Preview, Previewer};
 use crate::seek;
 use crate::seg_file::{self, FrameRecord};
 
@@ -31,6 +32,15 @@ use crate::seg_file::{self, FrameRecord};
 /// buffers again. So a damaged segment within so many seconds is decoded from the source's start;
 /// a later one from one entry point earlier, which shows the same but for what is concealed.
 const NEAR_SECONDS: f64 = 600.0;
+
+/// What a segment at work tells.
+#[derive(Debug)]
+pub enum Progress {
+    /// So many frames are done.
+    Frames(u64),
+    /// What one of them looks like.
+    Preview(Preview),
+}
 
 /// Runs segments, one after the other, and keeps the source open between those of a job.
 #[derive(Default)]
@@ -44,7 +54,8 @@ impl SegmentRunner {
         Self::default()
     }
 
-    /// Processes one segment and writes its file to `out`; `progress` hears the frames done.
+    /// Processes one segment and writes its file to `out`; `progress` hears the frames done, and with
+    /// `task.previews` small pictures of them now and then.
     ///
     /// # Errors
     /// Of the source, the pipeline or the encoder; Invalid where the task doesn't fit the plan.
@@ -54,7 +65,7 @@ impl SegmentRunner {
         plan: &Plan,
         task: &SegmentTask,
         out: File,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<SegmentOutput> {
         let (wall, cpu) = (Instant::now(), cpu_time());
         let segment = plan
@@ -79,7 +90,7 @@ impl SegmentRunner {
         task: &SegmentTask,
         segment: &Segment,
         out: File,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Made> {
         let mut entry = segment.entry as usize;
         let mut threads = task.decode_threads.max(1);
@@ -90,6 +101,7 @@ impl SegmentRunner {
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
             let mut pass = Pass::new(plan, segment, task.segment, entry, file, progress)?;
             pass.careful = careful;
+            pass.previewer = task.previews.then(Previewer::new);
             let end = pass.run(source, demuxer, threads)?;
             decoded += pass.counts.decoded;
             match end {
@@ -160,7 +172,8 @@ struct Pass<'a> {
     chain: Chain,
     encoder: Encoder,
     writer: Option<seg_file::Writer<BufWriter<File>>>,
-    progress: &'a mut dyn FnMut(u64),
+    progress: &'a mut dyn FnMut(Progress),
+    previewer: Option<Previewer>,
     /// Frames before the range, kept for the halo.
     halo: VecDeque<Frame>,
     /// Whether a frame before the trimmed timeline was seen, so that no more halo exists.
@@ -216,7 +229,7 @@ impl<'a> Pass<'a> {
         number: u32,
         entry: usize,
         out: File,
-        progress: &'a mut dyn FnMut(u64),
+        progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self> {
         let video = &plan.source.video;
         let working = working_format(plan)?;
@@ -257,6 +270,7 @@ impl<'a> Pass<'a> {
             encoder,
             writer: Some(writer),
             progress,
+            previewer: None,
             halo: VecDeque::new(),
             trimmed: false,
             started: false,
@@ -343,7 +357,7 @@ impl<'a> Pass<'a> {
     fn sort_in(&mut self, frame: Frame, decode_ms: f32) -> Result<bool> {
         self.counts.decoded += 1;
         // The way to the range is work, too.
-        (self.progress)(self.counts.output);
+        (self.progress)(Progress::Frames(self.counts.output));
         let pts = frame.pts();
         if self.plan.trim.is_before(pts) {
             self.trimmed = true;
@@ -393,6 +407,11 @@ impl<'a> Pass<'a> {
         let converting = Instant::now();
         let frame = self.converter.convert(frame)?;
         self.decode_times.push_back((frame.pts(), decode_ms + ms(converting.elapsed())));
+        if let Some(previewer) =
+            self.previewer.as_mut().filter(|_| self.range.contains(frame.pts()))
+        {
+            previewer.before(&frame)?;
+        }
         let mut ready = std::mem::take(&mut self.ready);
         self.chain.push(frame, &mut ready)?;
         self.encode(&mut ready)?;
@@ -413,6 +432,11 @@ impl<'a> Pass<'a> {
             if !self.range.contains(pts) {
                 continue;
             }
+            if let Some(previewer) = &mut self.previewer
+                && let Some(pair) = previewer.after(&frame)?
+            {
+                (self.progress)(Progress::Preview(pair));
+            }
             let start = Instant::now();
             self.send(Some(&frame))?;
             let mut times = Vec::with_capacity(filter_times.len() + 2);
@@ -421,7 +445,7 @@ impl<'a> Pass<'a> {
             times.push(ms(start.elapsed()));
             self.records.push(FrameRecord { pts, ms: times });
             self.counts.output += 1;
-            (self.progress)(self.counts.output);
+            (self.progress)(Progress::Frames(self.counts.output));
         }
         Ok(())
     }

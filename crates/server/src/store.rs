@@ -27,6 +27,9 @@ use serde::de::DeserializeOwned;
 /// Largest report, beat and job file that is read, in bytes.
 const MOST_SMALL: u64 = 1 << 20;
 
+/// Largest pair of pictures that is read, in bytes.
+const MOST_PREVIEW: u64 = 4 << 20;
+
 /// Largest plan that is read, in bytes.
 pub const MOST_PLAN: u64 = 256 << 20;
 
@@ -218,7 +221,7 @@ impl JobDir<'_> {
     /// Of the file system.
     pub fn create(&self, job: &JobFile) -> Result<()> {
         let path = self.path();
-        for part in ["claims", "cancelled", "inbox", "results"] {
+        for part in ["claims", "cancelled", "inbox", "results", "previews"] {
             let part = path.join(part);
             fs::create_dir_all(&part).map_err(io(format!("cannot make '{}'", part.display())))?;
         }
@@ -276,6 +279,34 @@ impl JobDir<'_> {
             File::open(self.path())?.sync_all()
         };
         done().map_err(io(format!("cannot keep '{}'", to.display())))
+    }
+
+    /// Keeps what a frame looks like before and after its filters, instead of the one before.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn write_preview(&self, attempt: AttemptId, before: &[u8], after: &[u8]) -> Result<()> {
+        let length = u32::try_from(before.len()).unwrap_or(u32::MAX).to_le_bytes();
+        let path = self.path().join("previews").join("latest");
+        let temporary = path.with_extension(format!("{attempt}.tmp"));
+        fs::write(&temporary, [&length, before, after].concat())
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(io(format!("cannot write '{}'", path.display())))
+    }
+
+    /// What a frame looks like before or after its filters.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn read_preview(&self, after: bool) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.store.open_file(&self.relative.join("previews/latest"))? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.take(MOST_PREVIEW).read_to_end(&mut bytes).map_err(io("cannot read a preview"))?;
+        let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+        let pair = rest.split_at_checked(u32::from_le_bytes(*length) as usize);
+        Ok(pair.map(|(first, second)| if after { second.to_vec() } else { first.to_vec() }))
     }
 
     /// Keeps a job's metrics.

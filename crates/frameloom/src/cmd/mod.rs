@@ -104,6 +104,7 @@ pub(crate) fn in_slot<T: DeserializeOwned>(source: &File, command: SlotCommand) 
             descriptors,
             segment: &|_| Err(Error::internal("nothing is joined here")),
             progress: &|_| {},
+            preview: &|_| {},
             cancelled: &|| false,
         };
         let ended = slot.run(job).await;

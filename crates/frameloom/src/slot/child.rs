@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use frameloom_core::slot::{
     ConcatTask, NeededSegment, PlanOutput, PlanTask, ProbeTask, SegmentTask, SlotCommand, SlotDone,
-    SlotEvent, SlotFailed, SlotProgress, SlotReady, TaskOutput, WrittenFile,
+    SlotEvent, SlotFailed, SlotPreview, SlotProgress, SlotReady, TaskOutput, WrittenFile,
 };
 use frameloom_core::{Error, Result};
-use frameloom_media::SegmentRunner;
+use frameloom_media::{Progress, SegmentRunner};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
@@ -144,7 +145,15 @@ fn segment(
     let plan = read_plan(plan)?;
     let mut teller = Teller { told: None };
     runner
-        .run(&source, &plan, task, out, &mut |frames| teller.tell(peer, frames))
+        .run(&source, &plan, task, out, &mut |progress| match progress {
+            Progress::Frames(frames) => teller.tell(peer, frames),
+            Progress::Preview(pair) => {
+                let base64 = base64::engine::general_purpose::STANDARD;
+                let (before, after) = (base64.encode(pair.before), base64.encode(pair.after));
+                // Where the node has gone the slot ends by itself.
+                drop(peer.send(&SlotEvent::Preview(SlotPreview { before, after })));
+            }
+        })
         .map(TaskOutput::Segment)
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use frameloom_core::metrics::SlotMetrics;
-use frameloom_core::slot::{NeededSegment, SlotCommand, SlotEvent, TaskOutput};
+use frameloom_core::slot::{NeededSegment, SlotCommand, SlotEvent, SlotPreview, TaskOutput};
 use frameloom_core::{Error, Result};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
@@ -64,6 +64,8 @@ pub(crate) struct Job<'a> {
     pub(crate) segment: &'a (dyn Fn(u32) -> Result<OwnedFd> + Send + Sync),
     /// Hears of frames done.
     pub(crate) progress: &'a (dyn Fn(u64) + Send + Sync),
+    /// Sees what a frame looks like.
+    pub(crate) preview: &'a (dyn Fn(&SlotPreview) + Send + Sync),
     /// Whether the task is of no use any more.
     pub(crate) cancelled: &'a (dyn Fn() -> bool + Send + Sync),
 }
@@ -196,6 +198,7 @@ impl Slot {
             match event {
                 Ok(SlotEvent::Ready(_)) => {}
                 Ok(SlotEvent::Progress(progress)) => (job.progress)(progress.frames),
+                Ok(SlotEvent::Preview(pair)) => (job.preview)(&pair),
                 Ok(SlotEvent::Need(NeededSegment { segment })) => {
                     let given = (job.segment)(segment);
                     let given = match given {

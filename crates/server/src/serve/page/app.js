@@ -224,6 +224,26 @@ function progress(p, live) {
   draw($("queue"), [{ values: series.waiting, color: "--soft" }, { values: series.running, color: "--running" }]);
 }
 
+// The newest frame before and after its filters; both pictures are put in at once.
+let looked = 0;
+async function preview(id) {
+  if (Date.now() - looked < 500) return;
+  looked = Date.now();
+  try {
+    const pictures = await Promise.all(["before", "after"].map(async (side) => {
+      const blob = await (await api(`/v1/jobs/${id}/frames/latest.jpg?side=${side}`)).blob();
+      return [side, URL.createObjectURL(blob)];
+    }));
+    if (shown?.id !== id) return;
+    for (const [side, url] of pictures) {
+      URL.revokeObjectURL($(side).src);
+      $(side).src = url;
+    }
+    $("preview").hidden = false;
+  } catch { /* there is none yet */ }
+}
+$("split").oninput = () => $("pictures").style.setProperty("--split", `${$("split").value}%`);
+
 function log(text) {
   $("log").append(`${new Date().toLocaleTimeString()}  ${text}\n`);
 }
@@ -232,7 +252,7 @@ async function follow(id) {
   source?.close();
   series = { fps: [], waiting: [], running: [] };
   $("log").textContent = "";
-  $("steps").hidden = true;
+  $("steps").hidden = $("preview").hidden = true;
   $("result").removeAttribute("src");
   delete $("result").dataset.job;
   if (!id) { $("job").hidden = true; return; }
@@ -243,9 +263,11 @@ async function follow(id) {
     $("job-error").textContent = error.message;
     return;
   }
+  looked = 0;
+  preview(id);
   source = new EventSource(`/v1/jobs/${id}/events`);
   const again = async () => { show(await json(`/v1/jobs/${id}`)); };
-  source.addEventListener("progress", (event) => progress(JSON.parse(event.data), true));
+  source.addEventListener("progress", (event) => { progress(JSON.parse(event.data), true); preview(id); });
   source.addEventListener("planned", (event) => { log(`planned: ${event.data}`); again(); });
   source.addEventListener("state", (event) => { log(`state: ${JSON.parse(event.data).state}`); again(); });
   source.addEventListener("task", (event) => {

@@ -1,0 +1,203 @@
+//! Small pictures of a segment at work, before and after its filters: about two a second.
+
+use std::ffi::c_int;
+use std::ptr::{self, NonNull};
+use std::time::{Duration, Instant};
+
+use ffmpeg_next::ffi;
+use frameloom_core::plan::{ColorTags, PlannedEncoder};
+use frameloom_core::time::{Rational, TimeBase};
+use frameloom_core::{Error, Result};
+
+use crate::encode::Encoder;
+use crate::ff;
+use crate::frame::{Frame, FrameFormat, PixelFormat};
+
+/// How often a picture is taken at most.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Longest side of a picture in pixels.
+const LONGEST: u32 = 640;
+
+/// A frame before and after the filters, as JPEG.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    /// Before.
+    pub before: Vec<u8>,
+    /// After.
+    pub after: Vec<u8>,
+}
+
+/// Takes the pictures.
+pub(crate) struct Previewer {
+    last: Option<Instant>,
+    /// The picture before the filters, of the frame with this pts.
+    pending: Option<(i64, Vec<u8>)>,
+}
+
+impl Previewer {
+    /// One that has taken none.
+    pub(crate) fn new() -> Self {
+        Self { last: None, pending: None }
+    }
+
+    /// Looks at a frame before its filters.
+    ///
+    /// # Errors
+    /// Where it cannot be made small.
+    pub(crate) fn before(&mut self, frame: &Frame) -> Result<()> {
+        if self.last.is_none_or(|last| last.elapsed() >= EVERY) {
+            self.last = Some(Instant::now());
+            self.pending = Some((frame.pts(), jpeg(frame)?));
+        }
+        Ok(())
+    }
+
+    /// Looks at a frame after its filters; answers a pair, now and then.
+    ///
+    /// # Errors
+    /// Where it cannot be made small.
+    pub(crate) fn after(&mut self, frame: &Frame) -> Result<Option<Preview>> {
+        match &self.pending {
+            Some((pts, _)) if *pts == frame.pts() => {}
+            _ => return Ok(None),
+        }
+        let Some((_, before)) = self.pending.take() else { return Ok(None) };
+        Ok(Some(Preview { before, after: jpeg(frame)? }))
+    }
+}
+
+/// A small JPEG of a frame.
+fn jpeg(frame: &Frame) -> Result<Vec<u8>> {
+    let longest = frame.width().max(frame.height()).max(1);
+    let side = |v: u32| {
+        let small = u64::from(v) * u64::from(LONGEST.min(longest)) / u64::from(longest);
+        u32::try_from(small).unwrap_or(LONGEST).max(2) & !1
+    };
+    let (width, height) = (side(frame.width()), side(frame.height()));
+    let mut small = Frame::new(PixelFormat::Yuv420p, width, height)?;
+    scale(frame, &mut small)?;
+    let raw = small.raw_mut();
+    raw.color_range = ffi::AVColorRange::AVCOL_RANGE_JPEG;
+    raw.pts = 0;
+    let unknown = || String::from("unknown");
+    let format = FrameFormat {
+        width,
+        height,
+        pixel: PixelFormat::Yuv420p,
+        time_base: TimeBase::new(1, 25)?,
+        frame_rate: Rational::new(25, 1),
+        sample_aspect_ratio: frame_ratio(frame),
+        color: ColorTags {
+            range: "pc".into(),
+            primaries: unknown(),
+            transfer: unknown(),
+            matrix: unknown(),
+            chroma_location: unknown(),
+        },
+    };
+    let option = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let planned = PlannedEncoder {
+        codec: None,
+        name: "mjpeg".into(),
+        options: vec![option("qmin", "4"), option("qmax", "4"), option("huffman", "default")],
+        keyframe_interval: 1,
+        threads: 1,
+    };
+    let mut encoder = Encoder::open(&planned, &format, "progressive")?;
+    let mut bytes = Vec::new();
+    let mut take = |packet: &ff::Packet| {
+        bytes.extend_from_slice(packet.data());
+        Ok(())
+    };
+    encoder.send(Some(&small), &mut take)?;
+    encoder.send(None, &mut take)?;
+    Ok(bytes)
+}
+
+fn frame_ratio(frame: &Frame) -> Rational {
+    let ratio = frame.raw().sample_aspect_ratio;
+    if ratio.num > 0 { Rational::new(ratio.num, ratio.den) } else { Rational::new(1, 1) }
+}
+
+struct Scaler(NonNull<ffi::SwsContext>);
+
+impl Drop for Scaler {
+    fn drop(&mut self) {
+        // SAFETY: owned and freed once.
+        unsafe { ffi::sws_freeContext(self.0.as_ptr()) };
+    }
+}
+
+/// Scales fast, to full range.
+fn scale(from: &Frame, to: &mut Frame) -> Result<()> {
+    let full = c_int::from(from.is_full_range());
+    let (from, to) = (from.raw(), to.raw_mut());
+    // SAFETY: the context is made for the shapes of these two frames, whose planes are whole; the
+    // source's format is one of FFmpeg's numbers.
+    unsafe {
+        let context = ffi::sws_getContext(
+            from.width,
+            from.height,
+            std::mem::transmute::<c_int, ffi::AVPixelFormat>(from.format),
+            to.width,
+            to.height,
+            ffi::AVPixelFormat::AV_PIX_FMT_YUV420P,
+            ffi::SWS_FAST_BILINEAR as c_int,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            ptr::null(),
+        );
+        let scaler = Scaler(
+            NonNull::new(context).ok_or_else(|| Error::unsupported("cannot preview a frame"))?,
+        );
+        let from_table = ffi::sws_getCoefficients(from.colorspace as c_int);
+        let to_table = ffi::sws_getCoefficients(ffi::SWS_CS_DEFAULT as c_int);
+        // Where FFmpeg has no say in a pair of formats this answers -1, and nothing is needed.
+        let _: c_int = ffi::sws_setColorspaceDetails(
+            scaler.0.as_ptr(),
+            from_table,
+            full,
+            to_table,
+            1,
+            0,
+            1 << 16,
+            1 << 16,
+        );
+        let code = ffi::sws_scale(
+            scaler.0.as_ptr(),
+            from.data.as_ptr().cast(),
+            from.linesize.as_ptr(),
+            0,
+            from.height,
+            to.data.as_ptr().cast(),
+            to.linesize.as_ptr(),
+        );
+        ff::check(code, "cannot preview a frame").map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_is_of_one_frame_and_small() {
+        let mut previewer = Previewer::new();
+        let mut frame = Frame::new(PixelFormat::Yuv420p, 1920, 1080).unwrap();
+        for plane in 0..3 {
+            frame.plane_mut(plane).unwrap().bytes.fill(100);
+        }
+        frame.raw_mut().pts = 7;
+        previewer.before(&frame).unwrap();
+        frame.raw_mut().pts = 6;
+        assert_eq!(previewer.after(&frame).unwrap(), None);
+        frame.raw_mut().pts = 7;
+        let pair = previewer.after(&frame).unwrap().unwrap();
+        for picture in [&pair.before, &pair.after] {
+            assert_eq!(picture[..3], [0xff, 0xd8, 0xff]);
+            assert!(picture.len() < 100_000);
+        }
+        assert_eq!(previewer.after(&frame).unwrap(), None);
+    }
+}
