@@ -6,7 +6,7 @@ packages=(
     build-essential pkg-config clang libclang-dev ca-certificates
     ffmpeg libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev libavdevice-dev
     libswscale-dev libswresample-dev libopencv-dev
-    fonts-dejavu-core python3 python3-pip
+    fonts-dejavu-core python3 python3-pip chromium chromium-driver
 )
 
 missing=()

@@ -206,7 +206,7 @@ impl Client {
                 return Err(error);
             }
             attempt += 1;
-            std::thread::sleep(pause(attempt));
+            pause(attempt);
             match self.offset(path) {
                 Ok(now) => {
                     if now > offset {
@@ -275,7 +275,7 @@ impl Client {
                 }
             }
             attempt += 1;
-            std::thread::sleep(pause(attempt));
+            pause(attempt);
         }
     }
 
@@ -317,14 +317,15 @@ impl Client {
             if attempt > TRIES {
                 return Err(unreachable(&self.base, &"the connection breaks off again and again"));
             }
-            std::thread::sleep(pause(attempt));
+            pause(attempt);
         }
     }
 }
 
-/// How long to wait before another try.
-fn pause(attempt: u32) -> Duration {
-    Duration::from_millis(200) * 2u32.pow(attempt.min(5))
+/// Waits before another try, longer each time.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when a server is back")]
+fn pause(attempt: u32) {
+    std::thread::sleep(Duration::from_millis(200) * 2u32.pow(attempt.min(5)));
 }
 
 fn parsed(response: Response<Body>) -> Result<Value> {

@@ -13,6 +13,11 @@ use serde_json::{Value, json};
 use server::{Server, agent, answer, process};
 use support::{clip, frameloom, run, run_ok, said, text};
 
+#[expect(clippy::disallowed_methods, reason = "kills come at any moment, and a beat has no event")]
+fn moment(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
 fn job(filters: &[&str]) -> Value {
     json!({ "source": { "upload": true, "name": "in.mp4" }, "filters": filters })
 }
@@ -115,7 +120,7 @@ fn a_killed_server_loses_no_job_and_changes_no_byte() {
         }
         // Moments spread by a step that has no common divisor with anything here.
         wait = (wait * 7 + 61) % 401;
-        std::thread::sleep(Duration::from_millis(wait));
+        moment(wait);
         server = Server::start(&server.kill(), &[]);
         restarts += 1;
     }
@@ -259,18 +264,14 @@ fn events_go_on_after_a_break_and_a_job_is_cancelled_within_a_second() {
     assert_eq!(events(3)[..], all[3..]);
 
     let id = submit(&server, &source, &job(&["test-fault:kind=hang"]));
-    let begun = Instant::now();
-    while server.get("/v1/workers").1[0]["held"] == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it does not begin");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    server.until_event(&id, |name, task| name == "task" && task["segment"] == 0);
     let asked = Instant::now();
     let stop = agent().delete(format!("{}/v1/jobs/{id}", server.url()));
     assert_eq!(answer(stop.call()).0, 202);
     assert_eq!(server.wait(&id)["state"], "cancelled");
     while server.get("/v1/workers").1[0]["held"] != 0 {
         assert!(asked.elapsed() < Duration::from_secs(10), "its slot goes on");
-        std::thread::sleep(Duration::from_millis(20));
+        moment(20);
     }
 }
 

@@ -36,12 +36,17 @@ const LEASE: Duration = Duration::from_secs(10);
     Ctrl-C or SIGTERM lets segments at work finish (30 s at most) and stops; a second one stops at once.\n\
     Jobs that are not over go on when the server is started again.")]
 pub(crate) struct ServeArgs {
-    /// Address to listen on: IP:PORT, [IP6]:PORT or unix:PATH; may be given more than once
-    /// [default: 127.0.0.1:8080 and [::1]:8080].
-    ///
-    /// '[::]:8080' answers IPv4 and IPv6. Port 0 takes a free one. An address that is not loopback
-    /// needs --tokens, or --insecure.
-    #[arg(long, value_name = "ADDRESS")]
+    // As an attribute: in a doc comment an IPv6 address reads as a link.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "Address to listen on: IP:PORT, [IP6]:PORT or unix:PATH; may be given more than once \
+                [default: 127.0.0.1:8080 and [::1]:8080]",
+        long_help = "Address to listen on: IP:PORT, [IP6]:PORT or unix:PATH; may be given more than once \
+                     [default: 127.0.0.1:8080 and [::1]:8080].\n\n\
+                     '[::]:8080' answers IPv4 and IPv6. Port 0 takes a free one. An address that is not \
+                     loopback needs --tokens and TLS, or --insecure."
+    )]
     listen: Vec<String>,
 
     /// Where jobs, sources and outputs are kept.
@@ -300,6 +305,12 @@ fn own_addresses() -> Vec<String> {
     v6.chain(v4).collect()
 }
 
+/// Waits while the counter of another server is watched.
+#[expect(clippy::disallowed_methods, reason = "only time shows that a counter stands still")]
+fn watch(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Serves until it is told to stop.
 pub(crate) fn run(args: ServeArgs) -> Result<u8> {
     let slots = args.slots.map_or_else(
@@ -317,7 +328,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
     let data = std::fs::canonicalize(&args.data)
         .map_err(|e| Error::io(format!("cannot use '{}'", shown(&args.data)), &e))?;
     let sockets = bind_all(&places)?;
-    let epoch = Arc::new(Epoch::take(&data, LEASE, &mut std::thread::sleep)?);
+    let epoch = Arc::new(Epoch::take(&data, LEASE, &mut watch)?);
     let store = Arc::new(Store::open(&data)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(slots.clamp(2, 8))

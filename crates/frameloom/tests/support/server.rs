@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use ureq::http::Response;
@@ -94,16 +93,28 @@ impl Server {
 
     /// Waits until a job is over.
     pub fn wait(&self, id: &str) -> Value {
-        let begun = Instant::now();
-        loop {
-            let (status, job) = self.get(&format!("/v1/jobs/{id}"));
-            assert_eq!(status, 200, "{job}");
-            if matches!(job["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
-                return job;
+        self.until_event(id, |name, _| name == "end");
+        let (status, job) = self.get(&format!("/v1/jobs/{id}"));
+        assert_eq!(status, 200, "{job}");
+        job
+    }
+
+    /// Reads a job's events until one that `wanted` wants.
+    pub fn until_event(&self, id: &str, wanted: impl Fn(&str, &Value) -> bool) {
+        let url = format!("{}/v1/jobs/{id}/events", self.url());
+        let stream = agent().get(url).call().unwrap().into_body().into_reader();
+        let mut name = String::new();
+        for line in BufReader::new(stream).lines() {
+            let line = line.unwrap();
+            if let Some(event) = line.strip_prefix("event: ") {
+                event.clone_into(&mut name);
+            } else if let Some(data) = line.strip_prefix("data: ")
+                && wanted(&name, &serde_json::from_str(data).unwrap())
+            {
+                return;
             }
-            assert!(begun.elapsed() < Duration::from_secs(120), "job {id} does not end: {job}");
-            std::thread::sleep(Duration::from_millis(50));
         }
+        panic!("the events of {id} end before");
     }
 
     pub fn output(&self, id: &str) -> Vec<u8> {

@@ -37,13 +37,19 @@ impl EventLog {
     /// Appends an event.
     pub(crate) fn push(&self, name: &'static str, data: &Value) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = kept.back().map_or(0, |event| event.id) + 1;
+        let id = *self.last.borrow() + 1;
         if kept.len() == MOST {
             kept.pop_front();
         }
         kept.push_back(Event { id, name, data: data.to_string().into() });
-        drop(kept);
+        // Within the lock, so that numbers never stand still.
         self.last.send_replace(id);
+        drop(kept);
+    }
+
+    /// Forgets what was: a job that is tried again has an end before it. Numbers go on.
+    pub(crate) fn clear(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The oldest event after `id` that is kept.
@@ -72,5 +78,9 @@ mod tests {
         assert_eq!(log.after(0).unwrap().id, 11);
         assert_eq!(log.after(500).unwrap().id, 501);
         assert!(log.after(MOST as u64 + 10).is_none());
+        log.clear();
+        assert!(log.after(0).is_none());
+        log.push("n", &Value::Null);
+        assert_eq!(log.after(0).unwrap().id, MOST as u64 + 11);
     }
 }

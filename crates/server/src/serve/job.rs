@@ -133,6 +133,7 @@ impl Job {
         live.before = None;
         let token = live.cancel.clone();
         drop(live);
+        self.events.clear();
         self.ended.send_replace(false);
         self.enter(State::Planning);
         token
