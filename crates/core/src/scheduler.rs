@@ -14,6 +14,10 @@ use crate::{Error, ErrorKind};
 /// Failures of one task, caused by itself, after which the job fails.
 pub const MAX_ATTEMPTS: u32 = 3;
 
+/// How long a task waits after a failure that it did not cause; doubled each time, so many times.
+const BACK_OFF: Duration = Duration::from_millis(250);
+const MOST_DOUBLINGS: u32 = 8;
+
 /// How much longer than the median a segment takes before idle slots try it beside.
 const SLOW: u32 = 2;
 
@@ -83,6 +87,9 @@ struct TaskState {
     attempts: Vec<Attempt>,
     accepted: Option<AttemptId>,
     failures: u32,
+    /// Failures in a row that the task did not cause, and when it may be sent again after them.
+    unlucky: u32,
+    not_before: Duration,
     speculative: u32,
 }
 
@@ -233,7 +240,8 @@ impl Scheduler {
         if matches!(self.phase, Phase::Done | Phase::Failed(_)) {
             return Vec::new();
         }
-        let ready: Vec<Task> = self.ready.iter().copied().take(room).collect();
+        let ready: Vec<Task> =
+            self.ready.iter().copied().filter(|task| self.may(*task, now)).take(room).collect();
         let mut commands: Vec<Command> =
             ready.into_iter().map(|task| self.send(task, new_id(), false)).collect();
         if idle > 0
@@ -248,9 +256,14 @@ impl Scheduler {
         commands
     }
 
-    /// Whether a task is not sent yet.
-    pub fn wants(&self) -> bool {
-        !self.ready.is_empty() && !matches!(self.phase, Phase::Done | Phase::Failed(_))
+    /// Whether a task may be sent now.
+    pub fn wants(&self, now: Duration) -> bool {
+        !matches!(self.phase, Phase::Done | Phase::Failed(_))
+            && self.ready.iter().any(|task| self.may(*task, now))
+    }
+
+    fn may(&self, task: Task, now: Duration) -> bool {
+        self.tasks.get(&task).is_some_and(|state| state.not_before <= now)
     }
 
     fn send(&mut self, task: Task, attempt: AttemptId, speculative: bool) -> Command {
@@ -324,8 +337,9 @@ impl Scheduler {
         (Verdict::Accept, cancel)
     }
 
-    /// The attempt failed; `by_task` where the task is to blame.
-    pub fn failed(&mut self, id: AttemptId, error: Error, by_task: bool) -> Verdict {
+    /// The attempt failed; `by_task` where the task is to blame. Where it is not, the task is sent
+    /// again after a while that grows.
+    pub fn failed(&mut self, id: AttemptId, error: Error, by_task: bool, now: Duration) -> Verdict {
         let Some(task) = self.task_of(id) else { return Verdict::Ignore };
         let by_task = by_task && !(self.patient && error.kind() == ErrorKind::Exhausted);
         let changed = self.change(task, |state| {
@@ -335,6 +349,9 @@ impl Scheduler {
                 return None;
             }
             state.failures += u32::from(by_task);
+            state.unlucky = if by_task { 0 } else { state.unlucky + 1 };
+            let wait = BACK_OFF * (1 << state.unlucky.min(MOST_DOUBLINGS)) / 2;
+            state.not_before = if by_task { now } else { now + wait };
             Some((state.failures, state.live().next().is_some()))
         });
         let Some((failures, others)) = changed.flatten() else { return Verdict::Ignore };
@@ -514,7 +531,7 @@ mod tests {
         }
         for n in 1..=MAX_ATTEMPTS {
             let (_, attempt) = sent(&s.step(NOW, 1, 1, &mut new_id))[0];
-            s.failed(attempt, Error::unavailable(format!("slot died, take {n}")), true);
+            s.failed(attempt, Error::unavailable(format!("slot died, take {n}")), true, NOW);
         }
         let Phase::Failed(error) = s.phase() else { panic!("{:?}", s.phase()) };
         for n in 1..=MAX_ATTEMPTS {
@@ -527,13 +544,34 @@ mod tests {
         let mut new_id = ids();
         let mut s = planned(2, &mut new_id);
         let (_, attempt) = sent(&s.step(NOW, 1, 1, &mut new_id))[0];
-        s.failed(attempt, Error::corrupt("no frame"), true);
+        s.failed(attempt, Error::corrupt("no frame"), true, NOW);
         assert!(matches!(s.phase(), Phase::Failed(e) if e.kind() == ErrorKind::Corrupt));
         assert!(s.step(NOW, 9, 9, &mut new_id).is_empty());
         let mut s = planned(2, &mut new_id);
         let (_, attempt) = sent(&s.step(NOW, 1, 1, &mut new_id))[0];
-        s.failed(attempt, Error::exhausted("no space left"), true);
+        s.failed(attempt, Error::exhausted("no space left"), true, NOW);
         assert!(matches!(s.phase(), Phase::Failed(e) if e.kind() == ErrorKind::Exhausted));
+    }
+
+    #[test]
+    fn what_the_task_did_not_cause_is_tried_again_without_end_and_ever_later() {
+        let mut new_id = ids();
+        let mut s = Scheduler::new(true);
+        let mut now = NOW;
+        let mut waited = Vec::new();
+        for _ in 0..12 {
+            let (_, attempt) = sent(&s.step(now, 1, 1, &mut new_id))[0];
+            s.failed(attempt, Error::exhausted("no space left"), true, now);
+            let since = now;
+            while !s.wants(now) {
+                assert!(s.step(now, 1, 1, &mut new_id).is_empty());
+                now += Duration::from_millis(250);
+            }
+            waited.push(now - since);
+        }
+        assert_eq!(s.phase(), &Phase::Planning);
+        assert!(waited.is_sorted() && waited[11] <= Duration::from_secs(60), "{waited:?}");
+        assert!(waited[3] > waited[0]);
     }
 
     #[test]
@@ -600,7 +638,7 @@ mod tests {
                 match fault {
                     0 => { queue.swap_remove(at); s.lost(attempt); }
                     1 => queue.push((task, attempt)),
-                    2 => { s.failed(attempt, Error::unavailable("node gone"), false); }
+                    2 => { s.failed(attempt, Error::unavailable("node gone"), false, now); }
                     3 | 4 => s.claimed(attempt, now),
                     _ => {
                         queue.swap_remove(at);

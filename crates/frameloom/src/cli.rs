@@ -34,6 +34,8 @@ enum Command {
     Retry(cmd::jobs::JobIdArgs),
     /// Erase a job with its source and output.
     Rm(cmd::jobs::JobIdArgs),
+    /// Show what was decided about a job's tasks, with the reason of every failure.
+    Logs(cmd::jobs::JobIdArgs),
     /// Get a finished job's output.
     Fetch(cmd::jobs::FetchArgs),
     /// Show how a video would be cut into segments, without processing it.
@@ -52,6 +54,11 @@ enum Command {
 }
 
 impl Cli {
+    /// Whether the program tells of itself as JSON.
+    pub(crate) fn logs_json(&self) -> bool {
+        matches!(&self.command, Command::Serve(args) if args.log_format == cmd::serve::LogFormat::Json)
+    }
+
     /// Does what was asked for; answers the exit code.
     pub(crate) fn run(self) -> Result<u8> {
         match self.command {
@@ -63,6 +70,7 @@ impl Cli {
             Command::Cancel(args) => cmd::jobs::cancel(args).map(|()| 0),
             Command::Retry(args) => cmd::jobs::retry(args).map(|()| 0),
             Command::Rm(args) => cmd::jobs::remove(args).map(|()| 0),
+            Command::Logs(args) => cmd::jobs::logs(args).map(|()| 0),
             Command::Fetch(args) => cmd::jobs::fetch_output(args).map(|()| 0),
             Command::Plan(args) => cmd::plan::run(args).map(|()| 0),
             Command::Probe(args) => cmd::probe::run(args).map(|()| 0),

@@ -29,7 +29,12 @@ fn main() -> ExitCode {
     };
     let filter =
         EnvFilter::try_from_env("FRAMELOOM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if cli.logs_json() {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
     // A panic is a bug: it is told like any other error, and has its exit code.
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cli.run()))
         .unwrap_or_else(|_| Err(Error::internal("this is a bug of frameloom's; please report it")));

@@ -285,6 +285,8 @@ impl Node {
         let source = open_source(job)?;
         let (task, attempt) = (message.task, message.attempt);
         if task == Task::Plan {
+            // A job that starts over gets another plan.
+            lock(&self.plans).remove(&message.job);
             let (name, spec) = (job.source.name.clone(), job.spec.clone());
             return Ok((SlotCommand::Plan(PlanTask { attempt, name, spec }), vec![source]));
         }

@@ -174,6 +174,22 @@ impl Store {
         self.read_json(&relative, MOST_SMALL)
     }
 
+    /// Forgets nodes that lived within an earlier server, and what was about to be removed.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn tidy(&self) -> Result<()> {
+        for part in ["nodes", "trash"] {
+            let path = self.root.join(part);
+            let what = || io(format!("cannot tidy '{}'", path.display()));
+            for entry in fs::read_dir(&path).map_err(what())? {
+                let entry = entry.map_err(what())?.path();
+                fs::remove_dir_all(entry).map_err(what())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a job and all it has made.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
-//! Looking after jobs on a server: `jobs`, `status`, `cancel`, `retry`, `rm`, `fetch`.
+//! Looking after jobs on a server: `jobs`, `status`, `cancel`, `retry`, `rm`, `fetch`, `logs`.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use frameloom_core::Result;
+use frameloom_core::{Error, Result};
 use frameloom_server::publish;
 use serde_json::Value;
 
@@ -137,6 +137,15 @@ pub(crate) fn cancel(args: JobIdArgs) -> Result<()> {
 /// Tries a failed job again.
 pub(crate) fn retry(args: JobIdArgs) -> Result<()> {
     Client::new(&args.server)?.post(&format!("/v1/jobs/{}/retry", args.id), None, None).map(drop)
+}
+
+/// Prints what was decided about a job's tasks.
+pub(crate) fn logs(args: JobIdArgs) -> Result<()> {
+    let client = Client::new(&args.server)?;
+    let logs = client.get(&format!("/v1/jobs/{}/logs", args.id), &[])?;
+    let text = logs.into_body().read_to_string();
+    let text = text.map_err(|e| Error::unavailable("the logs break off").with_source(e))?;
+    super::print(&text.chars().filter(|c| *c == '\n' || !c.is_control()).collect::<String>())
 }
 
 /// Erases a job.

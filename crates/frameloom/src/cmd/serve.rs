@@ -102,6 +102,10 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     open_metrics: bool,
 
+    /// How the server tells of itself on standard error; FRAMELOOM_LOG chooses how much.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+
     /// Memory that a slot may take, in MiB, 64 or more.
     #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
     slot_memory: u64,
@@ -109,6 +113,15 @@ pub(crate) struct ServeArgs {
     /// Seconds that a slot at work may be silent before it is stopped, 1 or more.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     slot_timeout: u64,
+}
+
+/// How a server tells of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines of text.
+    Text,
+    /// Lines of JSON.
+    Json,
 }
 
 /// `2G` as bytes.
@@ -330,6 +343,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
     let sockets = bind_all(&places)?;
     let epoch = Arc::new(Epoch::take(&data, LEASE, &mut watch)?);
     let store = Arc::new(Store::open(&data)?);
+    store.tidy()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(slots.clamp(2, 8))
         .enable_all()

@@ -126,7 +126,7 @@ impl JobRun {
 
     /// The queue that the next task to send waits in, where there is one.
     pub(super) fn wants(&self) -> Option<Queue> {
-        self.scheduler.wants().then(|| match self.scheduler.phase() {
+        self.scheduler.wants(self.started.elapsed()).then(|| match self.scheduler.phase() {
             Phase::Running => Queue::Segment,
             _ => Queue::Control,
         })
@@ -325,7 +325,8 @@ impl JobRun {
         by_task: bool,
     ) -> Result<()> {
         let Some(task) = self.scheduler.task_of(attempt) else { return Ok(()) };
-        if self.scheduler.failed(attempt, error.clone(), by_task) == Verdict::Failed {
+        let now = self.started.elapsed();
+        if self.scheduler.failed(attempt, error.clone(), by_task, now) == Verdict::Failed {
             self.decide(shared, &[Decision::Failed { task, attempt, error: error.clone() }])?;
             let retried = !matches!(self.scheduler.phase(), Phase::Failed(_));
             self.tell(JobEvent::Failed { task, attempt, error, retried });

@@ -322,7 +322,9 @@ impl Engine {
             entry.served = self.turn;
             waiting += usize::from(queue == Queue::Segment);
             match entry.run.send(&self.shared, 0).await {
-                Ok(_) => {}
+                Ok(true) => {}
+                // It was about to have its turn, and has not: others come first.
+                Ok(false) => break,
                 Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
                 Err(error) => self.end(id, |_, _| Err(error)),
             }

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use frameloom_core::Error;
+use frameloom_core::wire::Decision;
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -28,7 +29,7 @@ const MOST_LISTED: usize = 200;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Frameloom", description = "Heavy per-frame video processing, spread over processes and machines.", license(name = "Apache-2.0 OR MIT")),
-    paths(create, list, show, remove, retry, events, preview, filters, workers, healthz, readyz,
+    paths(create, list, show, remove, retry, events, logs, preview, filters, workers, healthz, readyz,
         super::output::output, super::output::metrics, super::upload::offset, super::upload::append,
         super::upload::whole, super::process::process, super::metrics::metrics),
     components(schemas(JobRequest, JobView, JobList, Problem)),
@@ -41,9 +42,28 @@ struct Document;
 /// # Errors
 /// Internal where it cannot be written.
 pub fn openapi() -> frameloom_core::Result<String> {
-    Document::openapi()
-        .to_pretty_json()
-        .map_err(|e| Error::internal("cannot write the OpenAPI document").with_source(e))
+    let failed =
+        |e: serde_json::Error| Error::internal("cannot write the OpenAPI document").with_source(e);
+    let mut document = serde_json::to_value(Document::openapi()).map_err(failed)?;
+    // Every error is a problem document.
+    let reference = serde_json::json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    let operations = paths.filter_map(|(_, path)| path.as_object_mut()).flatten();
+    for (method, operation) in operations {
+        let responses = operation["responses"].as_object_mut().into_iter().flatten();
+        for (status, response) in responses.filter(|(status, _)| status.as_str() >= "400") {
+            response["content"] = if method == "head" {
+                serde_json::json!({})
+            } else {
+                serde_json::json!({ "application/problem+json": reference })
+            };
+            if response["description"].as_str().is_none_or(str::is_empty) {
+                let code = status.parse().ok().and_then(|code| StatusCode::from_u16(code).ok());
+                response["description"] = code.and_then(|c| c.canonical_reason()).into();
+            }
+        }
+    }
+    serde_json::to_string_pretty(&document).map_err(failed)
 }
 
 pub(crate) async fn document() -> ApiResult<Response> {
@@ -180,6 +200,7 @@ async fn from_form(
 
 /// Which jobs to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
     /// Only jobs in this state.
@@ -187,6 +208,7 @@ pub(crate) struct ListQuery {
     /// `-created` (default), `created`, `priority` or `-priority`.
     sort: Option<String>,
     /// Jobs on a page, 1 to 200; 50 by default.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
     /// What `next` of the page before said.
     after: Option<String>,
@@ -266,6 +288,7 @@ pub(crate) async fn show(
 
 /// What to do with a job.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RemoveQuery {
     /// Erase source, segments and output at once, of a finished job too.
@@ -312,7 +335,7 @@ pub(crate) async fn retry(
 /// A client that comes back with `Last-Event-ID` goes on there.
 #[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs",
     params(("id" = String, Path), ("last-event-id" = Option<u64>, Header)),
-    responses((status = 200, content_type = "text/event-stream", body = String), (status = 401, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 200, content_type = "text/event-stream", body = serde_json::Value), (status = 401, body = Problem), (status = 404, body = Problem)))]
 pub(crate) async fn events(
     State(app): State<Arc<App>>,
     who: Who,
@@ -347,8 +370,46 @@ pub(crate) async fn events(
     Ok(Sse::new(stream.boxed()).keep_alive(KeepAlive::default()))
 }
 
+/// What was decided about a job's tasks, a line each, with the reason of every failure.
+#[utoipa::path(get, path = "/v1/jobs/{id}/logs", tag = "jobs", params(("id" = String, Path)),
+    responses((status = 200, content_type = "text/plain", body = String), (status = 401, body = Problem), (status = 404, body = Problem)))]
+pub(crate) async fn logs(
+    State(app): State<Arc<App>>,
+    who: Who,
+    Path(id): Path<String>,
+) -> ApiResult<Response> {
+    let job = app.jobs.get(&who, &id)?;
+    let path = app.jobs.parts.store.job(job.id()).journal();
+    let journal = match tokio::fs::read(path).await {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(Error::io("cannot read the journal", &e).into()),
+    };
+    let (decisions, _) = crate::journal::read(&journal);
+    let lines = decisions.into_iter().map(|decision| match decision {
+        Decision::Sent { task, attempt } => format!("{task} sent, attempt {attempt}\n"),
+        Decision::Accepted(report) => {
+            format!("{} accepted, attempt {}, slot {}\n", report.task, report.attempt, report.slot)
+        }
+        Decision::Failed { task, attempt, error } => {
+            let detail = error.message().escape_debug();
+            format!("{task} failed, attempt {attempt}: {}: {detail}\n", error.kind().name())
+        }
+        Decision::Uploaded { size } => format!("source received, {size} bytes\n"),
+        Decision::Ended { end, error, at_ms } => {
+            let why = error.map(|e| format!(": {}", e.message().escape_debug()));
+            let at = super::view::rfc3339(at_ms);
+            format!("{at} {end:?}{}\n", why.unwrap_or_default())
+        }
+        Decision::Retried => "tried again\n".into(),
+        Decision::Publishing { .. } => String::new(),
+    });
+    Ok(text(StatusCode::OK, "text/plain; charset=utf-8", lines.collect::<String>()))
+}
+
 /// Which picture to show.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct PreviewQuery {
     /// `before` or `after` (default) the filters.
     side: Option<String>,

@@ -204,6 +204,7 @@ impl Server {
         let rest = Router::new()
             .route("/v1/jobs/{id}", get(api::show).delete(api::remove))
             .route("/v1/jobs/{id}/events", get(api::events))
+            .route("/v1/jobs/{id}/logs", get(api::logs))
             .route("/v1/jobs/{id}/frames/latest.jpg", get(api::preview))
             .route("/v1/jobs/{id}/output", get(output::output))
             .route("/v1/jobs/{id}/metrics", get(output::metrics))
