@@ -21,7 +21,9 @@ build: setup ## Build the release binary.
 demo: build clips ## Run a pipeline over a real clip and say where to look.
 	@scripts/demo.sh $(BIN) $(CLIPS)
 
-test: clips check ## Set up, then check everything.
+test: clips ## Set up, then check everything.
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory check
 
 check: ## Formatting, lints, tests, documentation.
 	cargo fmt --all --check

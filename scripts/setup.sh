@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building, testing and the demo need; does nothing where they are there.
+# Installs the Debian packages that building and the demo need, with `test` those of the tests, too; does nothing where
+# they are there.
 set -euo pipefail
 
 packages=(
     build-essential pkg-config clang libclang-dev ca-certificates
     ffmpeg libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev libavdevice-dev
     libswscale-dev libswresample-dev libopencv-dev
-    fonts-dejavu-core python3 python3-pip chromium chromium-driver
+    fonts-dejavu-core python3 python3-pip
 )
+# The dashboard is tested in a browser.
+[ "${1:-}" != test ] || packages+=(chromium chromium-driver)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -26,7 +26,7 @@ impl Browser {
             .arg("--port=0")
             .stdout(Stdio::piped())
             .spawn()
-            .expect("chromedriver is there: 'make setup' installs it");
+            .expect("chromedriver is there: 'make test' installs it");
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let port = lines
             .by_ref()

@@ -1,10 +1,15 @@
 //! Going on where an earlier run was cut off, if it was the same job.
 
-use frameloom_core::Result;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use frameloom_core::fingerprint::fingerprint;
 use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::plan::{Engine, Fingerprint, PLAN_VERSION, Plan};
 use frameloom_core::slot::TaskOutput;
 use frameloom_core::wire::{AttemptReport, Decision, JobFile, Outcome, Task};
+use frameloom_core::{Error, Result};
 
 use crate::journal::Journal;
 use crate::store::{JobDir, Store};
@@ -125,6 +130,20 @@ pub fn differs(
         }
     }
     Ok(None)
+}
+
+/// The fingerprint of a source: a hash of bytes, nothing is parsed.
+///
+/// # Errors
+/// Of the file system.
+pub fn fingerprint_of(path: &Path, whole: bool) -> Result<Fingerprint> {
+    let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
+    let file = File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    let modified = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
+    fingerprint(meta.len(), modified, whole, &mut |at, bytes| {
+        file.read_exact_at(bytes, at).map_err(failed)
+    })
 }
 
 impl Found {

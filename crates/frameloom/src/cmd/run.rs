@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -285,15 +285,7 @@ fn in_work(
 
 /// What an earlier run left, if it was of the same job.
 fn past(args: &RunArgs, store: &Store, job: &JobFile, display: &Display) -> Result<Option<Found>> {
-    let fingerprint = |whole| {
-        let file = super::open_source(&job.source.path)?;
-        let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
-        let meta = file.metadata().map_err(failed)?;
-        let modified = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
-        frameloom_core::fingerprint::fingerprint(meta.len(), modified, whole, &mut |at, bytes| {
-            file.read_exact_at(bytes, at).map_err(failed)
-        })
-    };
+    let fingerprint = |whole| resume::fingerprint_of(&job.source.path, whole);
     let past = if args.fresh {
         Past::Other("--fresh".into())
     } else {

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use frameloom_core::catalogue::Catalogue;
-use frameloom_core::fingerprint::fingerprint;
 use frameloom_core::id::JobId;
-use frameloom_core::plan::{Engine as Versions, Fingerprint};
+use frameloom_core::plan::Engine as Versions;
 use frameloom_core::wire::{Decision, End, JobFile, SourceRef, Submission, Task};
 use frameloom_core::{Error, ErrorKind, Result};
 
@@ -330,7 +328,9 @@ impl Jobs {
         let (_, decisions) = Journal::open(&dir.journal())?;
         let found = resume::found(&dir, decisions)?;
         let path = &job.file.source.path;
-        let differs = resume::differs(&found, &self.parts.versions, &|whole| known(path, whole))?;
+        let differs = resume::differs(&found, &self.parts.versions, &|whole| {
+            resume::fingerprint_of(path, whole)
+        })?;
         if let Some(why) = differs {
             tracing::info!(job = %job.id(), why, "a job starts over");
             dir.sweep(|_| false)?;
@@ -424,15 +424,4 @@ fn done_segments(found: &Found) -> Vec<u32> {
 pub fn is_full(store: &Store, least: u64) -> bool {
     rustix::fs::statvfs(store.root())
         .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < least)
-}
-
-/// The fingerprint of a source: a hash of bytes, nothing is parsed.
-fn known(path: &std::path::Path, whole: bool) -> Result<Fingerprint> {
-    let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
-    let file = fs::File::open(path).map_err(failed)?;
-    let meta = file.metadata().map_err(failed)?;
-    let modified = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
-    fingerprint(meta.len(), modified, whole, &mut |at, bytes| {
-        file.read_exact_at(bytes, at).map_err(failed)
-    })
 }
