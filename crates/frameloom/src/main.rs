@@ -9,6 +9,7 @@ mod random;
 mod slot;
 mod work_dir;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -29,7 +30,10 @@ fn main() -> ExitCode {
     };
     let filter =
         EnvFilter::try_from_env("FRAMELOOM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if cli.logs_json() {
         logs.json().init();
     } else {
