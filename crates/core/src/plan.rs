@@ -12,7 +12,7 @@ use crate::spec::{Codec, Container};
 use crate::time::{Interval, Rational, TimeBase};
 
 /// Version of this structure; a plan of another version is made anew.
-pub const PLAN_VERSION: u32 = 2;
+pub const PLAN_VERSION: u32 = 3;
 
 /// A job cut into tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -189,6 +189,13 @@ pub struct ColorTags {
     pub chroma_location: String,
 }
 
+impl Plan {
+    /// The pictures that the encoder gets.
+    pub fn encoded(&self) -> &PictureInfo {
+        self.filters.last().map_or(&self.working, |filter| &filter.output)
+    }
+}
+
 /// A filter with what it needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedFilter {
@@ -196,6 +203,8 @@ pub struct PlannedFilter {
     pub spec: FilterSpec,
     /// What it needs.
     pub footprint: Footprint,
+    /// The pictures that come out of it.
+    pub output: PictureInfo,
 }
 
 /// What all pictures at one place of the pipeline have in common.
@@ -209,6 +218,10 @@ pub struct PictureInfo {
     pub pixel_format: String,
     /// Sample aspect ratio; 0/1 where unknown.
     pub sample_aspect_ratio: Rational,
+    /// Order of its fields: `progressive`, `tff`, `bff` or `unknown`.
+    pub field_order: String,
+    /// Colour tags.
+    pub color: ColorTags,
 }
 
 /// The pictures that the encoder gets.

@@ -107,6 +107,12 @@ fn a_part_of_a_video_begins_at_zero_and_holds_the_right_frames() {
     assert_eq!(md5(part), all[38..105]);
 }
 
+/// A file's name behind two levels of quotes.
+const HIDDEN_FILE: &str = r"ffmpeg:drawtext=font=Sans\\:text=hi:fontsize='30:textfile=/etc/passwd'";
+
+/// A graph whose pictures change their size.
+const GROWING: &str = r"ffmpeg:scale=w='if(lt(t,1),320,32)':h=180:eval=frame";
+
 #[test]
 fn bad_input_is_told_in_words_with_its_exit_code_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -141,7 +147,10 @@ fn bad_input_is_told_in_words_with_its_exit_code_and_leaves_nothing() {
         (&["run", &source, "-o", &out, "-f", "blur:sgma=1"], 2, "did you mean 'sigma'"),
         (&["run", &source, "-o", &out, "-f", "blur:sigma=-3"], 2, "usage: blur:sigma=0.1..=64"),
         (&["run", &source, "-o", &out, "-f", "ffmpeg:fps=5"], 2, "how many frames"),
-        (&["run", &source, "-o", &out, "-f", "ffmpeg:movie=/etc/passwd"], 2, "reaches files"),
+        (&["run", &source, "-o", &out, "-f", "ffmpeg:movie=/etc/passwd"], 2, "not on the list"),
+        (&["run", &source, "-o", &out, "-f", "ffmpeg:asr=logfn=/tmp/x"], 2, "not on the list"),
+        (&["run", &source, "-o", &out, "-f", HIDDEN_FILE], 2, "textfile"),
+        (&["run", &source, "-o", &out, "-f", GROWING], 5, "change from 320x180 to 32x180"),
         (
             &["run", &source, "-o", &out, "-f", "ffmpeg:drawtext=textfile=/etc/passwd"],
             2,

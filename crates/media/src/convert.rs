@@ -70,6 +70,7 @@ pub(crate) struct Converter {
     rotation: u32,
     flip: bool,
     scaler: Option<(Shape, Scaler)>,
+    second: Option<(Shape, Scaler)>,
 }
 
 #[derive(PartialEq, Eq, Clone, Copy)]
@@ -91,7 +92,7 @@ impl Converter {
         rotation: u32,
         flip: bool,
     ) -> Self {
-        Self { pixel, width, height, rotation, flip, scaler: None }
+        Self { pixel, width, height, rotation, flip, scaler: None, second: None }
     }
 
     /// Converts a frame; passes it untouched where nothing is to be done.
@@ -107,39 +108,54 @@ impl Converter {
         let same = raw.format == self.pixel.ffmpeg() as c_int
             && raw.width.unsigned_abs() == self.width
             && raw.height.unsigned_abs() == self.height;
+        let turned = self.rotation % 180 == 90;
+        if turned && self.pixel == PixelFormat::Yuv422p {
+            // Chroma that is halved one way only cannot be turned.
+            let full = PixelFormat::Yuv444p;
+            let wide = scale(&mut self.scaler, &frame, full, self.width, self.height)?;
+            let wide = turn(&wide, full, self.rotation, self.flip)?;
+            return scale(&mut self.second, &wide, self.pixel, wide.width(), wide.height());
+        }
         if !same {
-            frame = self.scale(&frame)?;
+            frame = scale(&mut self.scaler, &frame, self.pixel, self.width, self.height)?;
         }
         if self.flip || self.rotation != 0 {
             frame = turn(&frame, self.pixel, self.rotation, self.flip)?;
         }
         Ok(frame)
     }
+}
 
-    fn scale(&mut self, frame: &Frame) -> Result<Frame> {
-        let raw = frame.raw();
-        let shape = Shape {
-            width: raw.width,
-            height: raw.height,
-            format: raw.format,
-            full: frame.is_full_range(),
-            matrix: raw.colorspace as c_int,
-        };
-        if self.scaler.as_ref().is_none_or(|(known, _)| *known != shape) {
-            let scaler = Scaler::new(shape, self.pixel, self.width, self.height)?;
-            self.scaler = Some((shape, scaler));
-        }
-        let mut out = frame.new_like(self.pixel, self.width, self.height)?;
-        if let Some((_, scaler)) = &mut self.scaler {
-            scaler.run(frame, &mut out)?;
-        }
-        if is_rgb(raw.format) {
-            let out = out.raw_mut();
-            out.color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
-            out.colorspace = ffi::AVColorSpace::AVCOL_SPC_SMPTE170M;
-        }
-        Ok(out)
+/// Converts a frame to `pixel` and a size by the scaler in `place`, which is made anew where the
+/// frame has another shape than the one before.
+fn scale(
+    place: &mut Option<(Shape, Scaler)>,
+    frame: &Frame,
+    pixel: PixelFormat,
+    width: u32,
+    height: u32,
+) -> Result<Frame> {
+    let raw = frame.raw();
+    let shape = Shape {
+        width: raw.width,
+        height: raw.height,
+        format: raw.format,
+        full: frame.is_full_range(),
+        matrix: raw.colorspace as c_int,
+    };
+    if place.as_ref().is_none_or(|(known, _)| *known != shape) {
+        *place = Some((shape, Scaler::new(shape, pixel, width, height)?));
     }
+    let mut out = frame.new_like(pixel, width, height)?;
+    if let Some((_, scaler)) = place {
+        scaler.run(frame, &mut out)?;
+    }
+    if is_rgb(raw.format) {
+        let out = out.raw_mut();
+        out.color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
+        out.colorspace = ffi::AVColorSpace::AVCOL_SPC_SMPTE170M;
+    }
+    Ok(out)
 }
 
 /// Whether a format holds RGB or a palette.

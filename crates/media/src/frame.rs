@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use ffmpeg_next::ffi;
-use frameloom_core::plan::ColorTags;
+use frameloom_core::plan::{ColorTags, PictureInfo, VideoInfo};
 use frameloom_core::time::{Rational, TimeBase};
 use frameloom_core::{Error, Result};
 
@@ -108,8 +108,55 @@ pub(crate) struct FrameFormat {
     pub(crate) frame_rate: Rational,
     /// Sample aspect ratio, 0/1 where unknown.
     pub(crate) sample_aspect_ratio: Rational,
+    /// Order of its fields: `progressive`, `tff`, `bff` or `unknown`.
+    pub(crate) field_order: String,
     /// Colour tags.
     pub(crate) color: ColorTags,
+}
+
+impl FrameFormat {
+    /// The format of pictures of `video` as a plan tells of them.
+    ///
+    /// # Errors
+    /// Internal where the pixel format is none of ours.
+    pub(crate) fn of(picture: &PictureInfo, video: &VideoInfo) -> Result<Self> {
+        Ok(Self {
+            width: picture.width,
+            height: picture.height,
+            pixel: PixelFormat::from_name(&picture.pixel_format)?,
+            time_base: video.time_base,
+            frame_rate: video.frame_rate,
+            sample_aspect_ratio: picture.sample_aspect_ratio,
+            field_order: picture.field_order.clone(),
+            color: picture.color.clone(),
+        })
+    }
+
+    /// What a plan tells of it.
+    pub(crate) fn picture(&self) -> PictureInfo {
+        PictureInfo {
+            width: self.width,
+            height: self.height,
+            pixel_format: self.pixel.name().into(),
+            sample_aspect_ratio: self.sample_aspect_ratio,
+            field_order: self.field_order.clone(),
+            color: self.color.clone(),
+        }
+    }
+
+    /// Whether its pictures hold two fields each.
+    pub(crate) fn is_interlaced(&self) -> bool {
+        matches!(self.field_order.as_str(), "tff" | "bff")
+    }
+}
+
+/// The order of fields once every line has another one's place: the fields change theirs.
+pub(crate) fn swapped_fields(order: &str) -> String {
+    match order {
+        "tff" => "bff".into(),
+        "bff" => "tff".into(),
+        other => other.to_owned(),
+    }
 }
 
 /// One decoded picture with its pts. Cloning shares the planes; writing to shared planes copies

@@ -9,7 +9,7 @@ use frameloom_core::plan::{ContentLight, Hdr, MasteringDisplay, VideoInfo};
 use crate::decode::Decoder;
 use crate::demux::Demuxer;
 use crate::ff::{self, Packet};
-use crate::frame::Frame;
+use crate::frame::{Frame, PixelFormat};
 
 /// Units of chromaticity and luminance in one.
 const CHROMATICITY: c_int = 50_000;
@@ -59,6 +59,15 @@ fn mastering(raw: &RawMastering) -> Option<MasteringDisplay> {
 
 fn light(raw: &RawLight) -> ContentLight {
     ContentLight { max_content: raw.max_cll, max_frame_average: raw.max_fall }
+}
+
+/// What is still true of pictures of `pixel` with the transfer characteristic `transfer`.
+pub(crate) fn kept(pixel: PixelFormat, transfer: &str, video: &VideoInfo) -> Hdr {
+    if pixel == PixelFormat::Yuv420p10 && transfer == video.color.transfer {
+        video.hdr
+    } else {
+        Hdr::default()
+    }
 }
 
 /// What the container tells.

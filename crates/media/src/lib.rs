@@ -4,6 +4,7 @@
 //! outputs come in as open descriptors, and nothing here opens a file or a socket.
 #![expect(unsafe_code, reason = "FFmpeg is a C library; each block says why it is sound")]
 
+mod color;
 mod concat;
 mod convert;
 mod decode;
@@ -29,7 +30,7 @@ mod streams;
 
 pub use concat::concat;
 pub use engine::{engine, init};
-pub use filter::catalogue;
+pub use filter::{GraphFilters, catalogue, graph_filters};
 pub use planning::make_plan;
 pub use preview::Preview;
 pub use probe::probe;

@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use frameloom_core::catalogue::Footprint;
 use frameloom_core::fingerprint::fingerprint;
 use frameloom_core::plan::{
-    EntryPoint, Fingerprint, Message, OutputInfo, PLAN_VERSION, PictureInfo, Plan, Seek, Segment,
-    SourceInfo, VideoInfo,
+    EntryPoint, Fingerprint, Message, OutputInfo, PLAN_VERSION, Plan, Seek, Segment, SourceInfo,
+    VideoInfo,
 };
 use frameloom_core::planner::{self, Cuts};
 use frameloom_core::slot::PlanTask;
@@ -103,7 +103,7 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
         offset,
         filters,
         footprint,
-        working: picture(&working),
+        working: working.picture(),
         output: OutputInfo {
             container: spec.container,
             width: output.width,
@@ -140,15 +140,6 @@ fn fingerprint_of(file: &File, whole: bool) -> Result<Fingerprint> {
     fingerprint(meta.len(), modified, whole, &mut |offset, bytes: &mut [u8]| {
         file.read_exact_at(bytes, offset).map_err(failed)
     })
-}
-
-fn picture(format: &FrameFormat) -> PictureInfo {
-    PictureInfo {
-        width: format.width,
-        height: format.height,
-        pixel_format: format.pixel.name().into(),
-        sample_aspect_ratio: format.sample_aspect_ratio,
-    }
 }
 
 /// The format that filters get, chosen so that the encoder takes what they give.

@@ -88,6 +88,7 @@ fn jpeg(frame: &Frame) -> Result<Vec<u8>> {
         time_base: TimeBase::new(1, 25)?,
         frame_rate: Rational::new(25, 1),
         sample_aspect_ratio: frame_ratio(frame),
+        field_order: "progressive".into(),
         color: ColorTags {
             range: "pc".into(),
             primaries: unknown(),
@@ -104,7 +105,7 @@ fn jpeg(frame: &Frame) -> Result<Vec<u8>> {
         keyframe_interval: 1,
         threads: 1,
     };
-    let mut encoder = Encoder::open(&planned, &format, "progressive")?;
+    let mut encoder = Encoder::open(&planned, &format)?;
     let mut bytes = Vec::new();
     let mut take = |packet: &ff::Packet| {
         bytes.extend_from_slice(packet.data());

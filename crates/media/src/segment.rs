@@ -23,7 +23,7 @@ use crate::demux::Demuxer;
 use crate::encode::Encoder;
 use crate::ff::Packet;
 use crate::filter::{Chain, FilterTimes};
-use crate::frame::{Frame, FrameFormat, PixelFormat};
+use crate::frame::{Frame, FrameFormat};
 use crate::preview::{Preview, Previewer};
 use crate::seek;
 use crate::seg_file::{self, FrameRecord};
@@ -195,20 +195,6 @@ struct Pass<'a> {
     ready: Vec<(Frame, FilterTimes)>,
 }
 
-/// The format of the frames that filters get.
-pub(crate) fn working_format(plan: &Plan) -> Result<FrameFormat> {
-    let video = &plan.source.video;
-    Ok(FrameFormat {
-        width: plan.working.width,
-        height: plan.working.height,
-        pixel: PixelFormat::from_name(&plan.working.pixel_format)?,
-        time_base: video.time_base,
-        frame_rate: video.frame_rate,
-        sample_aspect_ratio: plan.working.sample_aspect_ratio,
-        color: video.color.clone(),
-    })
-}
-
 /// `[start, end)` cut to what both keep.
 fn intersect(a: Interval, b: Interval) -> Interval {
     let start = match (a.start, b.start) {
@@ -232,15 +218,9 @@ impl<'a> Pass<'a> {
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self> {
         let video = &plan.source.video;
-        let working = working_format(plan)?;
+        let working = FrameFormat::of(&plan.working, video)?;
         let chain = Chain::new(&plan.filters, &working)?;
-        let output = chain.output().clone();
-        let field_order = if video.rotation.is_multiple_of(180) {
-            video.field_order.as_str()
-        } else {
-            "progressive"
-        };
-        let encoder = Encoder::open(&plan.encoder, &output, field_order)?;
+        let encoder = Encoder::open(&plan.encoder, chain.output())?;
         let mut steps = vec!["decode".to_owned()];
         steps.extend(chain.names());
         steps.push("encode".into());

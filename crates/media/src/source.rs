@@ -10,7 +10,7 @@ use frameloom_core::{Error, Result};
 use crate::convert;
 use crate::demux::Demuxer;
 use crate::ff;
-use crate::frame::{FrameFormat, PixelFormat};
+use crate::frame::{FrameFormat, PixelFormat, swapped_fields};
 use crate::hdr;
 use crate::index::no_video;
 
@@ -237,6 +237,13 @@ pub(crate) fn working_format(
         time_base: video.time_base,
         frame_rate: video.frame_rate,
         sample_aspect_ratio: ratio,
+        field_order: match video.rotation {
+            0 => video.field_order.clone(),
+            // Upside down the first line is the last one.
+            180 if height.is_multiple_of(2) => swapped_fields(&video.field_order),
+            180 => video.field_order.clone(),
+            _ => "progressive".into(),
+        },
         color,
     })
 }

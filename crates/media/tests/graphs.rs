@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{ffmpeg, frames, hashes, lossless, run};
+use support::{ffmpeg, ffprobe, frames, hashes, lossless, run};
 
 const GRAPHS: &[&str] = &[
     "hflip",
@@ -46,4 +46,31 @@ fn frames_are_those_of_the_command_line() {
         assert!(same, "{graph}: not ffmpeg's frames in {} segments", made.plan.segments.len());
         assert_eq!(made.plan.segments.len() == 1, made.plan.reason.is_some(), "{graph}");
     }
+}
+
+#[test]
+fn colour_tags_and_fields_are_those_that_come_out_of_the_graph() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("in.mp4");
+    let video = ["-f", "lavfi", "-i", "testsrc2=s=160x120:r=25:d=1", "-pix_fmt", "yuv420p"];
+    let codec = ["-vf", "setfield=tff", "-flags", "+ildct+ilme", "-colorspace", "smpte170m"];
+    ffmpeg(&[&video[..], &codec, &["-c:v", "libx264", source.to_str().unwrap()]].concat());
+    let tags = |filters: &[&str]| {
+        let made = run(&source, &lossless(filters, None), dir.path(), 1).unwrap();
+        let shown = ffprobe(
+            &made.output,
+            &["-show_entries", "frame=interlaced_frame,top_field_first,color_space", "-of", "csv"],
+        );
+        let first = shown.lines().next().unwrap();
+        first.split(',').take(4).collect::<Vec<_>>().join(",")
+    };
+    assert_eq!(tags(&[]), "frame,1,1,smpte170m");
+    assert_eq!(tags(&["ffmpeg:setparams=colorspace=bt709"]), "frame,1,1,bt709");
+    assert_eq!(tags(&["ffmpeg:colorspace=all=bt709:iall=bt601-6-625"]), "frame,1,1,bt709");
+    assert_eq!(tags(&["ffmpeg:yadif"]), "frame,0,0,smpte170m");
+    assert_eq!(tags(&["ffmpeg:fieldorder=bff"]), "frame,1,0,smpte170m");
+    assert_eq!(tags(&["ffmpeg:scale=160:60"]), "frame,0,0,smpte170m");
+    assert_eq!(tags(&["scale:h=60"]), "frame,0,0,smpte170m");
+    assert_eq!(tags(&["scale:w=80:h=120"]), "frame,1,1,smpte170m");
+    assert_eq!(tags(&["crop:h=116:y=2"]), "frame,1,1,smpte170m");
 }

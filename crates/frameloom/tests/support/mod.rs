@@ -10,7 +10,7 @@ use serde_json::Value;
 
 pub fn frameloom() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_frameloom"));
-    command.stdin(Stdio::null());
+    command.stdin(Stdio::null()).env("FRAMELOOM_TEST_FAULTS", "1");
     command
 }
 

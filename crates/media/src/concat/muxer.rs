@@ -14,6 +14,7 @@ use super::track::Track;
 use crate::demux::Demuxer;
 use crate::encode::StreamParameters;
 use crate::ff::{self, Dict, Packet};
+use crate::frame::PixelFormat;
 use crate::hdr;
 use crate::io_out::Output;
 
@@ -159,7 +160,10 @@ impl Muxer {
                         ffi::AVPacketSideDataType::AV_PKT_DATA_STEREO3D,
                     ],
                 )?;
-                hdr::attach(out, &plan.source.video.hdr)?;
+                let picture = plan.encoded();
+                let pixel = PixelFormat::from_name(&picture.pixel_format)?;
+                let kept = hdr::kept(pixel, &picture.color.transfer, &plan.source.video);
+                hdr::attach(out, &kept)?;
                 self.video = out.index;
                 self.seats.push(None);
             } else {

@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 
 use ffmpeg_next::ffi;
 use frameloom_core::catalogue::did_you_mean;
-use frameloom_core::plan::{ColorTags, Hdr, Message, PlannedEncoder, VideoInfo};
+use frameloom_core::plan::{Message, PlannedEncoder, VideoInfo};
 use frameloom_core::spec::{Codec, Container, EncoderSpec};
 use frameloom_core::time::Rational;
 use frameloom_core::{Error, Result};
@@ -18,6 +18,7 @@ pub(crate) use parameters::StreamParameters;
 
 use crate::ff::{self, Dict, Packet};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
+use crate::{color, hdr};
 use table::Row;
 
 /// Seconds from one keyframe to the next, at most.
@@ -53,7 +54,7 @@ pub(crate) fn plan_encoder(
     )]
     let interval = (rate * KEYFRAME_SECONDS).round().clamp(1.0, 1000.0) as u32;
     let threads = if whole { WHOLE_THREADS } else { 1 };
-    let hdr = if format.pixel == PixelFormat::Yuv420p10 { video.hdr } else { Hdr::default() };
+    let hdr = hdr::kept(format.pixel, &format.color.transfer, video);
     let planned = PlannedEncoder {
         codec: spec.codec.or_else(|| row.map(|row| row.codec)),
         options: options::resolve(spec, &name, row, threads, &hdr)?,
@@ -61,7 +62,7 @@ pub(crate) fn plan_encoder(
         name,
         threads,
     };
-    Encoder::open(&planned, format, &video.field_order)?;
+    Encoder::open(&planned, format)?;
     Ok((planned, Vec::new()))
 }
 
@@ -193,6 +194,16 @@ fn fits_size(name: &str, format: &FrameFormat) -> Result<()> {
             format.height & !1
         )));
     }
+    let lines = 2 << y;
+    if name == "libx264" && format.is_interlaced() && !format.height.is_multiple_of(lines) {
+        return Err(Error::unsupported(format!(
+            "encoder '{name}' takes interlaced pictures of {lines} lines and their multiples only, and the picture is {}x{}: \
+             crop it with -f crop:h={}, or make it progressive with -f ffmpeg:yadif",
+            format.width,
+            format.height,
+            format.height / lines * lines
+        )));
+    }
     Ok(())
 }
 
@@ -219,7 +230,6 @@ impl Encoder {
     pub(crate) fn open(
         planned: &PlannedEncoder,
         format: &FrameFormat,
-        field_order: &str,
     ) -> Result<Self> {
         let codec = find(&planned.name)?;
         let mut options = Dict::default();
@@ -255,8 +265,8 @@ impl Encoder {
             raw.gop_size = number(planned.keyframe_interval)?;
             raw.thread_count = number(planned.threads)?;
             raw.flags |= (ffi::AV_CODEC_FLAG_GLOBAL_HEADER | ffi::AV_CODEC_FLAG_BITEXACT) as c_int;
-            color(raw, &format.color);
-            if matches!(field_order, "tff" | "bff")
+            color::tag_encoder(raw, &format.color);
+            if format.is_interlaced()
                 && matches!(
                     raw.codec_id,
                     ffi::AVCodecID::AV_CODEC_ID_H264
@@ -266,7 +276,7 @@ impl Encoder {
             {
                 raw.flags |=
                     (ffi::AV_CODEC_FLAG_INTERLACED_DCT | ffi::AV_CODEC_FLAG_INTERLACED_ME) as c_int;
-                raw.field_order = if field_order == "tff" {
+                raw.field_order = if format.field_order == "tff" {
                     ffi::AVFieldOrder::AV_FIELD_TT
                 } else {
                     ffi::AVFieldOrder::AV_FIELD_BB
@@ -295,6 +305,9 @@ impl Encoder {
         sink: &mut dyn FnMut(&Packet) -> Result<()>,
     ) -> Result<()> {
         let raw = frame.map_or(ptr::null(), Frame::as_ptr);
+        if let Some(frame) = frame {
+            self.takes(frame)?;
+        }
         self.fed |= frame.is_some();
         self.ended |= frame.is_none();
         loop {
@@ -309,6 +322,23 @@ impl Encoder {
                 return Ok(());
             }
         }
+    }
+
+    /// Encoders read planes of the size that they were opened for, whatever a frame's size is.
+    fn takes(&self, frame: &Frame) -> Result<()> {
+        // SAFETY: the context is open; plain fields.
+        let (width, height, format) = unsafe {
+            let raw = self.context.as_ref();
+            (raw.width, raw.height, raw.pix_fmt as c_int)
+        };
+        let raw = frame.raw();
+        if (raw.width, raw.height, raw.format) == (width, height, format) {
+            return Ok(());
+        }
+        Err(Error::internal(format!(
+            "encoder '{}' was opened for {width}x{height} in pixel format {format} and gets {}x{} in {}",
+            self.name, raw.width, raw.height, raw.format
+        )))
     }
 
     fn receive(&mut self, sink: &mut dyn FnMut(&Packet) -> Result<()>) -> Result<()> {
@@ -338,33 +368,6 @@ impl Encoder {
 
 fn number(value: u32) -> Result<c_int> {
     c_int::try_from(value).map_err(|_| Error::unsupported(format!("{value} is too large")))
-}
-
-/// Sets the colour tags, by FFmpeg's names; unknown ones stay unset.
-fn color(raw: &mut ffi::AVCodecContext, tags: &ColorTags) {
-    let name = |tag: &str| std::ffi::CString::new(tag).unwrap_or_default();
-    // SAFETY: C strings; a negative answer means an unknown name and is passed over. The numbers
-    // are those of FFmpeg's own enumerations.
-    unsafe {
-        let set = |answer: c_int| (answer >= 0).then_some(answer);
-        if let Some(v) = set(ffi::av_color_range_from_name(name(&tags.range).as_ptr())) {
-            raw.color_range = std::mem::transmute::<c_int, ffi::AVColorRange>(v);
-        }
-        if let Some(v) = set(ffi::av_color_primaries_from_name(name(&tags.primaries).as_ptr())) {
-            raw.color_primaries = std::mem::transmute::<c_int, ffi::AVColorPrimaries>(v);
-        }
-        if let Some(v) = set(ffi::av_color_transfer_from_name(name(&tags.transfer).as_ptr())) {
-            raw.color_trc = std::mem::transmute::<c_int, ffi::AVColorTransferCharacteristic>(v);
-        }
-        if let Some(v) = set(ffi::av_color_space_from_name(name(&tags.matrix).as_ptr())) {
-            raw.colorspace = std::mem::transmute::<c_int, ffi::AVColorSpace>(v);
-        }
-        if let Some(v) =
-            set(ffi::av_chroma_location_from_name(name(&tags.chroma_location).as_ptr()))
-        {
-            raw.chroma_sample_location = std::mem::transmute::<c_int, ffi::AVChromaLocation>(v);
-        }
-    }
 }
 
 fn cannot_open(name: &str, code: c_int, format: &FrameFormat) -> Error {

@@ -34,7 +34,8 @@ pub(crate) fn plan_chain(
         let needs = (row.footprint)(&params).map_err(place)?;
         format = (row.output)(&params, &format).map_err(place)?;
         footprint = footprint.then(needs);
-        planned.push(PlannedFilter { spec: spec.clone(), footprint: needs });
+        let output = format.picture();
+        planned.push(PlannedFilter { spec: spec.clone(), footprint: needs, output });
     }
     Ok((planned, format, footprint))
 }
@@ -71,13 +72,22 @@ impl Chain {
             output: format.clone(),
             spent: Vec::new(),
         };
-        for PlannedFilter { spec, .. } in filters {
+        for PlannedFilter { spec, output, .. } in filters {
             let params = catalogue().check(spec)?;
             let row = table::row(&spec.name)?;
             takes(row, &format)?;
             let place = |e: Error| e.at(format!("filter '{spec}'"));
             chain.filters.push((row.build)(&params, &format).map_err(place)?);
-            format = (row.output)(&params, &format).map_err(place)?;
+            let pixel = PixelFormat::from_name(&output.pixel_format)?;
+            format = FrameFormat {
+                width: output.width,
+                height: output.height,
+                pixel,
+                sample_aspect_ratio: output.sample_aspect_ratio,
+                field_order: output.field_order.clone(),
+                color: output.color.clone(),
+                ..format
+            };
             let same = filters[..chain.names.len()].iter().filter(|f| f.spec.name == spec.name);
             chain.names.push(match same.count() {
                 0 => format!("filter.{}", spec.name),

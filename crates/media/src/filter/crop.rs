@@ -6,7 +6,7 @@ use frameloom_core::{Error, Result};
 
 use super::{Filter, PerFrame};
 use crate::ff;
-use crate::frame::{Frame, FrameFormat};
+use crate::frame::{Frame, FrameFormat, swapped_fields};
 
 /// FFmpeg's `crop`: the middle where no corner is given, corners rounded down to whole chroma
 /// samples.
@@ -48,7 +48,12 @@ impl Crop {
 
     pub(super) fn output(params: &Params, format: &FrameFormat) -> Result<FrameFormat> {
         let crop = Self::new(params, format)?;
-        Ok(FrameFormat { width: crop.w, height: crop.h, ..format.clone() })
+        let field_order = if crop.y.is_multiple_of(2) {
+            format.field_order.clone()
+        } else {
+            swapped_fields(&format.field_order)
+        };
+        Ok(FrameFormat { width: crop.w, height: crop.h, field_order, ..format.clone() })
     }
 }
 

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use ffmpeg_next::ffi;
 use frameloom_core::catalogue::Params;
 use frameloom_core::time::Rational;
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 
 use super::{Filter, graph_rules};
 use crate::ff;
@@ -18,6 +18,8 @@ pub(super) struct GraphFilter {
     source: *mut ffi::AVFilterContext,
     sink: *mut ffi::AVFilterContext,
     time_base: ffi::AVRational,
+    /// Width, height and pixel format of what comes out.
+    shape: (c_int, c_int, c_int),
     text: String,
 }
 
@@ -29,30 +31,70 @@ impl GraphFilter {
         Ok(Box::new(Self::open(params.text("graph")?, format)?))
     }
 
-    /// The format of what comes out, learnt from the configured graph.
+    /// The format of what comes out: size, pixels and shape of the configured graph, and what it
+    /// makes of the colour tags and fields of a blank picture.
     pub(super) fn output(params: &Params, format: &FrameFormat) -> Result<FrameFormat> {
-        let graph = Self::open(params.text("graph")?, format)?;
+        let text = params.text("graph")?;
+        let mut graph = Self::open(text, format)?;
+        let (width, height, number) = graph.shape;
         // SAFETY: the sink belongs to the configured graph.
-        let (width, height, number, ratio) = unsafe {
-            (
-                ffi::av_buffersink_get_w(graph.sink),
-                ffi::av_buffersink_get_h(graph.sink),
-                ffi::av_buffersink_get_format(graph.sink),
-                ffi::av_buffersink_get_sample_aspect_ratio(graph.sink),
-            )
-        };
+        let ratio = unsafe { ffi::av_buffersink_get_sample_aspect_ratio(graph.sink) };
         let pixel = PixelFormat::EIGHT_BIT
             .into_iter()
             .chain([PixelFormat::Yuv420p10])
             .find(|pixel| pixel.ffmpeg() as c_int == number)
             .ok_or_else(|| Error::internal(format!("pixel format {number} from a graph")))?;
+        let mixes = height.unsigned_abs() != format.height && graph_rules::mixes_fields(text)?;
+        let mut field_order =
+            if mixes { "progressive".into() } else { format.field_order.clone() };
+        let mut color = format.color.clone();
+        if let Some((before, after)) = graph.try_blank(format)? {
+            let (was, is) = (crate::color::of_frame(before.raw()), crate::color::of_frame(after.raw()));
+            let change = |tag: &mut String, was: String, is: String| {
+                if was != is {
+                    *tag = is;
+                }
+            };
+            change(&mut color.range, was.range, is.range);
+            change(&mut color.primaries, was.primaries, is.primaries);
+            change(&mut color.transfer, was.transfer, is.transfer);
+            change(&mut color.matrix, was.matrix, is.matrix);
+            change(&mut color.chroma_location, was.chroma_location, is.chroma_location);
+            let fields = |raw: &ffi::AVFrame| (raw.interlaced_frame != 0, raw.top_field_first != 0);
+            if !mixes && fields(before.raw()) != fields(after.raw()) {
+                field_order = match fields(after.raw()) {
+                    (false, _) => "progressive".into(),
+                    (true, true) => "tff".into(),
+                    (true, false) => "bff".into(),
+                };
+            }
+        }
         Ok(FrameFormat {
             width: width.unsigned_abs(),
             height: height.unsigned_abs(),
             pixel,
             sample_aspect_ratio: Rational::new(ratio.num, ratio.den.max(1)),
+            field_order,
+            color,
             ..format.clone()
         })
+    }
+
+    /// Sends a blank picture through; answers it and the first one that comes out, if one does.
+    fn try_blank(&mut self, format: &FrameFormat) -> Result<Option<(Frame, Frame)>> {
+        let mut blank = Frame::new(format.pixel, format.width, format.height)?;
+        for plane in 0..format.pixel.planes() {
+            blank.plane_mut(plane)?.bytes.fill(0);
+        }
+        crate::color::tag_frame(blank.raw_mut(), &format.color);
+        let raw = blank.raw_mut();
+        raw.pts = 0;
+        raw.interlaced_frame = c_int::from(format.is_interlaced());
+        raw.top_field_first = c_int::from(format.field_order == "tff");
+        let mut out = Vec::new();
+        self.push(blank.clone(), &mut out)?;
+        self.finish(&mut out)?;
+        Ok(out.into_iter().next().map(|frame| (blank, frame)))
     }
 
     fn open(text: &str, format: &FrameFormat) -> Result<Self> {
@@ -69,6 +111,7 @@ impl GraphFilter {
                 source: ptr::null_mut(),
                 sink: ptr::null_mut(),
                 time_base,
+                shape: (0, 0, 0),
                 text: text.to_owned(),
             };
             (*graph.as_ptr()).nb_threads = 1;
@@ -122,7 +165,21 @@ impl GraphFilter {
             if code < 0 {
                 return Err(this.wrong(&ff::describe(code)));
             }
+            this.shape = (
+                ffi::av_buffersink_get_w(this.sink),
+                ffi::av_buffersink_get_h(this.sink),
+                ffi::av_buffersink_get_format(this.sink),
+            );
             Ok(this)
+        }
+    }
+
+    /// What a graph cannot do with its frames is a fault of the graph.
+    fn check(&self, code: c_int) -> Result<()> {
+        match ff::check(code, "graph") {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Exhausted => Err(error),
+            Err(_) => Err(self.wrong(&ff::describe(code))),
         }
     }
 
@@ -187,7 +244,14 @@ impl GraphFilter {
             if code == ff::error_code(rustix::io::Errno::AGAIN) || code == ffi::AVERROR_EOF {
                 return Ok(());
             }
-            ff::check(code, &format!("graph '{}'", self.text))?;
+            self.check(code)?;
+            let raw = frame.raw();
+            if (raw.width, raw.height, raw.format) != self.shape {
+                return Err(Error::unsupported(format!(
+                    "graph '{}': its pictures change from {}x{} to {}x{} on the way; a video has one size",
+                    self.text, self.shape.0, self.shape.1, raw.width, raw.height
+                )));
+            }
             // SAFETY: the sink is configured; plain arithmetic.
             unsafe {
                 let base = ffi::av_buffersink_get_time_base(self.sink);
@@ -217,14 +281,14 @@ impl Filter for GraphFilter {
     fn push(&mut self, mut frame: Frame, out: &mut Vec<Frame>) -> Result<()> {
         // SAFETY: the source belongs to the graph, which takes the frame's references.
         let code = unsafe { ffi::av_buffersrc_add_frame_flags(self.source, frame.as_mut_ptr(), 0) };
-        ff::check(code, &format!("graph '{}'", self.text))?;
+        self.check(code)?;
         self.pull(out)
     }
 
     fn finish(&mut self, out: &mut Vec<Frame>) -> Result<()> {
         // SAFETY: the source belongs to the graph; a null frame ends it.
         let code = unsafe { ffi::av_buffersrc_add_frame_flags(self.source, ptr::null_mut(), 0) };
-        ff::check(code, &format!("graph '{}'", self.text))?;
+        self.check(code)?;
         self.pull(out)
     }
 }

@@ -1,307 +1,185 @@
 //! Which libavfilter graphs are taken, and what they need. Decided on the graph's text, before
-//! FFmpeg sees it: some of its filters open files as soon as they are made.
+//! FFmpeg makes its filters: some of them open files as soon as they are made.
+//!
+//! The text is taken apart by the functions that libavfilter takes it apart with, so that there is
+//! no second opinion on quotes and escapes.
 
-use std::ffi::c_void;
+use std::collections::VecDeque;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
 
 use ffmpeg_next::ffi;
 use frameloom_core::catalogue::{Footprint, did_you_mean};
 use frameloom_core::{Error, Result};
 
+use super::graph_lists::{
+    FILE_OPTIONS, FILE_WORDS, PER_FRAME, RETIMING, SEQUENTIAL, STATEFUL_WORDS, WINDOW,
+};
 use crate::ff;
-
-/// Filters whose output frame needs one input frame only.
-pub(super) const PER_FRAME: &[&str] = &[
-    "avgblur",
-    "bilateral",
-    "boxblur",
-    "chromakey",
-    "chromanr",
-    "chromashift",
-    "colorbalance",
-    "colorchannelmixer",
-    "colorcontrast",
-    "colorcorrect",
-    "colorhold",
-    "colorize",
-    "colorkey",
-    "colorlevels",
-    "colorspace",
-    "colortemperature",
-    "convolution",
-    "copy",
-    "crop",
-    "curves",
-    "datascope",
-    "dblur",
-    "deflate",
-    "despill",
-    "dilation",
-    "drawbox",
-    "drawgrid",
-    "edgedetect",
-    "epx",
-    "eq",
-    "erosion",
-    "estdif",
-    "exposure",
-    "fftfilt",
-    "fillborders",
-    "format",
-    "gblur",
-    "geq",
-    "gradfun",
-    "grayworld",
-    "greyedge",
-    "hflip",
-    "histeq",
-    "hqx",
-    "hsvhold",
-    "hsvkey",
-    "hue",
-    "huesaturation",
-    "il",
-    "inflate",
-    "lenscorrection",
-    "limiter",
-    "lumakey",
-    "lut",
-    "lutrgb",
-    "lutyuv",
-    "monochrome",
-    "negate",
-    "nlmeans",
-    "noformat",
-    "null",
-    "pad",
-    "perspective",
-    "prewitt",
-    "pseudocolor",
-    "roberts",
-    "rotate",
-    "sab",
-    "scale",
-    "scharr",
-    "scroll",
-    "selectivecolor",
-    "setdar",
-    "setfield",
-    "setparams",
-    "setrange",
-    "setsar",
-    "shear",
-    "shuffleplanes",
-    "smartblur",
-    "sobel",
-    "swaprect",
-    "swapuv",
-    "tonemap",
-    "transpose",
-    "unsharp",
-    "v360",
-    "vflip",
-    "vibrance",
-    "xbr",
-    "yaepblur",
-    "zscale",
-    "kirsch",
-    "median",
-    "deband",
-];
-
-/// Filters whose output frame needs a fixed number of input frames around it.
-pub(super) const WINDOW: &[(&str, u32, u32)] = &[("yadif", 1, 1), ("bwdif", 1, 1)];
-
-/// Filters that change how many frames there are, or when they are shown.
-const RETIMING: &[&str] = &[
-    "alphamerge",
-    "cue",
-    "decimate",
-    "dejudder",
-    "detelecine",
-    "fieldmatch",
-    "fps",
-    "framepack",
-    "framerate",
-    "framestep",
-    "freezeframes",
-    "fieldorder_",
-    "interlace",
-    "loop",
-    "minterpolate",
-    "mpdecimate",
-    "photosensitivity_",
-    "pullup",
-    "random",
-    "realtime",
-    "repeatfields",
-    "reverse",
-    "select",
-    "separatefields",
-    "setpts",
-    "showcqt",
-    "shuffleframes",
-    "telecine",
-    "thumbnail",
-    "tile",
-    "tinterlace",
-    "tblend",
-    "tpad",
-    "trim",
-    "untile",
-    "weave",
-    "doubleweave_",
-    "zoompan",
-    "settb",
-    "w3fdif",
-    "nnedi_",
-    "segment",
-    "concat",
-    "interleave",
-    "mestimate_",
-    "vfrdet_",
-    "hysteresis_",
-];
-
-/// Filters that reach files, devices, programs or the network.
-const REACHING: &[&str] = &[
-    "movie",
-    "amovie",
-    "frei0r",
-    "frei0r_src",
-    "ladspa",
-    "lv2",
-    "zmq",
-    "azmq",
-    "sendcmd",
-    "asendcmd",
-    "subtitles",
-    "ass",
-    "lut3d",
-    "lut1d",
-    "haldclut",
-    "removelogo",
-    "ocr",
-    "dnn_processing",
-    "dnn_classify",
-    "dnn_detect",
-    "derain",
-    "sr",
-    "vidstabdetect",
-    "vidstabtransform",
-    "libplacebo",
-    "signature",
-    "find_rect",
-    "cover_rect",
-    "openclsrc",
-    "program_opencl",
-    "coreimage",
-    "metadata",
-    "ametadata",
-    "psnr",
-    "ssim",
-    "libvmaf",
-    "vmafmotion",
-    "xpsnr",
-    "deshake",
-    "mptestsrc",
-    "qp",
-    "hwupload",
-    "hwdownload",
-    "hwmap",
-    "hwupload_cuda",
-    "cropdetect_",
-    "addroi_",
-];
-
-/// Words in an option's name that say that its value names a file or the like.
-const FILE_WORDS: &[&str] =
-    &["file", "path", "url", "model", "plugin", "device", "stats", "dnn_", "fontconfig", "address"];
-
-/// Words in an expression that count frames, remember, or are chosen at random.
-const STATEFUL_WORDS: &[&str] =
-    &["n", "N", "in", "on", "frame_num", "random", "st", "ld", "localtime", "gmtime", "prev_pts"];
 
 /// A filter of a graph as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Written {
-    pub(super) name: String,
-    /// Options as written, keys where given.
-    pub(super) options: Vec<(Option<String>, String)>,
+struct Written {
+    name: String,
+    /// Its options, without the outer level of quotes and escapes.
+    options: String,
 }
 
-/// Reads a graph's text as libavfilter does: labels, quotes, escapes, options.
+/// A filter's option as given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Given {
+    key: String,
+    value: String,
+}
+
+/// A text that FFmpeg's parsers go along.
+struct Cursor<'a> {
+    rest: &'a CStr,
+}
+
+impl<'a> Cursor<'a> {
+    fn peek(&self) -> u8 {
+        self.rest.to_bytes_with_nul()[0]
+    }
+
+    /// Passes a byte over; nothing at the end.
+    fn skip(&mut self) {
+        if self.peek() != 0 {
+            // SAFETY: the byte passed is not the last one, so that a C string is left.
+            self.rest = unsafe { CStr::from_ptr(self.rest.as_ptr().add(1)) };
+        }
+    }
+
+    fn blanks(&mut self) {
+        while matches!(self.peek(), b' ' | b'\n' | b'\t' | b'\r') {
+            self.skip();
+        }
+    }
+
+    /// Text up to one of `ends`, a level of quotes and escapes taken off.
+    fn token(&mut self, ends: &CStr) -> Result<String> {
+        let mut at = self.rest.as_ptr();
+        // SAFETY: both are C strings; the position stays within the first; the token is FFmpeg's
+        // allocation, copied and freed.
+        unsafe {
+            let token = ffi::av_get_token(&mut at, ends.as_ptr());
+            self.rest = CStr::from_ptr(at);
+            taken(token)
+        }
+    }
+
+    /// The next `key=value` or `value`, and what separates it from a further one.
+    fn pair(&mut self) -> Result<(Option<String>, String)> {
+        let mut at = self.rest.as_ptr();
+        let (mut key, mut value): (*mut c_char, *mut c_char) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: C strings; the position stays within the text; key and value are null or
+        // FFmpeg's allocations, copied and freed.
+        unsafe {
+            let code = ffi::av_opt_get_key_value(
+                &mut at,
+                c"=".as_ptr(),
+                c":".as_ptr(),
+                ffi::AV_OPT_FLAG_IMPLICIT_KEY as u32,
+                &mut key,
+                &mut value,
+            );
+            ff::check(code, "options")?;
+            self.rest = CStr::from_ptr(at);
+            let key = if key.is_null() { None } else { Some(taken(key)?) };
+            let pair = (key, taken(value)?);
+            self.skip();
+            Ok(pair)
+        }
+    }
+}
+
+/// Copies a string that FFmpeg allocated, and frees it.
+///
+/// # Safety
+/// `text` is null or an allocated C string that nobody else frees.
+#[expect(unsafe_code, reason = "takes over FFmpeg's allocation")]
+unsafe fn taken(text: *mut c_char) -> Result<String> {
+    if text.is_null() {
+        return Err(ff::out_of_memory());
+    }
+    // SAFETY: by contract.
+    unsafe {
+        let copy = ff::text(text);
+        ffi::av_free(text.cast());
+        Ok(copy)
+    }
+}
+
+/// The filters of a graph, read as libavfilter reads it.
 ///
 /// # Errors
-/// Invalid where a quote or a bracket is not closed or a filter has no name.
-pub(super) fn read(graph: &str) -> Result<Vec<Written>> {
+/// Invalid where it could not be read.
+fn read(graph: &str) -> Result<Vec<Written>> {
     let wrong = |why: &str| Error::invalid(format!("graph '{graph}': {why}"));
-    // One level of quotes separates filters; a second one, options.
+    let text = ff::c_string(graph)?;
+    let mut at = Cursor { rest: &text };
+    at.blanks();
+    if at.rest.to_bytes().starts_with(b"sws_flags=") {
+        return Err(wrong("flags for scaling are given to the filter: scale=…:flags=…"));
+    }
     let mut filters = Vec::new();
-    let mut current = String::new();
-    let mut chars = graph.chars();
-    let (mut quoted, mut label) = (false, false);
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' if !quoted => {
-                current.push(c);
-                current.extend(chars.next());
-            }
-            '\'' => {
-                quoted = !quoted;
-                current.push(c);
-            }
-            '[' if !quoted => label = true,
-            ']' if !quoted && label => label = false,
-            _ if label && !quoted => {}
-            ',' | ';' if !quoted => filters.push(std::mem::take(&mut current)),
-            _ => current.push(c),
+    loop {
+        labels(&mut at).map_err(|e| wrong(e.message()))?;
+        let name = at.token(c"=,;[")?;
+        let mut options = String::new();
+        if at.peek() == b'=' {
+            at.skip();
+            options = at.token(c"[],;")?;
         }
+        // A filter may have an instance name: name@id.
+        let name = name.split('@').next().unwrap_or_default().to_owned();
+        if name.is_empty() {
+            return Err(wrong("a filter has no name"));
+        }
+        filters.push(Written { name, options });
+        labels(&mut at).map_err(|e| wrong(e.message()))?;
+        match at.peek() {
+            0 => return Ok(filters),
+            b',' | b';' => at.skip(),
+            _ => return Err(wrong(&format!("cannot read it from '{}' on", ff_text(at.rest)))),
+        }
+        at.blanks();
     }
-    if quoted {
-        return Err(wrong("a quote (') is not closed"));
-    }
-    if label {
-        return Err(wrong("a label ([) is not closed"));
-    }
-    filters.push(current);
-    filters
-        .iter()
-        .map(|text| text.trim())
-        .filter(|text| !text.is_empty())
-        .map(|text| {
-            let (name, options) = text.split_once('=').unwrap_or((text, ""));
-            // A filter may have an instance name: name@id.
-            let name = name.split('@').next().unwrap_or(name).trim();
-            if name.is_empty() {
-                return Err(wrong("a filter has no name"));
-            }
-            Ok(Written { name: name.to_owned(), options: read_options(options) })
-        })
-        .collect()
 }
 
-fn read_options(text: &str) -> Vec<(Option<String>, String)> {
-    let mut options = Vec::new();
-    let (mut key, mut word) = (None, String::new());
-    let mut quoted = false;
-    let mut chars = text.chars();
-    let mut some = false;
-    while let Some(c) = chars.next() {
-        some = true;
-        match c {
-            '\\' if !quoted => word.extend(chars.next()),
-            '\'' => quoted = !quoted,
-            ':' if !quoted => options.push((key.take(), std::mem::take(&mut word))),
-            '=' if !quoted && key.is_none() => {
-                key = Some(std::mem::take(&mut word).trim().to_owned())
-            }
-            _ => word.push(c),
+fn ff_text(text: &CStr) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+/// Passes `[labels]` over.
+fn labels(at: &mut Cursor<'_>) -> Result<()> {
+    at.blanks();
+    while at.peek() == b'[' {
+        at.skip();
+        at.token(c"]")?;
+        if at.peek() == 0 {
+            return Err(Error::invalid("a label ([) is not closed"));
         }
+        at.skip();
+        at.blanks();
     }
-    if some {
-        options.push((key, word));
-    }
-    options
+    Ok(())
+}
+
+/// The filters that graphs may hold, by what a graph with one needs.
+#[derive(Debug, Clone, Copy)]
+pub struct GraphFilters {
+    /// One frame for each frame.
+    pub per_frame: &'static [&'static str],
+    /// Name, and how many frames before and after one.
+    pub window: &'static [(&'static str, u32, u32)],
+    /// All frames before one: such a graph is not cut.
+    pub sequential: &'static [&'static str],
+}
+
+/// The libavfilter filters that graphs may hold.
+pub fn graph_filters() -> GraphFilters {
+    GraphFilters { per_frame: PER_FRAME, window: WINDOW, sequential: SEQUENTIAL }
 }
 
 /// What a graph needs.
@@ -309,12 +187,18 @@ fn read_options(text: &str) -> Vec<(Option<String>, String)> {
 /// # Errors
 /// Invalid for a graph that is not taken, with a word on why.
 pub(super) fn footprint(graph: &str) -> Result<Footprint> {
-    let filters = read(graph)?;
     let mut footprint = Footprint::PerFrame;
-    for filter in &filters {
+    for filter in &read(graph)? {
         footprint = footprint.then(check(graph, filter)?);
     }
     Ok(footprint)
+}
+
+/// Whether the graph scales without regard to fields.
+pub(super) fn mixes_fields(graph: &str) -> Result<bool> {
+    Ok(read(graph)?.iter().any(|filter| {
+        matches!(filter.name.as_str(), "scale" | "zscale") && !filter.options.contains("interl")
+    }))
 }
 
 fn check(graph: &str, filter: &Written) -> Result<Footprint> {
@@ -325,49 +209,38 @@ fn check(graph: &str, filter: &Written) -> Result<Footprint> {
             "changes how many frames there are or when they are shown; a job keeps each frame once, at its time",
         ));
     }
-    if REACHING.contains(&name) {
-        return Err(refused("reaches files, devices or programs, which a slot must not"));
+    let class = Class::of(name)?
+        .ok_or_else(|| refused(&format!("is no filter of the installed FFmpeg{}", nearest(name))))?;
+    let window = WINDOW.iter().find(|(known, ..)| *known == name);
+    if window.is_none() && !PER_FRAME.contains(&name) && !SEQUENTIAL.contains(&name) {
+        return Err(refused(
+            "is not on the list of filters that take a picture, give one back and reach no file, device or program; \
+             docs/filters.md lists them",
+        ));
     }
-    let known = options_of(name).ok_or_else(|| {
-        refused(&format!("is no filter of the installed FFmpeg{}", nearest(name)))
-    })?;
-    let is_file = |option: &str| FILE_WORDS.iter().any(|word| option.contains(word));
-    let positional = filter.options.iter().filter(|(key, _)| key.is_none()).count();
-    let named = filter.options.iter().filter_map(|(key, _)| key.as_deref());
-    // Values without keys take the options in their order.
-    let touched = known.iter().take(positional).map(String::as_str).chain(named);
-    for option in touched {
-        let psfile = name == "curves" && matches!(option, "psfile" | "plot");
-        if is_file(option) || psfile {
+    let options = class.given(&filter.options).map_err(|e| refused(e.message()))?;
+    for option in &options {
+        if class.names_a_file(name, &option.key).map_err(|e| refused(e.message()))? {
             return Err(refused(&format!(
-                "may not be given '{option}', which names a file or a device"
+                "may not be given '{}', which names a file or a device",
+                option.key
             )));
         }
     }
-    if matches!(name, "drawtext") {
-        let font = filter.options.iter().any(|(key, _)| key.as_deref() == Some("text"));
-        if !font {
-            return Err(refused("needs text=…, by its key"));
-        }
-    }
     let mode = |wanted: &[&str]| {
-        filter.options.iter().enumerate().any(|(i, (key, value))| {
-            (key.as_deref() == Some("mode") || (key.is_none() && i == 0))
-                && wanted.contains(&value.trim())
-        })
+        options.iter().rev().find(|o| o.key == "mode").is_some_and(|o| wanted.contains(&&*o.value))
     };
-    if matches!(name, "yadif" | "bwdif" | "estdif")
-        && mode(&["1", "3", "send_field", "send_field_nospatial", "field"])
-        || (matches!(name, "bwdif" | "estdif") && !mode(&["0", "2", "send_frame", "frame"]))
-    {
+    // By default yadif makes one frame of one, and the two others two.
+    let one = ["0", "2", "send_frame", "send_frame_nospatial", "frame"];
+    let given = options.iter().any(|o| o.key == "mode");
+    if matches!(name, "yadif" | "bwdif" | "estdif") && !mode(&one) && (given || name != "yadif") {
         return Err(refused(
             "makes two frames of one in this mode; give mode=0 (send_frame), which keeps their number",
         ));
     }
-    if filter.options.iter().any(|(_, value)| is_stateful(value)) {
+    if options.iter().any(|o| is_stateful(&o.value)) {
         return Ok(Footprint::Sequential);
     }
-    let window = WINDOW.iter().find(|(known, ..)| *known == name);
     Ok(match window {
         Some((_, before, after)) => Footprint::Window { before: *before, after: *after },
         None if PER_FRAME.contains(&name) => Footprint::PerFrame,
@@ -382,30 +255,105 @@ fn is_stateful(value: &str) -> bool {
         .any(|word| STATEFUL_WORDS.contains(&word))
 }
 
-/// The options of a filter, in their order; `None` for no filter.
-fn options_of(name: &str) -> Option<Vec<String>> {
-    let c_name = ff::c_string(name).ok()?;
-    let mut names: Vec<String> = Vec::new();
-    // SAFETY: a C string; null or a static description, whose class is null or static; av_opt_next
-    // takes a pointer to a pointer to it. Aliases share an offset and are listed once.
-    unsafe {
-        let filter = ffi::avfilter_get_by_name(c_name.as_ptr()).as_ref()?;
-        let class = filter.priv_class;
-        if !class.is_null() {
-            let object: *const c_void = (&raw const class).cast();
-            let mut last = None;
-            let mut option = ffi::av_opt_next(object, std::ptr::null());
+/// A filter's own options.
+struct Class(*const ffi::AVClass);
+
+/// One of them. Aliases share a place.
+struct Known {
+    name: String,
+    place: c_int,
+}
+
+impl Class {
+    /// The options of the filter `name`; `None` where FFmpeg has no such filter.
+    fn of(name: &str) -> Result<Option<Self>> {
+        let name = ff::c_string(name)?;
+        // SAFETY: a C string; null or a static description.
+        let filter = unsafe { ffi::avfilter_get_by_name(name.as_ptr()).as_ref() };
+        Ok(filter.map(|filter| Self(filter.priv_class)))
+    }
+
+    fn known(&self) -> Vec<Known> {
+        let mut known = Vec::new();
+        if self.0.is_null() {
+            return known;
+        }
+        let object: *const c_void = (&raw const self.0).cast();
+        // SAFETY: av_opt_next takes a pointer to a pointer to a class, which is static.
+        unsafe {
+            let mut option = ffi::av_opt_next(object, ptr::null());
             while let Some(found) = option.as_ref() {
-                let constant = found.type_ == ffi::AVOptionType::AV_OPT_TYPE_CONST;
-                if !constant && last != Some(found.offset) {
-                    names.push(ff::text(found.name));
-                    last = Some(found.offset);
+                if found.type_ != ffi::AVOptionType::AV_OPT_TYPE_CONST {
+                    known.push(Known { name: ff::text(found.name), place: found.offset });
                 }
                 option = ffi::av_opt_next(object, option);
             }
         }
+        known
     }
-    Some(names)
+
+    /// Options as libavfilter reads them: those without a key take the names in their order, up to
+    /// the first one with a key.
+    fn given(&self, text: &str) -> Result<Vec<Given>> {
+        let text = ff::c_string(text)?;
+        let mut at = Cursor { rest: &text };
+        let mut last = None;
+        let mut shorthand: VecDeque<String> = self
+            .known()
+            .into_iter()
+            .filter(|known| last.replace(known.place) != Some(known.place))
+            .map(|known| known.name)
+            .collect();
+        let mut given = Vec::new();
+        while at.peek() != 0 {
+            let (key, value) = at.pair()?;
+            let key = match key {
+                Some(key) => {
+                    shorthand.clear();
+                    key
+                }
+                None => shorthand
+                    .pop_front()
+                    .ok_or_else(|| Error::invalid(format!("has no place for '{value}'")))?,
+            };
+            given.push(Given { key, value });
+        }
+        Ok(given)
+    }
+
+    /// Whether the option `key` of the filter `name` is one that names a file, by any of its names.
+    ///
+    /// # Errors
+    /// Invalid where the filter has no such option.
+    fn names_a_file(&self, name: &str, key: &str) -> Result<bool> {
+        let is_file = |option: &str| {
+            FILE_WORDS.iter().any(|word| option.contains(word))
+                || FILE_OPTIONS.contains(&(name, option))
+        };
+        let known = self.known();
+        match known.iter().find(|known| known.name == key) {
+            Some(found) => {
+                Ok(known.iter().any(|known| known.place == found.place && is_file(&known.name)))
+            }
+            None if self.inherits(key)? => Ok(is_file(key)),
+            None => Err(Error::invalid(format!("has no option '{key}'"))),
+        }
+    }
+
+    /// Whether `key` is an option of every filter, or of what the filter is made of (the scaler,
+    /// what keeps two inputs in step).
+    fn inherits(&self, key: &str) -> Result<bool> {
+        let key = ff::c_string(key)?;
+        let flags = (ffi::AV_OPT_SEARCH_FAKE_OBJ | ffi::AV_OPT_SEARCH_CHILDREN) as c_int;
+        // SAFETY: with FAKE_OBJ only the classes are looked at, which are static.
+        unsafe {
+            let all = ffi::avfilter_get_class();
+            Ok([self.0, all].iter().filter(|class| !class.is_null()).any(|class| {
+                let object: *mut c_void = (&raw const *class).cast_mut().cast();
+                !ffi::av_opt_find(object, key.as_ptr(), ptr::null(), 0, flags).is_null()
+            }))
+        }
+    }
 }
 
 fn nearest(name: &str) -> String {
@@ -424,8 +372,9 @@ mod tests {
             r"[in]split[a][b];[a]hflip[c];[b][c]overlay=x='10,5':y=3,eq@me=1.5:brightness=0.1";
         let names: Vec<String> = read(graph).unwrap().into_iter().map(|f| f.name).collect();
         assert_eq!(names, ["split", "hflip", "overlay", "eq"]);
-        assert!(read("drawtext=text='a").is_err());
         assert!(read("[a").is_err());
+        assert!(footprint("hflip]").is_err());
+        assert!(read("sws_flags=bicubic;hflip").is_err());
     }
 
     #[test]
@@ -454,6 +403,23 @@ mod tests {
             "lut3d=/x.cube",
             "subtitles=x.srt",
             "frei0r=x",
+            // Two levels of quotes and escapes: the inner one shows only once the outer is off.
+            r"drawtext=font=Sans\\:text=hi:fontsize='30:textfile=/x'",
+            r"drawtext='text=a:textfile=/x'",
+            r"drawtext=text=a\:textfile=/x",
+            r"drawtext=text=a:t\extfile=/x",
+            "asr=logfn=/tmp/x",
+            "life=f=/etc/passwd",
+            "[in]null[a];life[b];[a][b]overlay",
+            "[in]null[a];gradients[b];[a][b]blend",
+            "fieldhint=hint=/x",
+            "nnedi=weights=/x",
+            "sofalizer=sofa=/x",
+            "arnndn=m=/x",
+            "curves=plot=/tmp/x",
+            "selectivecolor=psfile=/x",
+            "hflip=nosuchoption=1",
+            "hflip=/enable=/x",
             "fps=5",
             "select='eq(n,1)'",
             "setpts=2*PTS",
@@ -466,6 +432,21 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Invalid, "{graph}");
             assert!(error.message().contains(graph), "{error}");
         }
+    }
+
+    #[test]
+    fn what_expressions_remember_is_seen_behind_quotes() {
+        for graph in [
+            r"rotate=a='n/10'",
+            r"rotate='a=n/10'",
+            r"rotate=a=if(gt(t\,1)\,n\,0)",
+            r"rotate=a=\'n\'",
+            "scroll=h=0.1",
+        ] {
+            assert_eq!(footprint(graph).unwrap(), Footprint::Sequential, "{graph}");
+        }
+        assert_eq!(footprint(r"rotate=a=if(gt(t\,1)\,2\,0)").unwrap(), Footprint::PerFrame);
+        assert_eq!(footprint("scale=32:24:sws_dither=none").unwrap(), Footprint::PerFrame);
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use frameloom_core::plan::ColorTags;
 use frameloom_core::time::{Rational, TimeBase};
 
 use super::table::FILTERS;
-use super::{Chain, graph_rules, plan_chain};
+use super::{Chain, graph_lists, plan_chain};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 
 const FRAMES: i64 = 12;
@@ -21,6 +21,7 @@ fn format(pixel: PixelFormat, width: u32, height: u32) -> FrameFormat {
         time_base: TimeBase::new(1, 25).unwrap(),
         frame_rate: Rational::new(25, 1),
         sample_aspect_ratio: Rational::new(1, 1),
+        field_order: "progressive".into(),
         color: ColorTags {
             range: "tv".into(),
             primaries: unknown(),
@@ -279,9 +280,9 @@ const NEEDED: &[(&str, &str)] = &[
 #[test]
 fn every_row_of_the_graph_allow_list_is_cut_as_it_is_whole() {
     let format = format(PixelFormat::Yuv420p, 64, 48);
-    let windows = graph_rules::WINDOW.iter().map(|(name, ..)| *name);
+    let windows = graph_lists::WINDOW.iter().map(|(name, ..)| *name);
     let (mut untried, mut differ) = (Vec::new(), Vec::new());
-    for name in graph_rules::PER_FRAME.iter().copied().chain(windows) {
+    for name in graph_lists::PER_FRAME.iter().copied().chain(windows) {
         let args = NEEDED.iter().find(|(known, _)| *known == name).map_or("", |(_, args)| args);
         let graph = if args.is_empty() { name.to_owned() } else { format!("{name}={args}") };
         let spec: FilterSpec = format!("ffmpeg:{graph}").parse().unwrap();

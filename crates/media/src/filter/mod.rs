@@ -6,6 +6,7 @@
 
 mod chain;
 mod graph;
+mod graph_lists;
 mod graph_rules;
 #[cfg(test)]
 mod laws;
@@ -23,6 +24,7 @@ mod smooth;
 mod trial;
 
 pub(crate) use chain::{Chain, FilterTimes, plan_chain};
+pub use graph_rules::{GraphFilters, graph_filters};
 pub use table::catalogue;
 
 use frameloom_core::Result;
