@@ -59,6 +59,8 @@ pub struct Engine {
     pub frameloom: String,
     /// FFmpeg's libraries, as `libavcodec 59.37.100, …`.
     pub ffmpeg: String,
+    /// The libraries of encoders, by the names of their files, which tell their versions.
+    pub encoders: String,
     /// OpenCV's version.
     pub opencv: String,
     /// The instruction set class, where a step's bytes depend on it.
@@ -129,6 +131,8 @@ pub struct VideoInfo {
     pub field_order: String,
     /// Colour tags.
     pub color: ColorTags,
+    /// Whether its timestamps begin anew on the way, as in joined streams; they are made to go on.
+    pub discontinuous: bool,
     /// What an HDR source tells of the display it was made on, where it does.
     #[serde(default, skip_serializing_if = "Hdr::is_empty")]
     pub hdr: Hdr,

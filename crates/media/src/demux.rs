@@ -8,6 +8,7 @@ use ffmpeg_next::ffi;
 use frameloom_core::time::TimeBase;
 use frameloom_core::{Error, ErrorKind, Result};
 
+use crate::discontinuity::{self, Corrector};
 use crate::ff::{self, Packet};
 use crate::io::Input;
 
@@ -51,6 +52,7 @@ pub(crate) struct Demuxer {
     // After `context`, which is closed first, by Drop.
     input: Input,
     name: String,
+    corrector: Option<Corrector>,
 }
 
 // SAFETY: the context is used by one thread at a time, whoever holds the Demuxer.
@@ -74,9 +76,12 @@ impl Demuxer {
     /// Corrupt where it is no media file or is damaged at its start; Unsupported where it is a
     /// playlist or the like, which names other files.
     pub(crate) fn open(source: &File, name: &str) -> Result<Self> {
-        let demuxer = Self::open_header(source, name)?;
+        let mut demuxer = Self::open_header(source, name)?;
         // SAFETY: the context is open.
         let code = unsafe { ffi::avformat_find_stream_info(demuxer.context(), ptr::null_mut()) };
+        if let Some(failure) = demuxer.input.take_failure() {
+            return Err(failure.at(format!("'{name}'")));
+        }
         ff::check(code, &format!("cannot find the streams of '{name}'"))?;
         Ok(demuxer)
     }
@@ -88,7 +93,7 @@ impl Demuxer {
             return Err(Error::corrupt(format!("'{name}' is empty")));
         }
         let c_name = ff::c_string(name)?;
-        let format = probe(&input, name, &c_name)?;
+        let format = probe(&mut input, name, &c_name)?;
         let mut options = ff::Dict::default();
         options.set("protocol_whitelist", "none")?;
         // SAFETY: a fresh context whose AVIO is ours; avformat_open_input frees it where it fails.
@@ -109,7 +114,7 @@ impl Demuxer {
             }
             NonNull::new(context).ok_or_else(ff::out_of_memory)?
         };
-        Ok(Self { context, input, name: name.to_owned() })
+        Ok(Self { context, input, name: name.to_owned(), corrector: None })
     }
 
     /// FFmpeg's context.
@@ -173,8 +178,11 @@ impl Demuxer {
         TimeBase::new(base.num, base.den)
     }
 
-    /// Lets only packets of the streams that `keep` names through.
+    /// Lets only packets of the streams that `keep` names through, where times need no correction.
     pub(crate) fn keep_only(&mut self, keep: impl Fn(u32) -> bool) {
+        if self.corrector.is_some() {
+            return;
+        }
         let raw = self.raw();
         for i in 0..raw.nb_streams {
             let discard = if keep(i) {
@@ -185,6 +193,18 @@ impl Demuxer {
             // SAFETY: stream `i` exists.
             unsafe { (**raw.streams.add(i as usize)).discard = discard };
         }
+    }
+
+    /// From now on moves the times of packets where they begin anew, so that they go on. The source
+    /// must be at its beginning, and packets of all streams come.
+    pub(crate) fn correct_times(&mut self) {
+        self.keep_only(|_| true);
+        self.corrector = Some(Corrector::default());
+    }
+
+    /// Whether it does that.
+    pub(crate) fn corrects_times(&self) -> bool {
+        self.corrector.is_some()
     }
 
     /// Sets FFmpeg's flags of the context.
@@ -211,6 +231,7 @@ impl Demuxer {
             // SAFETY: both are valid; the packet is empty.
             code = unsafe { ffi::av_read_frame(self.context(), packet.as_mut_ptr()) };
             if code >= 0 {
+                self.correct(packet)?;
                 return Ok(true);
             }
             if code != ff::error_code(rustix::io::Errno::AGAIN) {
@@ -223,6 +244,18 @@ impl Demuxer {
             // Anything else is the end of what can be read.
             None => Ok(false),
         }
+    }
+
+    fn correct(&mut self, packet: &mut Packet) -> Result<()> {
+        if self.corrector.is_none() {
+            return Ok(());
+        }
+        let stream = self.stream(packet.raw().stream_index.unsigned_abs())?;
+        let (base, counts) = (stream.time_base, discontinuity::counts(stream));
+        if let Some(corrector) = self.corrector.as_mut().filter(|_| counts) {
+            corrector.correct(packet, base);
+        }
+        Ok(())
     }
 
     /// Moves to `timestamp` of `stream` or, with `flags`, elsewhere, as `av_seek_frame` does.
@@ -273,7 +306,11 @@ pub(crate) struct IndexEntry {
 }
 
 /// Finds the demuxer, and refuses those that lead to other files.
-fn probe(input: &Input, name: &str, c_name: &std::ffi::CStr) -> Result<*const ffi::AVInputFormat> {
+fn probe(
+    input: &mut Input,
+    name: &str,
+    c_name: &std::ffi::CStr,
+) -> Result<*const ffi::AVInputFormat> {
     let mut format: *const ffi::AVInputFormat = ptr::null();
     // SAFETY: the AVIO context is valid; FFmpeg rewinds it after probing.
     let code = unsafe {
@@ -287,7 +324,9 @@ fn probe(input: &Input, name: &str, c_name: &std::ffi::CStr) -> Result<*const ff
         )
     };
     // SAFETY: null or a static demuxer.
-    let Some(found) = (unsafe { format.as_ref() }) else { return Err(not_media(name, code)) };
+    let Some(found) = (unsafe { format.as_ref() }) else {
+        return Err(input.take_failure().unwrap_or_else(|| not_media(name, code)));
+    };
     // SAFETY: a demuxer's name is a static C string.
     let format_name = unsafe { ff::text(found.name) };
     let refused = format_name.split(',').any(|part| REFUSED.contains(&part))

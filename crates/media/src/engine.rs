@@ -1,5 +1,8 @@
 //! The versions of the libraries at hand, which shape bytes.
 
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
 use ffmpeg_next::ffi;
 use frameloom_core::plan::Engine;
 
@@ -30,6 +33,7 @@ pub fn engine() -> Engine {
             version(filter),
             version(scale)
         ),
+        encoders: encoders(),
         opencv: format!(
             "{}.{}.{}",
             opencv::core::CV_VERSION_MAJOR,
@@ -38,6 +42,25 @@ pub fn engine() -> Engine {
         ),
         cpu: cpu(),
     }
+}
+
+/// Words in the names of libraries that encode video.
+const ENCODERS: [&str; 7] = ["x264", "x265", "vpx", "SvtAv1Enc", "libaom", "rav1e", "openh264"];
+
+/// The encoders' libraries that this process has loaded.
+fn encoders() -> String {
+    static FOUND: OnceLock<String> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let names: BTreeSet<&str> = maps
+            .lines()
+            .filter_map(|line| line.rsplit_once('/'))
+            .map(|(_, name)| name)
+            .filter(|name| name.contains(".so") && ENCODERS.iter().any(|e| name.contains(e)))
+            .collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    });
+    found.clone()
 }
 
 /// The instruction set class that vectorised filters choose by.

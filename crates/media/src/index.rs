@@ -16,12 +16,18 @@ use frameloom_core::plan::Seek;
 use frameloom_core::{Error, Result};
 
 use crate::demux::Demuxer;
+use crate::discontinuity;
 use crate::entry::{self, Entry, KeyFlags};
 use crate::ff::{self, Packet};
 
 /// Bytes at the head of a packet that are read to tell an entry point: parameter sets and
 /// messages come before the first slice.
 const HEAD: usize = 16 * 1024;
+
+/// Containers that tell of each frame when it is shown, so that a file in which no frame is shown
+/// out of its order has none that is: AVI, which does not, is read by decoding times on purpose.
+const TELLS_BOTH_TIMES: [&str; 8] =
+    ["mov", "matroska", "mpegts", "mpeg", "flv", "nut", "asf", "avi"];
 
 /// Bytes at the head of a NAL unit that are read.
 const UNIT_HEAD: usize = 1024;
@@ -95,6 +101,8 @@ pub(crate) struct Index {
     pub(crate) damage: Option<String>,
     /// See [`frameloom_core::plan::VideoInfo::reorder`].
     pub(crate) reorder: u32,
+    /// See [`frameloom_core::plan::VideoInfo::discontinuous`].
+    pub(crate) discontinuous: bool,
     /// Bytes read so far.
     pub(crate) bytes_read: u64,
     stream: u32,
@@ -127,6 +135,7 @@ impl Index {
             decoding_time: false,
             damage: None,
             reorder: 0,
+            discontinuous: false,
             bytes_read: 0,
             stream,
             codec,
@@ -145,8 +154,18 @@ impl Index {
             let used = index.demuxer.input().bytes_read();
             index.demuxer = Demuxer::open(source, name)?;
             index.demuxer.keep_only(|i| i == stream);
-            index.read_packets(&known.format, flags, progress)?;
-            index.bytes_read = used;
+            let jumps = index.read_packets(&known.format, flags, progress)?;
+            if jumps && index.demuxer.format_flags() & ffi::AVFMT_TS_DISCONT != 0 {
+                index.bytes_read = index.demuxer.input().bytes_read();
+                index.demuxer = Demuxer::open(source, name)?;
+                index.demuxer.correct_times();
+                index.keys.clear();
+                index.read_packets(&known.format, flags, progress)?;
+                index.discontinuous = true;
+                index.uncut =
+                    Some("its timestamps begin anew on the way, as in joined files".into());
+            }
+            index.bytes_read += used;
         }
         if flags == KeyFlags::Unknown {
             index.uncut.get_or_insert_with(|| {
@@ -156,6 +175,11 @@ impl Index {
         if index.frames.is_some() && index.reorder == 0 && known.video_delay > 0 {
             // The codec reorders and the container does not know: its pts are decoding times.
             index.decoding_time = true;
+            if !TELLS_BOTH_TIMES.iter().any(|format| known.format.contains(format)) {
+                index.uncut.get_or_insert_with(|| {
+                    "its frames have decoding times only, out of the order they are shown in".into()
+                });
+            }
         }
         index.keys.sort_by_key(|key| key.pts);
         index.keys.dedup_by_key(|key| key.pts);
@@ -323,13 +347,15 @@ impl Index {
         Ok(true)
     }
 
-    /// Any container: all packets, each key checked at once.
+    /// Any container: all packets, each key checked at once. Answers whether times begin anew.
     fn read_packets(
         &mut self,
         format: &str,
         flags: KeyFlags,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let base = self.demuxer.stream(self.stream)?.time_base;
+        let (mut jumps, mut last) = (false, None);
         let no_bytes = self.demuxer.format_flags() & ffi::AVFMT_NO_BYTE_SEEK != 0;
         let by_bytes = !no_bytes && matches!(format, "mpegts" | "mpeg" | "h264" | "hevc");
         let mut times = Times::default();
@@ -341,6 +367,10 @@ impl Index {
             let hidden = raw.flags & ffi::AV_PKT_FLAG_DISCARD != 0;
             let (pts, dts) = (self.packet.pts(), self.packet.dts());
             times.add(pts, dts, raw.duration, hidden);
+            if let Some(dts) = dts {
+                jumps |= last.is_some_and(|last| discontinuity::is_jump(last, dts, base));
+                last = Some(dts);
+            }
             if times.count % 1_000 == 0 {
                 progress(times.count);
             }
@@ -357,7 +387,7 @@ impl Index {
             }
         }
         self.take(times);
-        Ok(())
+        Ok(jumps)
     }
 
     fn take(&mut self, mut times: Times) {

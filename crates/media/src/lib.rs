@@ -9,6 +9,7 @@ mod concat;
 mod convert;
 mod decode;
 mod demux;
+mod discontinuity;
 mod encode;
 mod engine;
 mod entry;

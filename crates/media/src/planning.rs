@@ -62,6 +62,12 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
     drop(demuxer);
     let mut index = Index::read(file, name, &known, stream, progress)?;
     messages.extend(index.damage.take().map(|text| Message::new("source_truncated", text)));
+    if index.discontinuous {
+        messages.push(Message::new(
+            "timestamps_joined",
+            "the source's timestamps begin anew on the way; what follows is moved so that they go on",
+        ));
+    }
     let first = index.first.unwrap_or(0);
     let trim = trim(spec, video.time_base, first, index.end)?;
     let mut cutter =
@@ -96,6 +102,7 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
                 start_pts: index.first.or(video.start_pts),
                 frames: index.frames.or(video.frames),
                 reorder: index.reorder,
+                discontinuous: index.discontinuous,
                 ..video
             },
         },

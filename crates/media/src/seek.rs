@@ -3,8 +3,8 @@
 use std::fs::File;
 
 use ffmpeg_next::ffi;
-use frameloom_core::Result;
 use frameloom_core::plan::{EntryPoint, Seek};
+use frameloom_core::{Error, Result};
 
 use crate::demux::Demuxer;
 use crate::ff::Packet;
@@ -14,13 +14,13 @@ use crate::ff::Packet;
 const BACK_OFF: i64 = 512 * 1024;
 
 /// Brings `demuxer` to `entry` and fills `packet` with the entry's packet, or with the first one
-/// of the file; `false` where there is none.
+/// of the file; `false` where the file has none.
 ///
 /// The container's own seek is tried first and checked by the packet that it leads to. Where it
 /// leads elsewhere, the file is read from its beginning up to the entry; nothing is decoded then.
 ///
 /// # Errors
-/// As [`Demuxer::open`] and [`Demuxer::read`].
+/// As [`Demuxer::open`] and [`Demuxer::read`]; Corrupt where the entry's packet is not there.
 pub(crate) fn go_to(
     demuxer: &mut Demuxer,
     source: &File,
@@ -45,11 +45,21 @@ pub(crate) fn go_to(
         }
     }
     reopen(demuxer, source, name, stream)?;
-    land(demuxer, stream, entry, packet)
+    if land(demuxer, stream, entry, packet)? {
+        return Ok(true);
+    }
+    Err(Error::corrupt(format!(
+        "'{name}' has no keyframe at tick {} any more, where decoding was to begin: was it changed?",
+        entry.pts
+    )))
 }
 
 fn reopen(demuxer: &mut Demuxer, source: &File, name: &str, stream: u32) -> Result<()> {
+    let corrects = demuxer.corrects_times();
     *demuxer = Demuxer::open(source, name)?;
+    if corrects {
+        demuxer.correct_times();
+    }
     demuxer.keep_only(|i| i == stream);
     Ok(())
 }

@@ -127,6 +127,9 @@ impl SegmentRunner {
     fn demuxer(&mut self, source: &File, plan: &Plan, job: JobId) -> Result<&mut Demuxer> {
         if self.open.as_ref().is_none_or(|(open, _)| *open != job) {
             let mut demuxer = Demuxer::open(source, &plan.source.name)?;
+            if plan.source.video.discontinuous {
+                demuxer.correct_times();
+            }
             demuxer.keep_only(|i| i == plan.source.video.stream);
             self.open = Some((job, demuxer));
         }
@@ -389,14 +392,21 @@ impl<'a> Pass<'a> {
         self.decode_times.push_back((frame.pts(), decode_ms + ms(converting.elapsed())));
         if let Some(previewer) =
             self.previewer.as_mut().filter(|_| self.range.contains(frame.pts()))
+            && let Err(error) = previewer.before(&frame)
         {
-            previewer.before(&frame)?;
+            self.no_previews(&error);
         }
         let mut ready = std::mem::take(&mut self.ready);
         self.chain.push(frame, &mut ready)?;
         self.encode(&mut ready)?;
         self.ready = ready;
         Ok(())
+    }
+
+    /// A picture that cannot be shown must not cost the frame.
+    fn no_previews(&mut self, error: &Error) {
+        tracing::warn!(%error, "no previews of this segment");
+        self.previewer = None;
     }
 
     fn encode(&mut self, ready: &mut Vec<(Frame, FilterTimes)>) -> Result<()> {
@@ -412,10 +422,10 @@ impl<'a> Pass<'a> {
             if !self.range.contains(pts) {
                 continue;
             }
-            if let Some(previewer) = &mut self.previewer
-                && let Some(pair) = previewer.after(&frame)?
-            {
-                (self.progress)(Progress::Preview(pair));
+            match self.previewer.as_mut().map(|previewer| previewer.after(&frame)) {
+                Some(Ok(Some(pair))) => (self.progress)(Progress::Preview(pair)),
+                Some(Err(error)) => self.no_previews(&error),
+                Some(Ok(None)) | None => {}
             }
             let start = Instant::now();
             self.send(Some(&frame))?;

@@ -116,6 +116,7 @@ pub(crate) fn video_info(
         sample_aspect_ratio: if ratio.num > 0 { rational(ratio) } else { Rational::new(0, 1) },
         field_order: field_order(p.field_order).to_owned(),
         color,
+        discontinuous: false,
         hdr: hdr::of_stream(stream),
     })
 }

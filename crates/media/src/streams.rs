@@ -7,7 +7,7 @@ use frameloom_core::plan::{Message, PlannedStream, StreamAction};
 use frameloom_core::spec::{Container, JobSpec};
 use frameloom_core::{Error, Result};
 
-use crate::ff;
+use crate::{concat, ff};
 
 /// Decides what becomes of each stream of an open source.
 ///
@@ -112,14 +112,10 @@ fn action(
         M::AVMEDIA_TYPE_AUDIO if spec.no_audio => drop_for("--no-audio"),
         M::AVMEDIA_TYPE_AUDIO if holds_audio(container, p.codec_id) => StreamAction::Copy,
         M::AVMEDIA_TYPE_AUDIO => {
-            // SAFETY: null or a static description.
-            if unsafe { ffi::avcodec_find_decoder(p.codec_id) }.is_null() {
-                return drop_for(format!("the installed FFmpeg has no decoder for '{codec}'"));
-            }
             let encoder = if container == Container::Webm { "libopus" } else { "aac" };
-            StreamAction::Transcode { encoder: encoder.into() }
+            convert(encoder, stream)
         }
-        M::AVMEDIA_TYPE_SUBTITLE => subtitle_action(container, p.codec_id, codec),
+        M::AVMEDIA_TYPE_SUBTITLE => subtitle_action(container, stream, p.codec_id, codec),
         M::AVMEDIA_TYPE_ATTACHMENT if container == Container::Mkv => StreamAction::Copy,
         _ => drop_for(format!(".{container} holds no such stream")),
     }
@@ -168,7 +164,12 @@ fn queries_ok(container: Container, codec: C) -> bool {
     }
 }
 
-fn subtitle_action(container: Container, id: C, codec: &str) -> StreamAction {
+fn subtitle_action(
+    container: Container,
+    stream: &ffi::AVStream,
+    id: C,
+    codec: &str,
+) -> StreamAction {
     let native = match container {
         Container::Mp4 | Container::Mov => matches!(id, C::AV_CODEC_ID_MOV_TEXT),
         Container::Mkv => matches!(
@@ -202,5 +203,13 @@ fn subtitle_action(container: Container, id: C, codec: &str) -> StreamAction {
         Container::Mkv => "subrip",
         Container::Webm => "webvtt",
     };
-    StreamAction::Transcode { encoder: encoder.into() }
+    convert(encoder, stream)
+}
+
+/// Converted, where that can be done.
+fn convert(encoder: &str, stream: &ffi::AVStream) -> StreamAction {
+    match concat::try_conversion(encoder, stream) {
+        Ok(()) => StreamAction::Transcode { encoder: encoder.into() },
+        Err(error) => drop_for(format!("it cannot be converted: {}", error.message())),
+    }
 }

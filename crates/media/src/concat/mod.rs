@@ -5,6 +5,8 @@
 
 mod muxer;
 mod passenger;
+mod sound;
+mod subtitle;
 mod track;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ use crate::encode::StreamParameters;
 use crate::ff::Packet;
 use crate::seg_file::{Reader, Record};
 use muxer::Muxer;
+pub(crate) use passenger::try_conversion;
 use track::{Track, TrackBuilder};
 
 /// Joins the segments of a job into `out`, which must be readable, too.
@@ -79,7 +82,7 @@ pub fn concat(
             survey.track.len()
         )));
     }
-    let size = muxer.finish()?;
+    let (size, messages) = muxer.finish()?;
     let base = plan.source.video.time_base;
     let length = match (survey.track.first(), survey.track.end()) {
         (Some(first), Some(end)) => end.saturating_sub(first),
@@ -90,7 +93,7 @@ pub fn concat(
         frames: survey.frames,
         duration_us: base.rescale(length, TimeBase::MICROS, Rounding::Nearest).unwrap_or(0),
         time_per_frame_ms: survey.times,
-        messages: Vec::new(),
+        messages,
     })
 }
 
@@ -152,9 +155,13 @@ impl<'a> Survey<'a> {
             self.times.resize(self.steps.len(), Vec::new());
         }
         let mut frames = 0;
+        let mut parameters = header.parameters.clone();
         let counts = loop {
             match reader.next()? {
-                Record::Packet(packet) => self.builder.packet(packet.pts),
+                Record::Packet(packet) => {
+                    parameters.complete(&packet.data)?;
+                    self.builder.packet(packet.pts);
+                }
                 Record::Frame(frame) => {
                     frames += 1;
                     self.builder.frame(frame.pts)?;
@@ -201,8 +208,8 @@ impl<'a> Survey<'a> {
             return Ok(());
         }
         match &self.parameters {
-            None => self.parameters = Some(header.parameters),
-            Some(known) if *known == header.parameters => {}
+            None => self.parameters = Some(parameters),
+            Some(known) if *known == parameters => {}
             Some(_) => {
                 return Err(Error::internal(
                     "its codec headers differ from those of the segments before it",

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::ptr::{self, NonNull};
 
 use ffmpeg_next::ffi;
-use frameloom_core::Result;
-use frameloom_core::plan::{Plan, StreamAction};
+use frameloom_core::plan::{Message, Plan, StreamAction};
 use frameloom_core::spec::Container;
+use frameloom_core::{Error, ErrorKind, Result};
 
 use super::passenger::Passenger;
 use super::track::Track;
@@ -57,6 +57,10 @@ pub(super) struct Muxer {
 struct Seat {
     stream: c_int,
     passenger: Passenger,
+    /// Decoding time of the last packet written, in ticks of the output.
+    last: Option<i64>,
+    /// Packets whose times went back, and were moved.
+    moved: u64,
 }
 
 impl Muxer {
@@ -69,6 +73,9 @@ impl Muxer {
         out: File,
     ) -> Result<Self> {
         let mut demuxer = Demuxer::open(source, &plan.source.name)?;
+        if plan.source.video.discontinuous {
+            demuxer.correct_times();
+        }
         let wanted: Vec<u32> = plan
             .streams
             .iter()
@@ -183,7 +190,7 @@ impl Muxer {
                         &[ffi::AVPacketSideDataType::AV_PKT_DATA_REPLAYGAIN],
                     )?;
                 }
-                self.seats.push(Some(Seat { stream: out.index, passenger }));
+                self.seats.push(Some(Seat { stream: out.index, passenger, last: None, moved: 0 }));
             }
         }
         Ok(())
@@ -249,7 +256,15 @@ impl Muxer {
         let code =
             unsafe { ffi::avformat_write_header(self.context.as_ptr(), options.as_mut_ptr()) };
         self.output.fail()?;
-        ff::check(code, &format!("cannot begin a .{container} file")).map(drop)
+        if code >= 0 {
+            return Ok(());
+        }
+        let error = ff::error(code, &format!("cannot begin a .{container} file"));
+        if error.kind() != ErrorKind::Internal {
+            return Err(error);
+        }
+        // A muxer's EINVAL: a stream that it does not hold, whatever its table says.
+        Err(Error::unsupported(format!("{}; try another container", error.message())))
     }
 
     /// Writes a packet of the video, whose times are source ticks, after what comes before it.
@@ -263,7 +278,8 @@ impl Muxer {
         while !self.drained && self.read_to <= at {
             self.passengers()?;
         }
-        self.write(packet, self.video, self.video_base)
+        self.rescale(packet, self.video, self.video_base);
+        self.write(packet, self.video)
     }
 
     /// Reads one packet of the other streams and writes what comes of it.
@@ -273,14 +289,12 @@ impl Muxer {
             self.drained = true;
             return self.empty();
         }
-        let index = packet.raw().stream_index;
-        let Some(Some(seat)) = usize::try_from(index).ok().and_then(|i| self.seats.get_mut(i))
-        else {
+        let index = packet.raw().stream_index.unsigned_abs();
+        if !matches!(self.seats.get(index as usize), Some(Some(_))) {
             self.packet = packet;
             return Ok(());
-        };
-        let stream = seat.stream;
-        let base = self.source.stream(index.unsigned_abs())?.time_base;
+        }
+        let base = self.source.stream(index)?.time_base;
         // SAFETY: plain arithmetic.
         let micros = |ticks| unsafe { ffi::av_rescale_q(ticks, base, MICROS) };
         if let Some(time) = packet.dts().or(packet.pts()) {
@@ -297,37 +311,74 @@ impl Muxer {
                 return Ok(());
             }
         }
-        let Some(Some(seat)) = self.seats.get_mut(index.unsigned_abs() as usize) else {
-            return Ok(());
-        };
+        self.seat(index as usize, Some(&mut packet), base)
+    }
+
+    /// Gives a passenger a packet (`None`: there are no more) and writes what comes of it.
+    fn seat(
+        &mut self,
+        at: usize,
+        packet: Option<&mut Packet>,
+        base: ffi::AVRational,
+    ) -> Result<()> {
+        let Some(Some(seat)) = self.seats.get_mut(at) else { return Ok(()) };
+        let stream = seat.stream;
         let mut made = Vec::new();
-        seat.passenger.packet(Some(&mut packet), base, &mut |packet, base| {
+        seat.passenger.packet(packet, base, &mut |packet, base| {
             made.push((std::mem::replace(packet, Packet::new()?), base));
             Ok(())
         })?;
         for (mut packet, base) in made {
             self.shift(&mut packet, base);
-            self.write(&mut packet, stream, base)?;
+            self.rescale(&mut packet, stream, base);
+            self.ascend(at, &mut packet);
+            self.write(&mut packet, stream)?;
         }
         Ok(())
     }
 
+    /// Muxers take times that go on only: a packet whose time goes back is moved behind the one
+    /// before it, as the `ffmpeg` command does.
+    fn ascend(&mut self, at: usize, packet: &mut Packet) {
+        // SAFETY: the context is open and has a muxer.
+        let strict = unsafe { (*(*self.context.as_ptr()).oformat).flags }
+            & ffi::AVFMT_TS_NONSTRICT as c_int
+            == 0;
+        let Some(Some(seat)) = self.seats.get_mut(at) else { return };
+        let Some(dts) = packet.dts() else { return };
+        let least = seat.last.map(|last| last.saturating_add(i64::from(strict)));
+        if let Some(least) = least.filter(|least| dts < *least) {
+            let raw = packet.raw_mut();
+            if raw.pts >= dts {
+                raw.pts = raw.pts.max(least);
+            }
+            raw.dts = least;
+            seat.moved += 1;
+        }
+        seat.last = Some(least.map_or(dts, |least| dts.max(least)));
+    }
+
+    /// What there is to say of the other streams.
+    fn messages(&self) -> Vec<Message> {
+        self.seats
+            .iter()
+            .enumerate()
+            .filter_map(|(index, seat)| Some((index, seat.as_ref().filter(|s| s.moved > 0)?)))
+            .map(|(index, seat)| {
+                Message::new(
+                    "timestamps_moved",
+                    format!(
+                        "stream {index}: the times of {} packets go back; they were moved behind those before them",
+                        seat.moved
+                    ),
+                )
+            })
+            .collect()
+    }
+
     /// No packet of the other streams comes any more: empties their encoders.
     fn empty(&mut self) -> Result<()> {
-        for i in 0..self.seats.len() {
-            let Some(seat) = &mut self.seats[i] else { continue };
-            let stream = seat.stream;
-            let mut made = Vec::new();
-            seat.passenger.packet(None, MICROS, &mut |packet, base| {
-                made.push((std::mem::replace(packet, Packet::new()?), base));
-                Ok(())
-            })?;
-            for (mut packet, base) in made {
-                self.shift(&mut packet, base);
-                self.write(&mut packet, stream, base)?;
-            }
-        }
-        Ok(())
+        (0..self.seats.len()).try_for_each(|at| self.seat(at, None, MICROS))
     }
 
     /// Brings a packet of another stream to the output's time.
@@ -345,29 +396,37 @@ impl Muxer {
         raw.pos = -1;
     }
 
-    fn write(&mut self, packet: &mut Packet, stream: c_int, base: ffi::AVRational) -> Result<()> {
-        packet.raw_mut().stream_index = stream;
-        // SAFETY: the stream exists; the packet is ours and emptied by FFmpeg.
-        let code = unsafe {
+    /// Brings a packet's times to ticks of the output's stream.
+    fn rescale(&self, packet: &mut Packet, stream: c_int, base: ffi::AVRational) {
+        // SAFETY: the stream exists; plain arithmetic.
+        unsafe {
             let streams = (*self.context.as_ptr()).streams;
             let to = (**streams.add(stream.unsigned_abs() as usize)).time_base;
             ffi::av_packet_rescale_ts(packet.as_mut_ptr(), base, to);
-            ffi::av_interleaved_write_frame(self.context.as_ptr(), packet.as_mut_ptr())
-        };
+        }
+    }
+
+    fn write(&mut self, packet: &mut Packet, stream: c_int) -> Result<()> {
+        packet.raw_mut().stream_index = stream;
+        // SAFETY: the stream exists; the packet is ours and emptied by FFmpeg.
+        let code =
+            unsafe { ffi::av_interleaved_write_frame(self.context.as_ptr(), packet.as_mut_ptr()) };
         self.output.fail()?;
         ff::check(code, &format!("cannot write a packet of output stream {stream}")).map(drop)
     }
 
-    /// Writes what is left and the trailer; answers the size of the output in bytes.
-    pub(super) fn finish(mut self) -> Result<u64> {
+    /// Writes what is left and the trailer; answers the size of the output in bytes, and what there
+    /// is to say.
+    pub(super) fn finish(mut self) -> Result<(u64, Vec<Message>)> {
         while !self.drained {
             self.passengers()?;
         }
+        let messages = self.messages();
         // SAFETY: the header was written.
         let code = unsafe { ffi::av_write_trailer(self.context.as_ptr()) };
         self.output.fail()?;
         ff::check(code, "cannot end the output")?;
-        self.output.finish()
+        Ok((self.output.finish()?, messages))
     }
 }
 

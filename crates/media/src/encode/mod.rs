@@ -227,10 +227,7 @@ impl Encoder {
     /// # Errors
     /// Invalid for options that it does not know; Unsupported for pictures that it does not take;
     /// Unavailable where this machine cannot run it.
-    pub(crate) fn open(
-        planned: &PlannedEncoder,
-        format: &FrameFormat,
-    ) -> Result<Self> {
+    pub(crate) fn open(planned: &PlannedEncoder, format: &FrameFormat) -> Result<Self> {
         let codec = find(&planned.name)?;
         let mut options = Dict::default();
         for (key, value) in &planned.options {

@@ -85,7 +85,6 @@ const ALLOWED: &[&str] = &[
     "static-thresh",
     "strict",
     "subq",
-    "tag",
     "temporal-aq",
     "tier",
     "tile-columns",
@@ -335,8 +334,10 @@ pub(super) fn resolve(
                 return Err(refused(&format!("encoder '{name}' has no such option")));
             }
             for part in value.split(':').filter(|part| !part.is_empty()) {
-                check_param(part, &refused)?;
-                params.push(part.to_owned());
+                check_param(name, part, &refused)?;
+                // A parameter alone switches something on, as x264 and x265 read it themselves.
+                let alone = if part.contains('=') { "" } else { "=1" };
+                params.push(format!("{part}{alone}"));
             }
         } else if UNJOINABLE.contains(&key.as_str()) {
             return Err(refused(NOT_JOINED));
@@ -358,12 +359,14 @@ pub(super) fn resolve(
 const NOT_JOINED: &str =
     "would keep segments from standing alone or from being joined, so it cannot be set";
 
-fn check_param(part: &str, refused: &dyn Fn(&str) -> Error) -> Result<()> {
+fn check_param(encoder: &str, part: &str, refused: &dyn Fn(&str) -> Error) -> Result<()> {
     let key = part.split('=').next().unwrap_or(part).replace('_', "-");
     if UNJOINABLE.contains(&key.as_str()) {
         return Err(refused(&format!("'{key}' {NOT_JOINED}")));
     }
-    if !ALLOWED_PARAMS.contains(&key.as_str()) {
+    // Newer versions of x265 read a table of it from a file of that name.
+    let file = encoder == "libx265" && key == "film-grain";
+    if file || !ALLOWED_PARAMS.contains(&key.as_str()) {
         return Err(refused(&format!(
             "'{key}' is not among the parameters that may be set{}; those that name files, devices or threads are left out",
             did_you_mean(&key, ALLOWED_PARAMS)

@@ -7,7 +7,7 @@ use frameloom_core::time::Rational;
 use frameloom_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::ff;
+use crate::ff::{self, Packet};
 use crate::index::extradata;
 
 /// Codec parameters of an encoded video stream; equal ones can be joined.
@@ -75,6 +75,56 @@ impl StreamParameters {
             video_delay: p.video_delay,
             frame_rate: (rate.num, rate.den),
             extradata: crate::seg_file::hex(extradata(p)),
+        }
+    }
+
+    /// Takes codec headers from the first packet, where the encoder keeps them there only: those of
+    /// AV1 by libaom and rav1e.
+    ///
+    /// # Errors
+    /// Exhausted without memory; Internal where the packet cannot be read.
+    pub(crate) fn complete(&mut self, first: &[u8]) -> Result<()> {
+        if self.codec != "av1" || !self.extradata.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the filter is checked for null and freed; its parameters are its own.
+        unsafe {
+            let filter = ffi::av_bsf_get_by_name(c"extract_extradata".as_ptr());
+            let mut context = std::ptr::null_mut();
+            if filter.is_null() {
+                return Ok(());
+            }
+            ff::check(ffi::av_bsf_alloc(filter, &mut context), "codec headers")?;
+            let found = self.extract(context, first);
+            ffi::av_bsf_free(&mut context);
+            self.extradata = crate::seg_file::hex(&found?);
+        }
+        Ok(())
+    }
+
+    /// The headers that the bitstream filter finds in `data`.
+    ///
+    /// # Safety
+    /// `context` is a new filter.
+    #[expect(unsafe_code, reason = "runs FFmpeg's bitstream filter")]
+    unsafe fn extract(&self, context: *mut ffi::AVBSFContext, data: &[u8]) -> Result<Vec<u8>> {
+        let mut packet = Packet::with_data(data)?;
+        // SAFETY: by contract; the packet is ours and taken by the filter; side data holds `size`
+        // bytes.
+        unsafe {
+            self.write(&mut *(*context).par_in)?;
+            ff::check(ffi::av_bsf_init(context), "codec headers")?;
+            let code = ffi::av_bsf_send_packet(context, packet.as_mut_ptr());
+            ff::check(code, "codec headers")?;
+            let code = ffi::av_bsf_receive_packet(context, packet.as_mut_ptr());
+            ff::check(code, "codec headers")?;
+            let mut size = 0;
+            let kind = ffi::AVPacketSideDataType::AV_PKT_DATA_NEW_EXTRADATA;
+            let found = ffi::av_packet_get_side_data(packet.as_ptr(), kind, &mut size);
+            if found.is_null() {
+                return Ok(Vec::new());
+            }
+            Ok(std::slice::from_raw_parts(found, size).to_vec())
         }
     }
 

@@ -45,11 +45,11 @@ impl GraphFilter {
             .find(|pixel| pixel.ffmpeg() as c_int == number)
             .ok_or_else(|| Error::internal(format!("pixel format {number} from a graph")))?;
         let mixes = height.unsigned_abs() != format.height && graph_rules::mixes_fields(text)?;
-        let mut field_order =
-            if mixes { "progressive".into() } else { format.field_order.clone() };
+        let mut field_order = if mixes { "progressive".into() } else { format.field_order.clone() };
         let mut color = format.color.clone();
         if let Some((before, after)) = graph.try_blank(format)? {
-            let (was, is) = (crate::color::of_frame(before.raw()), crate::color::of_frame(after.raw()));
+            let (was, is) =
+                (crate::color::of_frame(before.raw()), crate::color::of_frame(after.raw()));
             let change = |tag: &mut String, was: String, is: String| {
                 if was != is {
                     *tag = is;

@@ -209,8 +209,9 @@ fn check(graph: &str, filter: &Written) -> Result<Footprint> {
             "changes how many frames there are or when they are shown; a job keeps each frame once, at its time",
         ));
     }
-    let class = Class::of(name)?
-        .ok_or_else(|| refused(&format!("is no filter of the installed FFmpeg{}", nearest(name))))?;
+    let class = Class::of(name)?.ok_or_else(|| {
+        refused(&format!("is no filter of the installed FFmpeg{}", nearest(name)))
+    })?;
     let window = WINDOW.iter().find(|(known, ..)| *known == name);
     if window.is_none() && !PER_FRAME.contains(&name) && !SEQUENTIAL.contains(&name) {
         return Err(refused(

@@ -52,11 +52,8 @@ impl Scale {
         let from = (format.width, format.height);
         let sample_aspect_ratio = scaled_aspect(format.sample_aspect_ratio, from, (width, height));
         // Lines of both fields are mixed.
-        let field_order = if height == format.height {
-            format.field_order.clone()
-        } else {
-            "progressive".into()
-        };
+        let field_order =
+            if height == format.height { format.field_order.clone() } else { "progressive".into() };
         Ok(FrameFormat { width, height, sample_aspect_ratio, field_order, ..format.clone() })
     }
 }
