@@ -266,3 +266,26 @@ fn a_changed_source_or_pipeline_starts_over() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(support::frames(&out).len(), 125);
 }
+
+#[test]
+fn a_slot_can_open_nothing_but_what_it_is_given() {
+    use landlock::{
+        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr,
+    };
+    let known = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V4))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI::V4)))
+        .and_then(Ruleset::create);
+    let place = Place::new(1);
+    let out = place.at("out.mp4");
+    let (code, said) = run(&["run", &place.source, "-o", &out, "-f", "test-fault:kind=peek"]);
+    if known.is_ok() {
+        assert_eq!(code, 0, "{said}");
+    } else {
+        assert!(said.contains("a slot could"), "{said}");
+    }
+    // Fonts are found, all the same.
+    let text = "ffmpeg:drawtext=text=hi:fontsize=20";
+    run_ok(&["run", &place.source, "-o", &out, "--overwrite", "-f", text]);
+}

@@ -16,6 +16,7 @@ use frameloom_media::{Progress, SegmentRunner};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
+use super::sandbox;
 use super::wire::Peer;
 
 /// How often progress is told at most.
@@ -24,9 +25,12 @@ const TELL_EVERY: Duration = Duration::from_millis(50);
 /// Runs the slot until the node closes its socket.
 ///
 /// # Errors
-/// Unavailable where the socket breaks.
+/// Unavailable where the socket breaks; Internal where the slot cannot be shut off.
 pub(crate) fn run() -> Result<()> {
     let failed = |e: std::io::Error| Error::io("the socket to the node", &e);
+    // Read before the slot is shut off from such files.
+    let engine = frameloom_media::engine();
+    sandbox::enter()?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
     let watched = socket.try_clone().map_err(failed)?;
     std::thread::Builder::new()
@@ -36,7 +40,7 @@ pub(crate) fn run() -> Result<()> {
         .map_err(failed)?;
     let mut peer = Peer(UnixStream::from(socket));
     frameloom_media::init();
-    peer.send(&SlotEvent::Ready(SlotReady { engine: frameloom_media::engine() }))?;
+    peer.send(&SlotEvent::Ready(SlotReady { engine }))?;
     let mut runner = SegmentRunner::new();
     while let Some((command, descriptors)) = peer.receive::<SlotCommand>()? {
         let event = match task(&mut peer, &mut runner, command, descriptors) {

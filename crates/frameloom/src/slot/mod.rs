@@ -5,4 +5,5 @@
 
 pub(crate) mod child;
 pub(crate) mod parent;
+mod sandbox;
 mod wire;

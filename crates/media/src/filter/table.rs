@@ -386,10 +386,12 @@ pub(super) static FILTERS: &[Row] = &[
             params: &[
                 ParamInfo {
                     name: "kind",
-                    kind: ParamKind::Choice { values: &["hang", "eat", "crash", "fail", "slow"] },
+                    kind: ParamKind::Choice {
+                        values: &["hang", "eat", "crash", "fail", "slow", "peek"],
+                    },
                     default: None,
                     required: true,
-                    help: "hang for ever, allocate without end, abort, fail, or take 20 ms a frame",
+                    help: "hang for ever, allocate without end, abort, fail, take 20 ms a frame, or open files",
                 },
                 integer(
                     "at",

@@ -40,7 +40,27 @@ impl PerFrame for Fault {
                 std::thread::park_timeout(Duration::from_millis(20));
                 Ok(frame)
             }
+            "peek" => peek().map(|()| frame),
             _ => Err(Error::internal("a fault that was asked for")),
         }
     }
+}
+
+/// Opens what a slot must not: an error where it can.
+fn peek() -> Result<()> {
+    let written = std::env::temp_dir().join(format!("frameloom-peek-{}", std::process::id()));
+    let tries = [
+        ("read /etc/passwd", std::fs::read("/etc/passwd").map(drop)),
+        ("read its environment", std::fs::read("/proc/self/environ").map(drop)),
+        ("list /", std::fs::read_dir("/").map(drop)),
+        ("write a file", std::fs::write(written, "")),
+        ("connect", std::net::TcpStream::connect("127.0.0.1:9").map(drop)),
+    ];
+    for (what, tried) in tries {
+        match tried {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            other => return Err(Error::internal(format!("a slot could {what}: {other:?}"))),
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,86 @@
+//! What a slot may still open, by the kernel's word: libraries, fonts, what tells of the machine,
+//! and the devices of hardware encoders. Sources and outputs come as open descriptors, for which
+//! no rule is asked. Linux's Landlock does it, as far as the kernel has it (5.13 and later).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use frameloom_core::{Error, Result};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+    Scope, path_beneath_rules,
+};
+
+/// The newest version of Landlock whose rights are asked for; an older kernel gives those it has.
+const VERSION: ABI = ABI::V6;
+
+/// What may be read, and run as code: libraries and their data, fonts, facts of the machine.
+const READABLE: [&str; 14] = [
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/nix/store",
+    "/etc/fonts",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/OpenCL",
+    "/var/cache/fontconfig",
+    "/proc/cpuinfo",
+    "/sys/devices",
+    "/sys/fs/cgroup",
+];
+
+/// Devices that may be used: none that stores.
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dri"];
+
+/// Shuts this thread, and those that it starts from now on, off from everything else. It is to be
+/// called before there is another thread.
+///
+/// # Errors
+/// Internal where the kernel refuses rules that it knows.
+pub(crate) fn enter() -> Result<()> {
+    let failed =
+        |e: landlock::RulesetError| Error::internal(format!("cannot shut the slot off: {e}"));
+    let readable = READABLE.iter().map(PathBuf::from).chain(libraries());
+    let devices = DEVICES.iter().map(PathBuf::from).chain(nvidia());
+    let status = Ruleset::default()
+        .handle_access(AccessFs::from_all(VERSION))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(VERSION)))
+        .and_then(|rules| rules.scope(Scope::from_all(VERSION)))
+        .and_then(Ruleset::create)
+        .and_then(|rules| {
+            rules.add_rules(path_beneath_rules(readable, AccessFs::from_read(VERSION)))
+        })
+        .and_then(|rules| rules.add_rules(path_beneath_rules(devices, AccessFs::from_all(VERSION))))
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map_err(failed)?;
+    if status.ruleset == RulesetStatus::NotEnforced {
+        tracing::warn!(
+            "this kernel has no Landlock: nothing but Frameloom's own care keeps slots from opening files"
+        );
+    }
+    Ok(())
+}
+
+/// The directories of the libraries that this process has loaded, wherever they are installed.
+fn libraries() -> BTreeSet<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    maps.lines()
+        .filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])))
+        .filter(|path| path.to_string_lossy().contains(".so"))
+        .filter_map(Path::parent)
+        .map(Path::to_owned)
+        .collect()
+}
+
+/// NVIDIA's devices.
+fn nvidia() -> Vec<PathBuf> {
+    let Ok(devices) = std::fs::read_dir("/dev") else { return Vec::new() };
+    devices
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("nvidia"))
+        .map(|entry| entry.path())
+        .collect()
+}
