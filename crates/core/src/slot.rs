@@ -17,6 +17,10 @@ pub enum SlotCommand {
     Plan(PlanTask),
     /// Look at a source. Descriptors: source (read), report (write).
     Probe(ProbeTask),
+    /// Check a job without its source. Descriptors: none.
+    Validate(ValidateTask),
+    /// Make a picture of a video. Descriptors: video (read), picture (read and write).
+    Picture(PictureTask),
     /// Process one segment. Descriptors: source (read), plan (read), segment (write).
     Segment(SegmentTask),
     /// Join the segments. Descriptors: source (read), plan (read), output (read and write), frame
@@ -42,6 +46,41 @@ pub struct PlanTask {
 pub struct ProbeTask {
     /// The source's file name, a hint for probing.
     pub name: String,
+}
+
+/// See [`SlotCommand::Validate`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ValidateTask {
+    /// What the user asks for.
+    pub spec: JobSpec,
+}
+
+/// See [`SlotCommand::Picture`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PictureTask {
+    /// The video's file name, a hint for probing.
+    pub name: String,
+    /// Number of its video stream, where it is not FFmpeg's choice.
+    pub stream: Option<u32>,
+    /// What to make.
+    pub kind: PictureKind,
+}
+
+/// What a picture shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum PictureKind {
+    /// One frame in its full size, as JPEG.
+    Frame {
+        /// Its number in order of presentation, from 0.
+        number: u64,
+        /// Frames before this time, in microseconds from the first one, are not counted.
+        start_us: Option<i64>,
+    },
+    /// A few seconds of small frames from all of the video, as animated GIF.
+    Gif,
+    /// The same as MP4.
+    Mp4,
 }
 
 /// See [`SlotCommand::Segment`].
@@ -151,6 +190,10 @@ pub enum TaskOutput {
     Plan(PlanOutput),
     /// A report on a source was written.
     Probe(WrittenFile),
+    /// A job was found good as far as that can be said without its source.
+    Valid,
+    /// A picture was written.
+    Picture(WrittenFile),
     /// A segment was written.
     Segment(SegmentOutput),
     /// The output was written.

@@ -48,7 +48,7 @@ impl Previewer {
     pub(crate) fn before(&mut self, frame: &Frame) -> Result<()> {
         if self.last.is_none_or(|last| last.elapsed() >= EVERY) {
             self.last = Some(Instant::now());
-            self.pending = Some((frame.pts(), jpeg(frame)?));
+            self.pending = Some((frame.pts(), jpeg(frame, LONGEST)?));
         }
         Ok(())
     }
@@ -63,16 +63,19 @@ impl Previewer {
             _ => return Ok(None),
         }
         let Some((_, before)) = self.pending.take() else { return Ok(None) };
-        Ok(Some(Preview { before, after: jpeg(frame)? }))
+        Ok(Some(Preview { before, after: jpeg(frame, LONGEST)? }))
     }
 }
 
-/// A small JPEG of a frame.
-fn jpeg(frame: &Frame) -> Result<Vec<u8>> {
+/// A frame of full range whose longest side has `most` pixels or fewer.
+///
+/// # Errors
+/// Where it cannot be made small.
+pub(crate) fn small(frame: &Frame, most: u32) -> Result<Frame> {
     let longest = frame.width().max(frame.height()).max(1);
     let side = |v: u32| {
-        let small = u64::from(v) * u64::from(LONGEST.min(longest)) / u64::from(longest);
-        u32::try_from(small).unwrap_or(LONGEST).max(2) & !1
+        let small = u64::from(v) * u64::from(most.min(longest)) / u64::from(longest);
+        u32::try_from(small).unwrap_or(most).max(2) & !1
     };
     let (width, height) = (side(frame.width()), side(frame.height()));
     let mut small = Frame::new(PixelFormat::Yuv420p, width, height)?;
@@ -80,6 +83,16 @@ fn jpeg(frame: &Frame) -> Result<Vec<u8>> {
     let raw = small.raw_mut();
     raw.color_range = ffi::AVColorRange::AVCOL_RANGE_JPEG;
     raw.pts = 0;
+    Ok(small)
+}
+
+/// A JPEG of a frame, its longest side of `most` pixels or fewer.
+///
+/// # Errors
+/// As [`small`].
+pub(crate) fn jpeg(frame: &Frame, most: u32) -> Result<Vec<u8>> {
+    let small = small(frame, most)?;
+    let (width, height) = (small.width(), small.height());
     let unknown = || String::from("unknown");
     let format = FrameFormat {
         width,

@@ -86,7 +86,7 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
                     Outcome::Done(TaskOutput::Segment(output)) => output.file.size,
                     Outcome::Done(TaskOutput::Concat(output)) => output.file.size,
                     Outcome::Done(TaskOutput::Plan(output)) => output.file.size,
-                    Outcome::Done(TaskOutput::Probe(_)) | Outcome::Failed { .. } => continue,
+                    _ => continue,
                 };
                 let file = dir.open_result(report.task, report.attempt, "")?;
                 if file.and_then(|f| f.metadata().ok()).is_none_or(|m| m.len() != size) {

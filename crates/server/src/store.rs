@@ -13,9 +13,10 @@
 //! it; nothing is overwritten but beats. Files are opened beneath the root, without following links.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind as Io, Read, Write};
+use std::io::{ErrorKind as Io, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use frameloom_core::id::{AttemptId, JobId, NodeId};
 use frameloom_core::wire::{AttemptReport, Beat, JobFile, Task};
@@ -354,12 +355,29 @@ impl JobDir<'_> {
         done().map_err(io("cannot keep an output"))
     }
 
-    /// Opens one of the files that clients may read: `output`, `metrics.json`, `frames.jsonl`.
+    /// Opens one of the files that clients may read: `output`, `metrics.json`, `frames.jsonl`,
+    /// `preview.gif`, `preview.mp4`.
     ///
     /// # Errors
     /// Of the file system.
     pub fn open_for_client(&self, name: &str) -> Result<Option<File>> {
         self.store.open_file(&self.relative.join(name))
+    }
+
+    /// Keeps what is in `made` for clients, under a name of this kind.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn keep_for_client(&self, name: &str, made: &File) -> Result<()> {
+        let path = self.path().join(name);
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("{number}.tmp"));
+        let mut from = made;
+        from.rewind()
+            .and_then(|()| std::io::copy(&mut from, &mut File::create(&temporary)?))
+            .and_then(|_| fs::rename(&temporary, &path))
+            .map_err(io(format!("cannot write '{}'", path.display())))
     }
 
     /// Where the journal lies.

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::shown;
 use crate::node::{Node, NodeConfig};
 use crate::random;
+use crate::slot::apart;
 
 /// The port where none is given.
 const PORT: u16 = 8080;
@@ -106,6 +107,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 
+    /// How tasks reach slots: 'memory', within this process.
+    #[arg(long, value_name = "BROKER", default_value = "memory")]
+    broker: BrokerKind,
+
+    /// How often the store is looked at where nobody calls, 10ms to 10s.
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = poll_time)]
+    poll: Duration,
+
     /// Memory that a slot may take, in MiB, 64 or more.
     #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
     slot_memory: u64,
@@ -113,6 +122,24 @@ pub(crate) struct ServeArgs {
     /// Seconds that a slot at work may be silent before it is stopped, 1 or more.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     slot_timeout: u64,
+}
+
+/// How tasks reach slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum BrokerKind {
+    /// Within this process.
+    Memory,
+}
+
+/// A time from 10 ms to 10 s: a number with ms or s.
+fn poll_time(text: &str) -> std::result::Result<Duration, String> {
+    let millis = text.strip_suffix("ms").map(str::parse::<u64>).or_else(|| {
+        text.strip_suffix('s').map(|s| s.parse::<u64>().map(|s| s.saturating_mul(1000)))
+    });
+    match millis {
+        Some(Ok(millis @ 10..=10_000)) => Ok(Duration::from_millis(millis)),
+        _ => Err("a number with ms or s, from 10ms to 10s".into()),
+    }
 }
 
 /// How a server tells of itself.
@@ -394,13 +421,14 @@ async fn serve(
     let failed = |e: std::io::Error| Error::io("cannot watch signals", &e);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let broker: Arc<dyn Broker> = Arc::new(Memory::new());
-    let wake = Arc::new(Notify::new());
-    let node_config = NodeConfig {
-        slots,
-        slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
-        beat: Duration::from_millis(200),
+    let broker: Arc<dyn Broker> = match args.broker {
+        BrokerKind::Memory => Arc::new(Memory::new()),
     };
+    let wake = Arc::new(Notify::new());
+    let slot_config =
+        super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?;
+    let node_config =
+        NodeConfig { slots, slot: slot_config.clone(), beat: Duration::from_millis(200) };
     let stop_node = CancellationToken::new();
     let id = NodeId::from_bits(random::bits()?);
     let node =
@@ -413,7 +441,7 @@ async fn serve(
     let (deciding, ending) = (Arc::clone(&epoch), Arc::clone(&epoch));
     let engine = engine::start(
         EngineConfig {
-            poll: Duration::from_millis(100),
+            poll: args.poll,
             lease: LEASE,
             // One waits for each slot that may soon be free: a new job has its turn after these.
             window: slots.div_ceil(2),
@@ -429,6 +457,8 @@ async fn serve(
         engine,
         catalogue: frameloom_media::catalogue(),
         versions: frameloom_media::engine(),
+        checks: Box::new(apart::ask("checks", slot_config.clone())),
+        pictures: Box::new(apart::ask("pictures", slot_config)),
         new_id: Box::new(|| random::bits().map(JobId::from_bits)),
         before_commit: Box::new(move || ending.check()),
     };

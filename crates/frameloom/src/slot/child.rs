@@ -89,6 +89,13 @@ fn task(
     match command {
         SlotCommand::Plan(task) => plan(peer, &task, &mut descriptors),
         SlotCommand::Probe(task) => probe(&task, &mut descriptors),
+        SlotCommand::Validate(task) => {
+            frameloom_media::validate(&task.spec).map(|()| TaskOutput::Valid)
+        }
+        SlotCommand::Picture(task) => {
+            let (video, out) = (descriptors.take()?, descriptors.take()?);
+            frameloom_media::picture(&video, &task, out).map(TaskOutput::Picture)
+        }
         SlotCommand::Segment(task) => segment(peer, runner, &task, &mut descriptors),
         SlotCommand::Concat(task) => concat(peer, &task, &mut descriptors),
         SlotCommand::Segments(needed) => {

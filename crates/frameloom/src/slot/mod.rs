@@ -3,6 +3,7 @@
 //! Node and slot talk over one Unix socket pair: a length, then JSON; open descriptors travel with
 //! the length.
 
+pub(crate) mod apart;
 pub(crate) mod child;
 pub(crate) mod parent;
 mod sandbox;

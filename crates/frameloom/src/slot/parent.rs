@@ -287,6 +287,12 @@ impl Slot {
         }
     }
 
+    /// Ends the process without waiting for it.
+    pub(crate) fn abandon(&mut self) {
+        // The process is killed when its handle is dropped.
+        self.running = None;
+    }
+
     /// What is known of the slot after a run of `wall`.
     pub(crate) fn into_stats(mut self, wall: Duration) -> SlotMetrics {
         self.stats.busy = (self.busy.as_secs_f64() / wall.as_secs_f64().max(1e-9)).min(1.0);

@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 
 use ffmpeg_next::ffi;
 use frameloom_core::catalogue::did_you_mean;
-use frameloom_core::plan::{Message, PlannedEncoder, VideoInfo};
+use frameloom_core::plan::{Hdr, Message, PlannedEncoder, VideoInfo};
 use frameloom_core::spec::{Codec, Container, EncoderSpec};
 use frameloom_core::time::Rational;
 use frameloom_core::{Error, Result};
@@ -64,6 +64,18 @@ pub(crate) fn plan_encoder(
     };
     Encoder::open(&planned, format)?;
     Ok((planned, Vec::new()))
+}
+
+/// Checks encoder and options as far as no source is needed for it.
+///
+/// # Errors
+/// Invalid for a pair of codec and container, an option or a value that does not fit.
+pub(crate) fn validate(spec: &EncoderSpec, container: Container) -> Result<()> {
+    let name = encoder_name(spec, container)?;
+    // SAFETY: `find` answers a static description.
+    let id = unsafe { (*find(&name)?).id };
+    fits_container(&name, id, container)?;
+    options::resolve(spec, &name, table::row(&name), 1, &Hdr::default()).map(drop)
 }
 
 /// The pixel format nearest to `pixel` that the encoder of `spec` takes.

@@ -7,6 +7,7 @@ use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::PlannedFilter;
 use frameloom_core::{Error, Result};
 
+use super::graph::GraphFilter;
 use super::table::{self, Row};
 use super::{Filter, catalogue};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
@@ -38,6 +39,22 @@ pub(crate) fn plan_chain(
         planned.push(PlannedFilter { spec: spec.clone(), footprint: needs, output });
     }
     Ok((planned, format, footprint))
+}
+
+/// Checks filters as far as no source is needed for it.
+///
+/// # Errors
+/// Invalid for filters and parameters.
+pub(crate) fn validate(filters: &[FilterSpec]) -> Result<()> {
+    for spec in filters {
+        let params = catalogue().check(spec)?;
+        let place = |e: Error| e.at(format!("filter '{spec}'"));
+        (table::row(&spec.name)?.footprint)(&params).map_err(place)?;
+        if spec.name == "ffmpeg" {
+            GraphFilter::try_text(params.text("graph")?).map_err(place)?;
+        }
+    }
+    Ok(())
 }
 
 fn takes(row: &Row, format: &FrameFormat) -> Result<()> {

@@ -97,6 +97,62 @@ impl GraphFilter {
         Ok(out.into_iter().next().map(|frame| (blank, frame)))
     }
 
+    /// Tries whether libavfilter can make the graph's filters with their options; whether they can
+    /// work depends on the pictures.
+    pub(super) fn try_text(text: &str) -> Result<()> {
+        graph_rules::footprint(text)?;
+        // SAFETY: checked for null; this owns the graph from here on.
+        let graph = NonNull::new(unsafe { ffi::avfilter_graph_alloc() });
+        let this = Self {
+            graph: graph.ok_or_else(ff::out_of_memory)?,
+            source: ptr::null_mut(),
+            sink: ptr::null_mut(),
+            time_base: ffi::AVRational { num: 1, den: 1 },
+            shape: (0, 0, 0),
+            text: text.to_owned(),
+        };
+        let c_text = ff::c_string(text)?;
+        let (mut inputs, mut outputs) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the graph is new; the lists are read and freed here.
+        unsafe {
+            let code = ffi::avfilter_graph_parse2(
+                this.graph.as_ptr(),
+                c_text.as_ptr(),
+                &mut inputs,
+                &mut outputs,
+            );
+            let tried = if code < 0 {
+                Err(this.wrong(&ff::describe(code)))
+            } else {
+                this.ends(inputs, outputs).map(drop)
+            };
+            ffi::avfilter_inout_free(&mut inputs);
+            ffi::avfilter_inout_free(&mut outputs);
+            tried
+        }
+    }
+
+    /// The one input and the one output of a graph.
+    ///
+    /// # Safety
+    /// The lists are those of the parsed graph.
+    #[expect(unsafe_code, reason = "reads FFmpeg's lists")]
+    unsafe fn ends<'a>(
+        &self,
+        inputs: *const ffi::AVFilterInOut,
+        outputs: *const ffi::AVFilterInOut,
+    ) -> Result<(&'a ffi::AVFilterInOut, &'a ffi::AVFilterInOut)> {
+        // SAFETY: by contract; lists are null or end with a null `next`.
+        let (Some(input), Some(output)) = (unsafe { inputs.as_ref() }, unsafe { outputs.as_ref() })
+        else {
+            return Err(self.wrong("it needs one input and one output"));
+        };
+        if !input.next.is_null() || !output.next.is_null() {
+            return Err(self.wrong("it has more than one input or output"));
+        }
+        Ok((input, output))
+    }
+
     fn open(text: &str, format: &FrameFormat) -> Result<Self> {
         graph_rules::footprint(text)?;
         let c_text = ff::c_string(text)?;
@@ -197,14 +253,9 @@ impl GraphFilter {
         inputs: *const ffi::AVFilterInOut,
         outputs: *const ffi::AVFilterInOut,
     ) -> Result<()> {
-        // SAFETY: by contract; lists are null or end with a null `next`.
+        // SAFETY: by contract.
         unsafe {
-            let (Some(input), Some(output)) = (inputs.as_ref(), outputs.as_ref()) else {
-                return Err(self.wrong("it needs one input and one output"));
-            };
-            if !input.next.is_null() || !output.next.is_null() {
-                return Err(self.wrong("it has more than one input or output"));
-            }
+            let (input, output) = self.ends(inputs, outputs)?;
             let pad = |pad: c_int| pad.unsigned_abs();
             let code = ffi::avfilter_link(self.source, 0, input.filter_ctx, pad(input.pad_idx));
             ff::check(code, "graph")?;

@@ -23,7 +23,7 @@ mod scale;
 mod smooth;
 mod trial;
 
-pub(crate) use chain::{Chain, FilterTimes, plan_chain};
+pub(crate) use chain::{Chain, FilterTimes, plan_chain, validate};
 pub use graph_rules::{GraphFilters, graph_filters};
 pub use table::catalogue;
 

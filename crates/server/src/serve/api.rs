@@ -29,7 +29,8 @@ const MOST_LISTED: usize = 200;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Frameloom", description = "Heavy per-frame video processing, spread over processes and machines.", license(name = "Apache-2.0 OR MIT")),
-    paths(create, list, show, remove, retry, events, logs, preview, filters, workers, healthz, readyz,
+    paths(create, list, show, remove, retry, events, logs, filters, workers, healthz, readyz,
+        super::picture::latest, super::picture::frame, super::picture::gif, super::picture::mp4,
         super::output::output, super::output::metrics, super::upload::offset, super::upload::append,
         super::upload::whole, super::process::process, super::metrics::metrics),
     components(schemas(JobRequest, JobView, JobList, Problem)),
@@ -123,7 +124,9 @@ pub(crate) async fn create(
         let text = to_bytes(request.into_body(), MOST_JSON).await;
         let text = text.map_err(|_| too_long())?;
         let key = idempotency(&headers, &text)?;
-        app.jobs.create(&who, &parse(&text)?, key)?
+        let request = parse(&text)?;
+        app.jobs.validate(&request).await?;
+        app.jobs.create(&who, &request, key)?
     } else {
         return Err(ApiError::with_status(
             Error::invalid("send application/json or multipart/form-data"),
@@ -172,6 +175,7 @@ async fn from_form(
                     request.source.name = field.file_name().map(str::to_owned);
                 }
                 let key = idempotency(headers, &text)?;
+                app.jobs.validate(&request).await?;
                 let (job, known) = app.jobs.create(who, &request, key)?;
                 if job.awaits_upload() {
                     let writing = job
@@ -405,43 +409,6 @@ pub(crate) async fn logs(
         Decision::Publishing { .. } => String::new(),
     });
     Ok(text(StatusCode::OK, "text/plain; charset=utf-8", lines.collect::<String>()))
-}
-
-/// Which picture to show.
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct PreviewQuery {
-    /// `before` or `after` (default) the filters.
-    side: Option<String>,
-}
-
-/// What the frame that was processed last looks like, before or after its filters.
-#[utoipa::path(get, path = "/v1/jobs/{id}/frames/latest.jpg", tag = "jobs", params(("id" = String, Path), PreviewQuery),
-    responses((status = 200, content_type = "image/jpeg", body = Vec<u8>), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 404, body = Problem, description = "There is no picture yet.")))]
-pub(crate) async fn preview(
-    State(app): State<Arc<App>>,
-    who: Who,
-    Path(id): Path<String>,
-    query: Result<Query<PreviewQuery>, axum::extract::rejection::QueryRejection>,
-) -> ApiResult<Response> {
-    let Query(query) = query.map_err(|e| Error::invalid(e.body_text()))?;
-    let job = app.jobs.get(&who, &id)?;
-    let after = match query.side.as_deref() {
-        None | Some("after") => true,
-        Some("before") => false,
-        Some(other) => {
-            let other = other.escape_debug();
-            return Err(
-                Error::invalid(format!("side '{other}' is neither before nor after")).into()
-            );
-        }
-    };
-    let picture = app.jobs.parts.store.job(job.id()).read_preview(after)?;
-    let picture = picture.ok_or_else(|| Error::not_found("there is no picture yet"))?;
-    let mut response = text(StatusCode::OK, "image/jpeg", picture);
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
 }
 
 /// The filters there are, with their parameters.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 use frameloom_core::catalogue::Catalogue;
 use frameloom_core::id::JobId;
 use frameloom_core::plan::Engine as Versions;
+use frameloom_core::slot::{SlotCommand, TaskOutput, ValidateTask};
 use frameloom_core::wire::{Decision, End, JobFile, SourceRef, Submission, Task};
 use frameloom_core::{Error, ErrorKind, Result};
 
@@ -24,6 +27,13 @@ use crate::resume::{self, Found};
 use crate::store::Store;
 use crate::summary::{self, RunFacts};
 
+/// Has a slot do something beside the queue, with descriptors; answers what came of it.
+pub type Ask = Box<
+    dyn Fn(SlotCommand, Vec<OwnedFd>) -> Pin<Box<dyn Future<Output = Result<TaskOutput>> + Send>>
+        + Send
+        + Sync,
+>;
+
 /// What the server is given by the program that it is a part of.
 pub struct Parts {
     /// The store.
@@ -34,6 +44,10 @@ pub struct Parts {
     pub catalogue: Catalogue,
     /// The versions that shape bytes.
     pub versions: Versions,
+    /// A slot that checks jobs before they are accepted.
+    pub checks: Ask,
+    /// A slot that makes pictures of finished jobs.
+    pub pictures: Ask,
     /// Draws a new job id.
     pub new_id: Box<dyn Fn() -> Result<JobId> + Send + Sync>,
     /// Called before a job's end is written; an error says that this server may decide no more.
@@ -134,6 +148,13 @@ impl Jobs {
     /// Whether the store has less room than is to be kept free.
     pub(crate) fn is_full(&self) -> bool {
         is_full(&self.parts.store, self.config.min_free)
+    }
+
+    /// Has a slot check what no source could mend: graphs, encoders and their options.
+    pub(crate) async fn validate(&self, request: &JobRequest) -> Result<()> {
+        let spec = request.spec(&self.parts.catalogue)?;
+        let command = SlotCommand::Validate(ValidateTask { spec });
+        (self.parts.checks)(command, Vec::new()).await.map(drop)
     }
 
     /// Accepts a job; answers also whether it was accepted before under the same key.

@@ -9,6 +9,7 @@ mod listen;
 mod metrics;
 mod output;
 mod page;
+mod picture;
 mod problem;
 mod process;
 mod request;
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use api::openapi;
 pub use auth::Tokens;
-pub use jobs::{Parts, is_full};
+pub use jobs::{Ask, Parts, is_full};
 pub use listen::{Listener, Tls};
 pub use problem::Problem;
 pub use request::{EncoderRequest, JobRequest, OutputRequest, SourceRequest};
@@ -205,7 +206,10 @@ impl Server {
             .route("/v1/jobs/{id}", get(api::show).delete(api::remove))
             .route("/v1/jobs/{id}/events", get(api::events))
             .route("/v1/jobs/{id}/logs", get(api::logs))
-            .route("/v1/jobs/{id}/frames/latest.jpg", get(api::preview))
+            .route("/v1/jobs/{id}/frames/latest.jpg", get(picture::latest))
+            .route("/v1/jobs/{id}/frames/{picture}", get(picture::frame))
+            .route("/v1/jobs/{id}/preview.gif", get(picture::gif))
+            .route("/v1/jobs/{id}/preview.mp4", get(picture::mp4))
             .route("/v1/jobs/{id}/output", get(output::output))
             .route("/v1/jobs/{id}/metrics", get(output::metrics))
             .route("/v1/jobs/{id}/retry", post(api::retry))

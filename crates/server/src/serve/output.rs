@@ -40,7 +40,11 @@ fn range(value: &str, size: u64) -> Option<Result<(u64, u64), ()>> {
 }
 
 /// A file, or the part that is asked for.
-async fn send(file: std::fs::File, kind: &str, request: &HeaderMap) -> ApiResult<Response> {
+pub(crate) async fn send(
+    file: std::fs::File,
+    kind: &str,
+    request: &HeaderMap,
+) -> ApiResult<Response> {
     let failed = |e: std::io::Error| Error::io("cannot read an output", &e);
     let meta = file.metadata().map_err(failed)?;
     let size = meta.len();

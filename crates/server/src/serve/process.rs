@@ -142,6 +142,7 @@ pub(crate) async fn process(
     let request = request(&query)?;
     let key = idempotency(&headers, query.as_bytes())?;
     let kept = key.is_some();
+    app.jobs.validate(&request).await?;
     let (job, known) = app.jobs.create(&who, &request, key)?;
     let mut leaves = Leaves { jobs: Arc::clone(&app.jobs), job: (!kept).then(|| Arc::clone(&job)) };
     if !known || job.awaits_upload() {
