@@ -22,6 +22,11 @@ macro_rules! hex_id {
             pub fn from_bits(bits: u128) -> Self {
                 Self(bits)
             }
+
+            /// Its 128 bits.
+            pub fn bits(self) -> u128 {
+                self.0
+            }
         }
 
         impl fmt::Display for $name {

@@ -96,6 +96,9 @@ pub struct Submission {
     pub output: Option<std::path::PathBuf>,
     /// The key by which the client knows the request again, and a digest of the request.
     pub idempotency: Option<(String, String)>,
+    /// The address that hears of the job's end.
+    #[serde(default)]
+    pub webhook: Option<String>,
 }
 
 /// How a job ended.
@@ -212,6 +215,8 @@ pub enum Decision {
     },
     /// A job that had failed is tried again.
     Retried,
+    /// The job's webhook was taken.
+    Notified,
     /// The output is about to be put at its place.
     Publishing {
         /// Size of the output in bytes.

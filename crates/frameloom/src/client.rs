@@ -376,3 +376,27 @@ impl Read for Told<'_> {
         Ok(n)
     }
 }
+
+/// Sends a text to an address of somebody else's, follows no redirection, and wants a status of 2xx.
+///
+/// # Errors
+/// Unavailable where it was not taken.
+pub(crate) fn post_text(url: &str, headers: &[(String, String)], body: &str) -> Result<()> {
+    let agent: Agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .timeout_global(Some(Duration::from_secs(20)))
+        .build()
+        .new_agent();
+    let mut request = agent.post(url);
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let failed = |why: String| Error::unavailable(format!("'{url}': {why}"));
+    let answer = request.send(body).map_err(|e| failed(e.to_string()))?;
+    if answer.status().is_success() {
+        Ok(())
+    } else {
+        Err(failed(format!("status {}", answer.status().as_u16())))
+    }
+}

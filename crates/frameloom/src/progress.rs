@@ -109,7 +109,7 @@ impl Display {
                 self.pids.insert(*attempt, *slot_pid);
                 self.task(*task, "started", *attempt, json!({}));
             }
-            JobEvent::Accepted { task, attempt } => {
+            JobEvent::Accepted { task, attempt, .. } => {
                 self.task(*task, "accepted", *attempt, json!({}));
             }
             JobEvent::Failed { task, attempt, error, retried } => {

@@ -150,21 +150,27 @@ fn scale(from: &Frame, to: &mut Frame) -> Result<()> {
     // SAFETY: the context is made for the shapes of these two frames, whose planes are whole; the
     // source's format is one of FFmpeg's numbers.
     unsafe {
-        let context = ffi::sws_getContext(
-            from.width,
-            from.height,
-            std::mem::transmute::<c_int, ffi::AVPixelFormat>(from.format),
-            to.width,
-            to.height,
-            ffi::AVPixelFormat::AV_PIX_FMT_YUV420P,
-            ffi::SWS_FAST_BILINEAR as c_int,
-            ptr::null_mut(),
-            ptr::null_mut(),
-            ptr::null(),
-        );
-        let scaler = Scaler(
-            NonNull::new(context).ok_or_else(|| Error::unsupported("cannot preview a frame"))?,
-        );
+        let context = ffi::sws_alloc_context();
+        let scaler = Scaler(NonNull::new(context).ok_or_else(ff::out_of_memory)?);
+        // Before it is made ready: of one size and format, ranges would be forgotten else.
+        for (name, value) in [
+            (c"srcw", from.width),
+            (c"srch", from.height),
+            (c"src_format", from.format),
+            (c"src_range", full),
+            (c"dstw", to.width),
+            (c"dsth", to.height),
+            (c"dst_format", ffi::AVPixelFormat::AV_PIX_FMT_YUV420P as c_int),
+            (c"dst_range", 1),
+            (c"sws_flags", ffi::SWS_FAST_BILINEAR as c_int),
+        ] {
+            let code = ffi::av_opt_set_int(context.cast(), name.as_ptr(), i64::from(value), 0);
+            ff::check(code, "cannot preview a frame")?;
+        }
+        let code = ffi::sws_init_context(context, ptr::null_mut(), ptr::null_mut());
+        if code < 0 {
+            return Err(Error::unsupported("cannot preview a frame"));
+        }
         let from_table = ffi::sws_getCoefficients(from.colorspace as c_int);
         let to_table = ffi::sws_getCoefficients(ffi::SWS_CS_DEFAULT as c_int);
         // Where FFmpeg has no say in a pair of formats this answers -1, and nothing is needed.

@@ -106,7 +106,8 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
             | Decision::Failed { .. }
             | Decision::Uploaded { .. }
             | Decision::Ended { .. }
-            | Decision::Retried => {}
+            | Decision::Retried
+            | Decision::Notified => {}
         }
     }
     Ok(found)

@@ -185,7 +185,9 @@ impl Store {
             let what = || io(format!("cannot tidy '{}'", path.display()));
             for entry in fs::read_dir(&path).map_err(what())? {
                 let entry = entry.map_err(what())?.path();
-                fs::remove_dir_all(entry).map_err(what())?;
+                let removed =
+                    if entry.is_dir() { fs::remove_dir_all(entry) } else { fs::remove_file(entry) };
+                removed.map_err(what())?;
             }
         }
         Ok(())
@@ -257,6 +259,21 @@ impl JobDir<'_> {
     pub fn source(&self) -> PathBuf {
         let path = self.path().join("source");
         std::path::absolute(&path).unwrap_or(path)
+    }
+
+    /// Removes a source that was sent along; nothing where it is gone.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn drop_source(&self) -> Result<()> {
+        let from = self.source();
+        let to = self.store.root.join("trash").join(format!("{}.source", self.id));
+        let what = || io(format!("cannot remove '{}'", from.display()));
+        match fs::rename(&from, &to) {
+            Err(e) if e.kind() == Io::NotFound => return Ok(()),
+            other => other.map_err(what())?,
+        }
+        fs::remove_file(&to).map_err(what())
     }
 
     /// A path within the job's directory for the server alone.

@@ -11,7 +11,9 @@ use frameloom_core::id::{AttemptId, JobId, NodeId};
 use frameloom_core::{Error, Result};
 use frameloom_server::engine::{self, EngineConfig, Links};
 use frameloom_server::epoch::Epoch;
-use frameloom_server::serve::{Listener, Parts, ServeConfig, Server, Tls, Tokens, is_full};
+use frameloom_server::serve::{
+    Listener, Parts, Secret, ServeConfig, Server, Tls, Tokens, TraceConfig, is_full,
+};
 use frameloom_server::store::Store;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::shown;
 use crate::node::{Node, NodeConfig};
-use crate::random;
 use crate::slot::apart;
+use crate::{client, random};
 
 /// The port where none is given.
 const PORT: u16 = 8080;
@@ -95,9 +97,26 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_jobs: usize,
 
-    /// How long a finished job is kept: a number with s, m, h or d, or 'forever'.
+    /// Room that uploads which are not whole may take together; they are kept for a day.
+    #[arg(long, value_name = "SIZE", default_value = "100G")]
+    max_partial: String,
+
+    /// How long a finished job's source is kept, and a job that made no output: a number with s, m,
+    /// h or d, or 'forever'.
     #[arg(long, value_name = "TIME", default_value = "7d")]
     keep: String,
+
+    /// How long outputs are kept, with all that is known of their jobs.
+    #[arg(long, value_name = "TIME", default_value = "forever")]
+    keep_outputs: String,
+
+    /// Host that webhooks may go to, as HOST or HOST:PORT; may be given more than once.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    webhook_host: Vec<String>,
+
+    /// File with the secret by which webhooks are signed.
+    #[arg(long, value_name = "FILE")]
+    webhook_secret: Option<PathBuf>,
 
     /// Let everybody read /metrics.
     #[arg(long)]
@@ -165,12 +184,12 @@ fn bytes(text: &str, what: &str) -> Result<u64> {
 }
 
 /// `7d` as a duration; `None` for ever.
-fn kept(text: &str) -> Result<Option<Duration>> {
+fn kept(text: &str, flag: &str) -> Result<Option<Duration>> {
     if text == "forever" {
         return Ok(None);
     }
     let wrong =
-        || Error::invalid(format!("--keep '{text}' is not a time like 12h or 7d, nor 'forever'"));
+        || Error::invalid(format!("--{flag} '{text}' is not a time like 12h or 7d, nor 'forever'"));
     let at = text.len().saturating_sub(1);
     let (digits, unit) = text.split_at_checked(at).ok_or_else(wrong)?;
     let seconds = match unit {
@@ -325,10 +344,27 @@ fn config(args: &ServeArgs, places: &[Place], slots: usize) -> Result<ServeConfi
         min_free: bytes(&args.min_free, "min-free")?,
         max_upload: bytes(&args.max_upload, "max-upload")?,
         max_jobs: args.max_jobs,
-        keep: kept(&args.keep)?,
+        max_partial: bytes(&args.max_partial, "max-partial")?,
+        keep: kept(&args.keep, "keep")?,
+        keep_outputs: kept(&args.keep_outputs, "keep-outputs")?,
         slots,
         open_metrics: args.open_metrics,
+        webhook_hosts: args.webhook_host.iter().map(|host| host.to_ascii_lowercase()).collect(),
+        webhook_secret: webhook_secret(args.webhook_secret.as_deref())?,
+        traces: TraceConfig::of(|name| std::env::var(name).ok()),
     })
+}
+
+fn webhook_secret(file: Option<&Path>) -> Result<Option<Secret>> {
+    let Some(file) = file else { return Ok(None) };
+    let secret = String::from_utf8(read(file)?).unwrap_or_default().trim().to_owned();
+    if secret.len() < 16 {
+        return Err(Error::invalid(format!(
+            "--webhook-secret '{}': a secret has 16 characters or more",
+            shown(file)
+        )));
+    }
+    Ok(Some(Secret(secret)))
 }
 
 /// This machine's own addresses, by which clients call a server that listens on all of them.
@@ -459,6 +495,7 @@ async fn serve(
         versions: frameloom_media::engine(),
         checks: Box::new(apart::ask("checks", slot_config.clone())),
         pictures: Box::new(apart::ask("pictures", slot_config)),
+        post: Box::new(client::post_text),
         new_id: Box::new(|| random::bits().map(JobId::from_bits)),
         before_commit: Box::new(move || ending.check()),
     };
@@ -521,13 +558,13 @@ mod tests {
     fn sizes_and_times() {
         assert_eq!(bytes("2G", "x").unwrap(), 2 << 30);
         assert_eq!(bytes("17", "x").unwrap(), 17);
-        assert_eq!(kept("7d").unwrap(), Some(Duration::from_secs(7 * 86_400)));
-        assert_eq!(kept("forever").unwrap(), None);
+        assert_eq!(kept("7d", "keep").unwrap(), Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(kept("forever", "keep").unwrap(), None);
         for bad in ["", "G", "-1", "1.5G", "99999999999999T"] {
             assert!(bytes(bad, "x").is_err(), "{bad}");
         }
         for bad in ["", "d", "7", "-1d", "7w", "é"] {
-            assert!(kept(bad).is_err(), "{bad}");
+            assert!(kept(bad, "keep").is_err(), "{bad}");
         }
     }
 }

@@ -22,7 +22,13 @@ pub struct Server {
 impl Server {
     /// Starts a server on its store at `data`, on a free port of both loopback addresses.
     pub fn start(data: &Path, args: &[&str]) -> Self {
+        Self::start_with(data, args, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with(data: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = frameloom()
+            .envs(variables.iter().copied())
             .args([
                 "serve",
                 "--listen",

@@ -1,6 +1,7 @@
 //! One job: what nodes report of it, what is accepted, and how far it is.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use frameloom_core::id::{AttemptId, NodeId};
 use frameloom_core::metrics::{DepthSample, FrameCounts};
@@ -32,10 +33,11 @@ pub(super) struct JobRun {
     done: BTreeMap<u32, FrameCounts>,
     done_frames: u64,
     sent_at: BTreeMap<AttemptId, Instant>,
+    claimed_at: BTreeMap<AttemptId, Instant>,
     started: Instant,
     depth: Vec<DepthSample>,
     sampled: Instant,
-    every: std::time::Duration,
+    every: Duration,
     waited_ms: Vec<f32>,
     segment_cpu_us: u64,
     holders: BTreeMap<AttemptId, NodeId>,
@@ -65,10 +67,11 @@ impl JobRun {
             done: BTreeMap::new(),
             done_frames: 0,
             sent_at: BTreeMap::new(),
+            claimed_at: BTreeMap::new(),
             started: now,
             depth: Vec::new(),
             sampled: now,
-            every: std::time::Duration::from_millis(100),
+            every: Duration::from_millis(100),
             waited_ms: Vec::new(),
             segment_cpu_us: 0,
             holders: BTreeMap::new(),
@@ -230,6 +233,7 @@ impl JobRun {
 
     fn claimed(&mut self, attempt: AttemptId) {
         self.scheduler.claimed(attempt, self.started.elapsed());
+        self.claimed_at.entry(attempt).or_insert_with(Instant::now);
         let is_segment = matches!(self.scheduler.task_of(attempt), Some(Task::Segment(_)));
         if let Some(sent) = self.sent_at.remove(&attempt).filter(|_| is_segment) {
             self.waited_ms.push(sent.elapsed().as_secs_f32() * 1e3);
@@ -294,6 +298,7 @@ impl JobRun {
             return Ok(());
         }
         (shared.config.fault)("before accept")?;
+        let slot = report.slot.clone();
         self.decide(shared, &[Decision::Accepted(report)])?;
         (shared.config.fault)("after accept")?;
         for command in losers {
@@ -301,7 +306,12 @@ impl JobRun {
                 self.dir(shared).cancel(attempt)?;
             }
         }
-        self.tell(JobEvent::Accepted { task, attempt });
+        let took = self.claimed_at.remove(&attempt).map(|at| at.elapsed()).unwrap_or_default();
+        let in_slot = match &output {
+            TaskOutput::Segment(output) => Some(Duration::from_micros(output.wall_us)),
+            _ => None,
+        };
+        self.tell(JobEvent::Accepted { task, attempt, took, in_slot, slot });
         match (task, output) {
             (Task::Plan, _) => {
                 let plan = plan.ok_or_else(|| Error::internal("the plan is gone"))?;
@@ -325,6 +335,7 @@ impl JobRun {
         by_task: bool,
     ) -> Result<()> {
         let Some(task) = self.scheduler.task_of(attempt) else { return Ok(()) };
+        self.claimed_at.remove(&attempt);
         let now = self.started.elapsed();
         if self.scheduler.failed(attempt, error.clone(), by_task, now) == Verdict::Failed {
             self.decide(shared, &[Decision::Failed { task, attempt, error: error.clone() }])?;

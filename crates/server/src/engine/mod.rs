@@ -86,6 +86,12 @@ pub enum JobEvent {
         task: Task,
         /// The attempt.
         attempt: AttemptId,
+        /// How long it was at work, from claimed to accepted.
+        took: Duration,
+        /// How long the slot says that it worked, where it says so.
+        in_slot: Option<Duration>,
+        /// The slot, as `NODE/SLOT`.
+        slot: String,
     },
     /// An attempt failed.
     Failed {

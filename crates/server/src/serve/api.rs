@@ -134,7 +134,7 @@ pub(crate) async fn create(
         ));
     };
     let status = if known { StatusCode::OK } else { StatusCode::CREATED };
-    let view = job.view(app.jobs.config.keep_ms());
+    let view = job.view(app.jobs.config.kept());
     let place = format!("/v1/jobs/{}", view.id);
     Ok((status, [(header::LOCATION, place)], Json(view)).into_response())
 }
@@ -271,7 +271,7 @@ pub(crate) async fn list(
         }
     };
     let page = &jobs[begin..(begin + limit).min(jobs.len())];
-    let keep = app.jobs.config.keep_ms();
+    let keep = app.jobs.config.kept();
     let next = (begin + page.len() < jobs.len())
         .then(|| page.last().map(|job| job.id().to_string()))
         .flatten();
@@ -287,7 +287,7 @@ pub(crate) async fn show(
     who: Who,
     Path(id): Path<String>,
 ) -> ApiResult<Json<JobView>> {
-    Ok(Json(app.jobs.get(&who, &id)?.view(app.jobs.config.keep_ms())))
+    Ok(Json(app.jobs.get(&who, &id)?.view(app.jobs.config.kept())))
 }
 
 /// What to do with a job.
@@ -332,7 +332,7 @@ pub(crate) async fn retry(
 ) -> ApiResult<(StatusCode, Json<JobView>)> {
     let job = app.jobs.get(&who, &id)?;
     app.jobs.retry(&job)?;
-    Ok((StatusCode::ACCEPTED, Json(job.view(app.jobs.config.keep_ms()))))
+    Ok((StatusCode::ACCEPTED, Json(job.view(app.jobs.config.kept()))))
 }
 
 /// Follows a job by server-sent events: `state`, `planned`, `task`, `progress`, and at last `end`.
@@ -406,6 +406,7 @@ pub(crate) async fn logs(
             format!("{at} {end:?}{}\n", why.unwrap_or_default())
         }
         Decision::Retried => "tried again\n".into(),
+        Decision::Notified => "webhook taken\n".into(),
         Decision::Publishing { .. } => String::new(),
     });
     Ok(text(StatusCode::OK, "text/plain; charset=utf-8", lines.collect::<String>()))

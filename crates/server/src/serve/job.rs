@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::Kept;
 use super::events::EventLog;
 use super::problem::{problem, status};
+use super::trace::Trace;
 use super::view::{JobView, ProgressView, SegmentState, State, rfc3339};
 use crate::engine::{JobEvent, Progress};
 
@@ -23,6 +25,7 @@ pub(crate) struct Job {
     pub(crate) submission: Submission,
     pub(crate) events: EventLog,
     live: Mutex<Live>,
+    trace: Mutex<Trace>,
     ended: watch::Sender<bool>,
     /// Held by whoever writes to its upload.
     pub(crate) writer: tokio::sync::Mutex<()>,
@@ -34,6 +37,7 @@ struct Live {
     state: State,
     waiting: Option<String>,
     uploaded: u64,
+    uploaded_ms: Option<i64>,
     begun: Instant,
     /// How long it took, once it is over.
     took: Option<Duration>,
@@ -57,6 +61,7 @@ impl Job {
             state: State::Queued,
             waiting: submission.upload.then(|| "upload".to_owned()),
             uploaded: 0,
+            uploaded_ms: None,
             begun: Instant::now(),
             took: None,
             before: None,
@@ -75,6 +80,7 @@ impl Job {
             submission,
             events: EventLog::default(),
             live: Mutex::new(live),
+            trace: Mutex::default(),
             ended: watch::channel(false).0,
             writer: tokio::sync::Mutex::new(()),
         }
@@ -82,6 +88,21 @@ impl Job {
 
     fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of its trace.
+    pub(crate) fn trace(&self) -> MutexGuard<'_, Trace> {
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When its source was there, in milliseconds since 1970, where this server saw it come.
+    pub(crate) fn uploaded_ms(&self) -> Option<i64> {
+        self.live().uploaded_ms
+    }
+
+    /// Its source has come just now.
+    pub(crate) fn uploaded_at(&self, ms: i64) {
+        self.live().uploaded_ms = Some(ms);
     }
 
     pub(crate) fn id(&self) -> JobId {
@@ -117,6 +138,11 @@ impl Job {
     }
 
     /// Bytes of the source that have come.
+    pub(crate) fn uploaded(&self) -> u64 {
+        self.live().uploaded
+    }
+
+    /// Bytes of the source that have come.
     pub(crate) fn set_uploaded(&self, bytes: u64) {
         self.live().uploaded = bytes;
     }
@@ -134,6 +160,7 @@ impl Job {
         let token = live.cancel.clone();
         drop(live);
         self.events.clear();
+        self.trace().clear();
         self.ended.send_replace(false);
         self.enter(State::Planning);
         token
@@ -173,7 +200,7 @@ impl Job {
             End::Failed => State::Failed,
             End::Cancelled => State::Cancelled,
         });
-        let view = self.view(None);
+        let view = self.view(Kept::default());
         let data = serde_json::to_value(&view).unwrap_or(Value::Null);
         self.events.push("end", &data);
         self.ended.send_replace(true);
@@ -188,6 +215,7 @@ impl Job {
 
     /// Hears what the engine tells.
     pub(crate) fn hear(&self, event: JobEvent) {
+        self.trace().hear(self.id(), &event);
         match event {
             JobEvent::Planned { plan, resumed } => self.planned(&plan, resumed),
             JobEvent::Started { task, attempt, slot_pid } => {
@@ -200,7 +228,7 @@ impl Job {
                 }
                 self.task(task, "started", json!({ "attempt": attempt, "slot_pid": slot_pid }));
             }
-            JobEvent::Accepted { task, attempt } => {
+            JobEvent::Accepted { task, attempt, .. } => {
                 self.mark(task, |_| SegmentState::Done);
                 self.task(task, "accepted", json!({ "attempt": attempt }));
             }
@@ -270,13 +298,16 @@ impl Job {
         self.events.push("task", &event);
     }
 
-    /// As clients see it; a finished job is kept for `keep_ms`.
-    pub(crate) fn view(&self, keep_ms: Option<i64>) -> JobView {
+    /// As clients see it; what belongs to a finished job is kept for so long.
+    pub(crate) fn view(&self, kept: Kept) -> JobView {
         let live = self.live();
         let id = self.id().to_string();
         let s = &self.submission;
         let awaits = live.state == State::Queued && live.waiting.as_deref() == Some("upload");
-        let expires = live.ended_ms.zip(keep_ms).map(|(ended, keep)| ended.saturating_add(keep));
+        let after = |keep: Option<i64>| {
+            live.ended_ms.zip(keep).map(|(ended, keep)| rfc3339(ended.saturating_add(keep)))
+        };
+        let made = live.state == State::Succeeded;
         JobView {
             state: live.state,
             waiting: live.waiting.clone(),
@@ -287,7 +318,8 @@ impl Job {
             priority: s.priority,
             created_at: rfc3339(s.created_ms),
             ended_at: live.ended_ms.map(rfc3339),
-            expires_at: expires.map(rfc3339),
+            expires_at: after(if made { kept.output } else { kept.source }),
+            source_expires_at: after(kept.source.filter(|_| made && s.upload)),
             progress: live.view(),
             segments: live.segments.clone(),
             messages: live.messages.clone(),

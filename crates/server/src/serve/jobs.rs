@@ -18,9 +18,11 @@ use frameloom_core::{Error, ErrorKind, Result};
 use super::ServeConfig;
 use super::auth::Who;
 use super::job::Job;
+use super::metrics::Durations;
 use super::problem::{ApiError, ApiResult};
 use super::request::JobRequest;
-use crate::engine::{Begin, EngineHandle, JobOutcome};
+use super::{trace, webhook};
+use crate::engine::{Begin, EngineHandle, JobEvent, JobOutcome};
 use crate::journal::Journal;
 use crate::publish::Ready;
 use crate::resume::{self, Found};
@@ -33,6 +35,9 @@ pub type Ask = Box<
         + Send
         + Sync,
 >;
+
+/// Sends a text to an address, with headers; an error says that it was not taken. It waits.
+pub type Post = Box<dyn Fn(&str, &[(String, String)], &str) -> Result<()> + Send + Sync>;
 
 /// What the server is given by the program that it is a part of.
 pub struct Parts {
@@ -48,6 +53,8 @@ pub struct Parts {
     pub checks: Ask,
     /// A slot that makes pictures of finished jobs.
     pub pictures: Ask,
+    /// Sends webhooks and traces.
+    pub post: Post,
     /// Draws a new job id.
     pub new_id: Box<dyn Fn() -> Result<JobId> + Send + Sync>,
     /// Called before a job's end is written; an error says that this server may decide no more.
@@ -64,6 +71,7 @@ pub(crate) struct Jobs {
     /// Frames of jobs that have ended, and tasks tried again, for the metrics.
     pub(crate) frames: AtomicU64,
     pub(crate) retries: AtomicU64,
+    pub(crate) durations: Durations,
 }
 
 /// Milliseconds since 1970.
@@ -81,6 +89,7 @@ impl Jobs {
             draining: AtomicBool::new(false),
             frames: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            durations: Durations::default(),
         });
         for id in jobs.parts.store.jobs()? {
             if let Err(error) = jobs.take_over(id) {
@@ -100,14 +109,16 @@ impl Jobs {
             return Err(Error::conflict("it was made by 'run'"));
         };
         let (_, decisions) = Journal::open(&dir.journal())?;
-        let (mut uploaded, mut ended) = (None, None);
+        let (mut uploaded, mut ended, mut notified) = (None, None, false);
         for decision in &decisions {
             match decision {
                 Decision::Uploaded { size } => uploaded = Some(*size),
                 Decision::Ended { end, error, at_ms } => {
-                    ended = Some((*end, error.clone(), *at_ms))
+                    ended = Some((*end, error.clone(), *at_ms));
+                    notified = false;
                 }
                 Decision::Retried => ended = None,
+                Decision::Notified => notified = true,
                 _ => {}
             }
         }
@@ -116,7 +127,12 @@ impl Jobs {
         let part = dir.upload_size()?;
         job.set_uploaded(uploaded.unwrap_or(part));
         match ended {
-            Some((end, error, at_ms)) => job.end(end, error, at_ms),
+            Some((end, error, at_ms)) => {
+                job.end(end, error, at_ms);
+                if !notified {
+                    webhook::notify(self, &job);
+                }
+            }
             None if job.submission.upload && uploaded.is_none() => {}
             None => self.begin(&job),
         }
@@ -138,6 +154,18 @@ impl Jobs {
         known
             .filter(|job| who.sees(&job.submission.owner))
             .ok_or_else(|| Error::not_found(format!("job '{}' does not exist", id.escape_debug())))
+    }
+
+    /// Bytes of all uploads that are not whole, but for that of `but`.
+    pub(crate) fn partial_bytes(&self, but: &Job) -> u64 {
+        let list = self.list();
+        let others = list.values().filter(|job| job.id() != but.id() && job.awaits_upload());
+        others.map(|job| job.uploaded()).sum()
+    }
+
+    /// Whether a job is still there.
+    pub(crate) fn holds(&self, job: &Job) -> bool {
+        self.list().contains_key(&job.id())
     }
 
     /// Takes no new jobs any more.
@@ -197,6 +225,9 @@ impl Jobs {
         if self.is_full() {
             return Err(ApiError::full("the store is full; try again when there is room"));
         }
+        if let Some(url) = &request.webhook {
+            webhook::check(url, &self.config.webhook_hosts)?;
+        }
         let id = (self.parts.new_id)()?;
         let (source, upload) = self.source(id, request)?;
         let submission = Submission {
@@ -211,6 +242,7 @@ impl Jobs {
                 .map(|output| self.config.allowed(&output.path, true))
                 .transpose()?,
             idempotency: key,
+            webhook: request.webhook.clone(),
         };
         let file = JobFile {
             id,
@@ -263,6 +295,7 @@ impl Jobs {
         let (mut journal, _) = Journal::open(&dir.journal())?;
         journal.append(&[Decision::Uploaded { size }])?;
         job.set_uploaded(size);
+        job.uploaded_at(now_ms());
         self.begin(job);
         Ok(())
     }
@@ -284,7 +317,7 @@ impl Jobs {
     }
 
     /// Stops a job that is not over.
-    pub(crate) fn cancel(&self, job: &Job) -> Result<()> {
+    pub(crate) fn cancel(self: &Arc<Self>, job: &Arc<Job>) -> Result<()> {
         if job.state().is_terminal() {
             return Err(job.conflict("it cannot be cancelled; ?purge=true deletes it"));
         }
@@ -302,13 +335,15 @@ impl Jobs {
         self.parts.store.remove(job.id())
     }
 
-    fn end(&self, job: &Job, end: End, error: Option<Error>) -> Result<()> {
+    fn end(self: &Arc<Self>, job: &Arc<Job>, end: End, error: Option<Error>) -> Result<()> {
         (self.parts.before_commit)()?;
         let at_ms = now_ms();
         let dir = self.parts.store.job(job.id());
         let (mut journal, _) = Journal::open(&dir.journal())?;
         journal.append(&[Decision::Ended { end, error: error.clone(), at_ms }])?;
         job.end(end, error, at_ms);
+        webhook::notify(self, job);
+        trace::export(self, job);
         Ok(())
     }
 
@@ -321,13 +356,16 @@ impl Jobs {
             let ended = match jobs.find(&job) {
                 Ok(found) => {
                     let done = found.as_ref().map(done_segments).unwrap_or_default();
-                    let watched = Arc::clone(&job);
+                    let (watched, timed) = (Arc::clone(&job), Arc::clone(&jobs));
                     let mut fresh = true;
                     let begin = Begin {
                         job: job.file.clone(),
                         found,
                         priority: job.submission.priority,
                         watcher: Box::new(move |event| {
+                            if let JobEvent::Accepted { task, took, .. } = &event {
+                                timed.durations.note(*task, *took);
+                            }
                             watched.hear(event);
                             if std::mem::take(&mut fresh) {
                                 watched.mark_done(&done);
@@ -362,8 +400,8 @@ impl Jobs {
     }
 
     /// A job's run has ended: its output is put in its place, and that is written down.
-    fn over(&self, job: &Job, ended: Result<JobOutcome>, wall: Duration) {
-        if !self.list().contains_key(&job.id()) {
+    fn over(self: &Arc<Self>, job: &Arc<Job>, ended: Result<JobOutcome>, wall: Duration) {
+        if !self.holds(job) {
             return;
         }
         let ended = ended.and_then(|outcome| self.publish(job, &outcome, wall));
@@ -418,8 +456,19 @@ impl Jobs {
             let kept = |ms: i64, keep: Duration| {
                 now.saturating_sub(ms) > i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)
             };
-            let over =
-                job.ended_ms().zip(self.config.keep).is_some_and(|(ms, keep)| kept(ms, keep));
+            let old = |keep: Option<Duration>| {
+                job.ended_ms().zip(keep).is_some_and(|(ms, keep)| kept(ms, keep))
+            };
+            let made = state == super::view::State::Succeeded;
+            let over = old(if made { self.config.keep_outputs } else { self.config.keep });
+            if made
+                && !over
+                && job.submission.upload
+                && old(self.config.keep)
+                && let Err(error) = self.parts.store.job(job.id()).drop_source()
+            {
+                tracing::warn!(%error, job = %job.id(), "a source cannot be deleted");
+            }
             let stale = job.awaits_upload() && kept(job.submission.created_ms, UPLOAD_KEPT);
             if (over || stale)
                 && let Err(error) = self.purge(&job)

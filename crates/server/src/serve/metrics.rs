@@ -1,17 +1,72 @@
 //! What the server tells Prometheus.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use frameloom_core::wire::Task;
 
 use super::App;
 use super::api::text;
 use super::auth::Who;
 use super::problem::ApiResult;
 use super::view::State as Stands;
+
+/// Upper bounds of the buckets of tasks' times, in seconds.
+const BOUNDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// Steps of a job that are timed.
+const STEPS: [&str; 3] = ["plan", "segment", "concat"];
+
+/// A histogram: tasks by how long they took.
+#[derive(Debug, Default, Clone)]
+struct Histogram {
+    /// Tasks of each bucket alone, the last one above all bounds.
+    counts: [u64; BOUNDS.len() + 1],
+    sum: f64,
+}
+
+/// How long accepted tasks took, by step, since the server began.
+#[derive(Debug, Default)]
+pub(crate) struct Durations(Mutex<[Histogram; STEPS.len()]>);
+
+impl Durations {
+    /// Notes a task that took so long, from claimed to accepted.
+    pub(crate) fn note(&self, task: Task, took: Duration) {
+        let step = match task {
+            Task::Plan => 0,
+            Task::Segment(_) => 1,
+            Task::Concat => 2,
+        };
+        let seconds = took.as_secs_f64();
+        let bucket = BOUNDS.partition_point(|bound| *bound < seconds);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all[step].counts[bucket] += 1;
+        all[step].sum += seconds;
+    }
+
+    fn text(&self) -> String {
+        let name = "frameloom_task_seconds";
+        let mut out = format!(
+            "# HELP {name} Time of tasks from claimed to accepted.\n# TYPE {name} histogram\n"
+        );
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (step, histogram) in STEPS.iter().zip(&all) {
+            let mut below = 0;
+            let bounds = BOUNDS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
+            for (bound, count) in bounds.zip(histogram.counts) {
+                below += count;
+                out += &format!("{name}_bucket{{step=\"{step}\",le=\"{bound}\"}} {below}\n");
+            }
+            out += &format!("{name}_sum{{step=\"{step}\"}} {}\n", histogram.sum);
+            out += &format!("{name}_count{{step=\"{step}\"}} {below}\n");
+        }
+        out
+    }
+}
 
 /// Counters and gauges in Prometheus' text format. It needs a token unless the server is started
 /// with `--open-metrics`.
@@ -83,5 +138,6 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Ap
     }
     let slots = [("{state=\"free\"}".to_owned(), free), ("{state=\"busy\"}".to_owned(), held)];
     family("frameloom_slots", "gauge", "Slots by what they do.", &slots);
+    out += &app.jobs.durations.text();
     Ok(text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", out))
 }

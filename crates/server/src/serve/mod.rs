@@ -13,8 +13,10 @@ mod picture;
 mod problem;
 mod process;
 mod request;
+mod trace;
 mod upload;
 mod view;
+mod webhook;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,10 +31,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use api::openapi;
 pub use auth::Tokens;
-pub use jobs::{Ask, Parts, is_full};
+pub use jobs::{Ask, Parts, Post, is_full};
 pub use listen::{Listener, Tls};
 pub use problem::Problem;
 pub use request::{EncoderRequest, JobRequest, OutputRequest, SourceRequest};
+pub use trace::TraceConfig;
 pub use view::{JobList, JobView, ProgressView, SegmentState, State};
 
 use jobs::Jobs;
@@ -57,17 +60,51 @@ pub struct ServeConfig {
     pub max_upload: u64,
     /// Jobs that are not over, at most.
     pub max_jobs: usize,
-    /// How long a finished job is kept; `None` for ever.
+    /// Bytes that uploads which are not whole may take together.
+    pub max_partial: u64,
+    /// How long a finished job's source is kept, and a job that made no output; `None` for ever.
     pub keep: Option<Duration>,
+    /// How long a job is kept with its output; `None` for ever.
+    pub keep_outputs: Option<Duration>,
     /// Segments done at a time on this machine.
     pub slots: usize,
     /// Whether `/metrics` is open to everybody.
     pub open_metrics: bool,
+    /// Hosts that webhooks may go to, as `HOST` or `HOST:PORT`.
+    pub webhook_hosts: Vec<String>,
+    /// What webhooks are signed with.
+    pub webhook_secret: Option<Secret>,
+    /// Where traces go.
+    pub traces: Option<TraceConfig>,
+}
+
+/// How long, in milliseconds, what belongs to a job is kept after its end; `None` for ever.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kept {
+    source: Option<i64>,
+    output: Option<i64>,
+}
+
+/// A text that is never shown.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl Secret {
+    fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 impl ServeConfig {
-    fn keep_ms(&self) -> Option<i64> {
-        self.keep.map(|keep| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))
+    fn kept(&self) -> Kept {
+        let ms = |keep: Duration| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+        Kept { source: self.keep.map(ms), output: self.keep_outputs.map(ms) }
     }
 
     fn too_large(&self) -> Error {
@@ -221,6 +258,7 @@ impl Server {
             .route("/readyz", get(api::readyz))
             .route("/metrics", get(metrics::metrics))
             .route("/", get(page::index))
+            .route("/api", get(page::api))
             .route("/assets/{name}", get(page::asset))
             .layer(DefaultBodyLimit::max(MOST_JSON));
         sources

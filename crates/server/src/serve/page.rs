@@ -12,9 +12,15 @@ pub(crate) async fn index() -> Response {
     text(StatusCode::OK, "text/html; charset=utf-8", include_str!("page/index.html"))
 }
 
+/// The page that shows the OpenAPI document.
+pub(crate) async fn api() -> Response {
+    text(StatusCode::OK, "text/html; charset=utf-8", include_str!("page/api.html"))
+}
+
 pub(crate) async fn asset(Path(name): Path<String>) -> ApiResult<Response> {
     let (kind, body) = match name.as_str() {
         "app.js" => ("text/javascript; charset=utf-8", include_str!("page/app.js")),
+        "api.js" => ("text/javascript; charset=utf-8", include_str!("page/api.js")),
         "style.css" => ("text/css; charset=utf-8", include_str!("page/style.css")),
         _ => return Err(Error::not_found(format!("no file '{}'", name.escape_debug())).into()),
     };

@@ -8,7 +8,6 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use frameloom_core::{Error, ErrorKind};
 
-use super::App;
 use super::api::idempotency;
 use super::auth::Who;
 use super::job::Job;
@@ -16,6 +15,7 @@ use super::jobs::Jobs;
 use super::problem::{ApiResult, Problem};
 use super::request::JobRequest;
 use super::view::State as Stands;
+use super::{App, Kept};
 use super::{output, upload};
 
 /// Cancels the job where its client goes away.
@@ -170,7 +170,7 @@ pub(crate) async fn process(
             .into());
     }
     let mut response = output::video(&app, &job, &HeaderMap::new()).await?;
-    let view = job.view(None);
+    let view = job.view(Kept::default());
     let summary = format!(
         "id={}; frames={}; fps={:.1}; retried={}",
         view.id, view.progress.frames, view.progress.fps, view.progress.retried

@@ -47,6 +47,8 @@ pub struct JobRequest {
     pub priority: Option<u8>,
     /// Where the output goes beside the store: a path under an allowed writable directory.
     pub output: Option<OutputRequest>,
+    /// An address that hears of the job's end, at a host that the server allows.
+    pub webhook: Option<String>,
 }
 
 /// Where a source comes from: one of both.

@@ -53,9 +53,19 @@ where
     file.seek(SeekFrom::Start(from)).map_err(failed)?;
     let most = job.submission.upload_size.unwrap_or(u64::MAX).min(jobs.config.max_upload);
     let (mut size, mut looked) = (from, from);
-    if jobs.is_full() {
-        return Err(ApiError::full("the store is full; send the rest when there is room"));
-    }
+    let room = |size: u64| {
+        if jobs.is_full() {
+            return Err(ApiError::full("the store is full; send the rest when there is room"));
+        }
+        let others = jobs.partial_bytes(job);
+        if others.saturating_add(size) > jobs.config.max_partial {
+            return Err(ApiError::full(&format!(
+                "uploads that are not whole take {others} bytes beside this one (--max-partial); send the rest later"
+            )));
+        }
+        Ok(())
+    };
+    room(from)?;
     loop {
         let next = tokio::time::timeout(SILENT, body.next()).await;
         let Ok(next) = next else {
@@ -85,9 +95,7 @@ where
         job.set_uploaded(size);
         if size - looked > LOOK_EVERY {
             looked = size;
-            if jobs.is_full() {
-                return Err(ApiError::full("the store is full; send the rest when there is room"));
-            }
+            room(size)?;
         }
     }
     Ok(size)

@@ -110,6 +110,9 @@ pub struct JobView {
     /// When it will be deleted, where it will.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
+    /// When the source that was sent along will be deleted, where the output outlives it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_expires_at: Option<String>,
     /// How far it is.
     pub progress: ProgressView,
     /// Its segments, once it is planned.

@@ -191,10 +191,11 @@ function show(job) {
   $("purge").hidden = !over;
   $("retry").hidden = !["failed", "cancelled"].includes(job.state);
   const done = job.state === "succeeded";
-  $("download").hidden = $("result").hidden = !done;
+  $("download").hidden = $("gif").hidden = $("result").hidden = !done;
   if (done && $("result").dataset.job !== job.id) {
     $("result").dataset.job = job.id;
     $("download").href = $("result").src = job.output_url;
+    $("gif").href = `/v1/jobs/${job.id}/preview.gif`;
     steps(job.id);
   }
 }
