@@ -1,5 +1,6 @@
 //! Going on where an earlier run was cut off, if it was the same job.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -148,17 +149,15 @@ pub fn fingerprint_of(path: &Path, whole: bool) -> Result<Fingerprint> {
 }
 
 impl Found {
-    /// Whether a file in `results/` is still of use.
-    pub fn keeps(&self, name: &str) -> bool {
+    /// The names of the files in `results/` that are still of use.
+    pub fn kept(&self) -> BTreeSet<String> {
         let plan = self.plan.as_ref().map(|(attempt, _)| format!("plan.{attempt}"));
-        let concat = self.concat.as_ref().map(|report| format!("output.{}", report.attempt));
-        plan.is_some_and(|plan| plan == name)
-            || concat.is_some_and(|concat| {
-                name.strip_prefix(&concat).is_some_and(|rest| matches!(rest, "" | ".frames"))
-            })
-            || self.segments.iter().any(|report| match report.task {
-                Task::Segment(k) => format!("{k}.{}", report.attempt) == name,
-                _ => false,
-            })
+        let output = self.concat.as_ref().map(|report| format!("output.{}", report.attempt));
+        let frames = output.as_ref().map(|output| format!("{output}.frames"));
+        let segments = self.segments.iter().filter_map(|report| match report.task {
+            Task::Segment(k) => Some(format!("{k}.{}", report.attempt)),
+            _ => None,
+        });
+        plan.into_iter().chain(output).chain(frames).chain(segments).collect()
     }
 }

@@ -244,7 +244,8 @@ fn in_work(
     match &found {
         Some(found) => {
             job.id = found.id;
-            store.job(job.id).sweep(|name| found.keeps(name))?;
+            let kept = found.kept();
+            store.job(job.id).sweep(|name| kept.contains(name))?;
         }
         None => store.job(job.id).create(&job)?,
     }

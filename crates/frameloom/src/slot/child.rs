@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
     ConcatTask, NeededSegment, PlanOutput, PlanTask, ProbeTask, SegmentTask, SlotCommand, SlotDone,
     SlotEvent, SlotFailed, SlotPreview, SlotProgress, SlotReady, TaskOutput, WrittenFile,
@@ -42,8 +44,9 @@ pub(crate) fn run() -> Result<()> {
     frameloom_media::init();
     peer.send(&SlotEvent::Ready(SlotReady { engine }))?;
     let mut runner = SegmentRunner::new();
+    let mut plans = Plans::default();
     while let Some((command, descriptors)) = peer.receive::<SlotCommand>()? {
-        let event = match task(&mut peer, &mut runner, command, descriptors) {
+        let event = match task(&mut peer, &mut runner, &mut plans, command, descriptors) {
             Ok(output) => SlotEvent::Done(SlotDone { output }),
             Err(error) => SlotEvent::Failed(SlotFailed { error }),
         };
@@ -82,6 +85,7 @@ impl Descriptors {
 fn task(
     peer: &mut Peer,
     runner: &mut SegmentRunner,
+    plans: &mut Plans,
     command: SlotCommand,
     descriptors: Vec<OwnedFd>,
 ) -> Result<TaskOutput> {
@@ -96,7 +100,7 @@ fn task(
             let (video, out) = (descriptors.take()?, descriptors.take()?);
             frameloom_media::picture(&video, &task, out).map(TaskOutput::Picture)
         }
-        SlotCommand::Segment(task) => segment(peer, runner, &task, &mut descriptors),
+        SlotCommand::Segment(task) => segment(peer, runner, plans, &task, &mut descriptors),
         SlotCommand::Concat(task) => concat(peer, &task, &mut descriptors),
         SlotCommand::Segments(needed) => {
             Err(Error::internal(format!("nobody asked for segment {}", needed.segment)))
@@ -141,7 +145,29 @@ fn write_json<T: Serialize>(mut out: File, value: &T) -> Result<WrittenFile> {
     Ok(WrittenFile { size: text.len() as u64, sha256: String::new() })
 }
 
-fn read_plan(file: File) -> Result<frameloom_core::plan::Plan> {
+/// The plan of the job that is at work: read once, not with each of its segments.
+#[derive(Default)]
+struct Plans {
+    /// Which file it was read from: device, inode, size and time of change.
+    read: Option<([i64; 4], Plan)>,
+}
+
+impl Plans {
+    fn get(&mut self, file: File) -> Result<&Plan> {
+        let meta = file.metadata().map_err(|e| Error::io("cannot read the plan", &e))?;
+        let number = |n: u64| n.cast_signed();
+        let key = [number(meta.dev()), number(meta.ino()), number(meta.len()), meta.ctime_nsec()];
+        if self.read.as_ref().is_none_or(|(known, _)| *known != key) {
+            self.read = Some((key, read_plan(file)?));
+        }
+        match &self.read {
+            Some((_, plan)) => Ok(plan),
+            None => Err(Error::internal("no plan was read")),
+        }
+    }
+}
+
+fn read_plan(file: File) -> Result<Plan> {
     serde_json::from_reader(std::io::BufReader::new(file))
         .map_err(|e| Error::internal("the plan is malformed").with_source(e))
 }
@@ -149,14 +175,15 @@ fn read_plan(file: File) -> Result<frameloom_core::plan::Plan> {
 fn segment(
     peer: &mut Peer,
     runner: &mut SegmentRunner,
+    plans: &mut Plans,
     task: &SegmentTask,
     descriptors: &mut Descriptors,
 ) -> Result<TaskOutput> {
     let (source, plan, out) = (descriptors.take()?, descriptors.take()?, descriptors.take()?);
-    let plan = read_plan(plan)?;
+    let plan = plans.get(plan)?;
     let mut teller = Teller { told: None };
     runner
-        .run(&source, &plan, task, out, &mut |progress| match progress {
+        .run(&source, plan, task, out, &mut |progress| match progress {
             Progress::Frames(frames) => teller.tell(peer, frames),
             Progress::Preview(pair) => {
                 let base64 = base64::engine::general_purpose::STANDARD;

@@ -395,7 +395,8 @@ impl Jobs {
             dir.sweep(|_| false)?;
             return Ok(None);
         }
-        dir.sweep(|name| found.keeps(name))?;
+        let kept = found.kept();
+        dir.sweep(|name| kept.contains(name))?;
         Ok(Some(found).filter(|found| found.plan.is_some()))
     }
 

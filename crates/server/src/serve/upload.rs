@@ -90,7 +90,8 @@ where
                 jobs.config.too_large().into()
             });
         }
-        file.write_all(&bytes).map_err(failed)?;
+        // A slow disk must not hold up those who share this thread.
+        tokio::task::block_in_place(|| file.write_all(&bytes)).map_err(failed)?;
         size += bytes.len() as u64;
         job.set_uploaded(size);
         if size - looked > LOOK_EVERY {
