@@ -19,9 +19,9 @@ fn message(task: Task, attempt: u128) -> TaskMessage {
 pub async fn check(broker: &dyn Broker) {
     // In order, and each queue for itself.
     for i in 0..3u8 {
-        broker.send(message(Task::Segment(u32::from(i)), u128::from(i))).await.unwrap();
+        broker.send(message(Task::Segment(u32::from(i)), u128::from(i)), 6).await.unwrap();
     }
-    broker.send(message(Task::Plan, 9)).await.unwrap();
+    broker.send(message(Task::Plan, 9), 6).await.unwrap();
     assert_eq!(broker.len(Queue::Segment).await.unwrap(), 3);
     assert_eq!(broker.len(Queue::Control).await.unwrap(), 1);
     assert_eq!(broker.receive(Queue::Control).await.unwrap(), message(Task::Plan, 9));
@@ -31,19 +31,29 @@ pub async fn check(broker: &dyn Broker) {
     }
     assert_eq!(broker.len(Queue::Segment).await.unwrap(), 0);
 
+    // The most urgent first, and in order among those that are as urgent.
+    for (task, urgency) in [(1, 6), (2, 9), (3, 3), (4, 6), (5, 3)] {
+        broker.send(message(Task::Segment(task), u128::from(task)), urgency).await.unwrap();
+    }
+    for expected in [3, 5, 1, 4, 2] {
+        let received = broker.receive(Queue::Segment).await.unwrap();
+        assert_eq!(received.task, Task::Segment(expected));
+    }
+
     // Receiving waits, and a wait that is given up takes nothing.
     let wait = tokio::time::timeout(Duration::from_millis(50), broker.receive(Queue::Segment));
     assert!(wait.await.is_err(), "a message came from an empty queue");
     let late = message(Task::Segment(7), 7);
-    let (received, sent) = tokio::join!(broker.receive(Queue::Segment), broker.send(late.clone()));
+    let (received, sent) =
+        tokio::join!(broker.receive(Queue::Segment), broker.send(late.clone(), 6));
     sent.unwrap();
     assert_eq!(received.unwrap(), late);
 
     // Several that wait get a message each.
     let (a, b, sent) =
         tokio::join!(broker.receive(Queue::Segment), broker.receive(Queue::Segment), async {
-            broker.send(message(Task::Segment(1), 1)).await?;
-            broker.send(message(Task::Segment(2), 2)).await
+            broker.send(message(Task::Segment(1), 1), 6).await?;
+            broker.send(message(Task::Segment(2), 2), 6).await
         });
     sent.unwrap();
     let mut tasks = [a.unwrap().task, b.unwrap().task];

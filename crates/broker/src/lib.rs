@@ -18,15 +18,21 @@ pub use memory::Memory;
 /// A future that a broker answers with.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
+/// How urgent a message is: 0 is the most urgent, 9 the least, as Celery's brokers have it.
+pub type Urgency = u8;
+
+/// The least urgent.
+pub const LEAST_URGENT: Urgency = 9;
+
 /// Carries task messages.
 pub trait Broker: Send + Sync {
-    /// Puts a message at the end of its task's queue.
+    /// Puts a message in its task's queue, behind those that are as urgent or more so.
     ///
     /// # Errors
     /// Exhausted where the queue is full; Unavailable where the broker does not answer.
-    fn send(&self, message: TaskMessage) -> Reply<'_, ()>;
+    fn send(&self, message: TaskMessage, urgency: Urgency) -> Reply<'_, ()>;
 
-    /// Waits for the next message of a queue and takes it. A future that is dropped takes none.
+    /// Waits for the most urgent message of a queue and takes it. A future that is dropped takes none.
     ///
     /// # Errors
     /// Unavailable where the broker does not answer.

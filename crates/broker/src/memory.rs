@@ -7,14 +7,15 @@ use frameloom_core::Error;
 use frameloom_core::wire::{Queue, TaskMessage};
 use tokio::sync::Notify;
 
-use crate::{Broker, Reply};
+use crate::{Broker, LEAST_URGENT, Reply, Urgency};
 
 /// Messages that a queue holds at most. The scheduler's window keeps far below.
 const MOST: usize = 100_000;
 
 #[derive(Default)]
 struct Waiting {
-    messages: Mutex<VecDeque<TaskMessage>>,
+    /// By urgency.
+    messages: Mutex<BTreeMap<Urgency, VecDeque<TaskMessage>>>,
     arrived: Notify,
 }
 
@@ -42,14 +43,14 @@ impl Memory {
 }
 
 impl Broker for Memory {
-    fn send(&self, message: TaskMessage) -> Reply<'_, ()> {
+    fn send(&self, message: TaskMessage, urgency: Urgency) -> Reply<'_, ()> {
         Box::pin(async move {
             let waiting = self.waiting(message.task.queue())?;
             let mut messages = waiting.messages.lock().unwrap_or_else(PoisonError::into_inner);
-            if messages.len() == MOST {
+            if messages.values().map(VecDeque::len).sum::<usize>() >= MOST {
                 return Err(Error::exhausted(format!("{MOST} messages wait already")));
             }
-            messages.push_back(message);
+            messages.entry(urgency.min(LEAST_URGENT)).or_default().push_back(message);
             waiting.arrived.notify_one();
             Ok(())
         })
@@ -63,8 +64,9 @@ impl Broker for Memory {
                 {
                     let mut messages =
                         waiting.messages.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(message) = messages.pop_front() {
-                        if !messages.is_empty() {
+                    let next = messages.values_mut().find_map(VecDeque::pop_front);
+                    if let Some(message) = next {
+                        if messages.values().any(|waiting| !waiting.is_empty()) {
                             // Another receiver may have missed its call.
                             waiting.arrived.notify_one();
                         }
@@ -79,7 +81,8 @@ impl Broker for Memory {
     fn len(&self, queue: Queue) -> Reply<'_, usize> {
         Box::pin(async move {
             let messages = &self.waiting(queue)?.messages;
-            Ok(messages.lock().unwrap_or_else(PoisonError::into_inner).len())
+            let messages = messages.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(messages.values().map(VecDeque::len).sum())
         })
     }
 }

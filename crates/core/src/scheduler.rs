@@ -439,6 +439,12 @@ impl Scheduler {
         (self.total() - running - self.accepted, running, self.accepted)
     }
 
+    /// Tasks that somebody was asked to do and that are not done: sent or claimed.
+    pub fn under_way(&self) -> u32 {
+        let ready = u32::try_from(self.ready.len()).unwrap_or(u32::MAX);
+        self.total().saturating_sub(ready).saturating_sub(self.accepted)
+    }
+
     /// Every attempt that failed.
     pub fn failures(&self) -> &[FailedAttempt] {
         &self.failed

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use frameloom_broker::Urgency;
 use frameloom_core::id::{AttemptId, NodeId};
 use frameloom_core::metrics::{DepthSample, FrameCounts};
 use frameloom_core::plan::Plan;
@@ -135,9 +136,19 @@ impl JobRun {
         })
     }
 
+    /// Segments that wait in the queue or are at work.
+    pub(super) fn under_way(&self) -> usize {
+        self.scheduler.under_way() as usize
+    }
+
     /// Sends the next task; with `idle` slots and nothing to send, a second attempt at a slow one.
     /// Answers whether a task was sent.
-    pub(super) async fn send(&mut self, shared: &Shared, idle: usize) -> Result<bool> {
+    pub(super) async fn send(
+        &mut self,
+        shared: &Shared,
+        idle: usize,
+        urgency: Urgency,
+    ) -> Result<bool> {
         let now = self.started.elapsed();
         let commands = self.scheduler.step(now, 1, idle, &mut || (shared.config.new_id)());
         let mut sent = false;
@@ -148,7 +159,7 @@ impl JobRun {
                     self.decide(shared, &[decision])?;
                     self.sent_at.insert(attempt, Instant::now());
                     let message = TaskMessage { job: self.job.id, task, attempt };
-                    if let Err(error) = shared.broker.send(message).await {
+                    if let Err(error) = shared.broker.send(message, urgency).await {
                         self.scheduler.lost(attempt);
                         return Err(error);
                     }

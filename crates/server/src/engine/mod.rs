@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use frameloom_broker::Broker;
+use frameloom_broker::{Broker, Urgency};
 use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::metrics::{DepthSample, FrameCounts};
 use frameloom_core::plan::Plan;
@@ -207,6 +207,18 @@ struct Engine {
     nodes: Nodes,
     turn: u64,
     idle: usize,
+    slots: usize,
+}
+
+/// How urgent a segment is by its job's priority, 0 to 9; one of a job that has less than its share
+/// of the slots goes before all others of that priority.
+fn urgency(priority: u8, has_less: bool) -> Urgency {
+    let base: u8 = match priority {
+        6.. => 3,
+        5 => 6,
+        _ => 9,
+    };
+    base - if has_less { 3 } else { 0 }
 }
 
 /// Starts an engine on the current runtime.
@@ -221,6 +233,7 @@ pub fn start(config: EngineConfig, links: Links) -> EngineHandle {
         nodes: Nodes::default(),
         turn: 0,
         idle: 0,
+        slots: 0,
     };
     tokio::spawn(engine.run());
     EngineHandle { begin: sender }
@@ -265,6 +278,7 @@ impl Engine {
     fn look(&mut self) -> Result<()> {
         let look = self.nodes.look(&self.shared.store, self.shared.config.lease)?;
         self.idle = look.idle();
+        self.slots = look.slots();
         let mut broken = Vec::new();
         for (id, entry) in &mut self.jobs {
             entry.run.beats(&look.live, &look.lost);
@@ -314,20 +328,31 @@ impl Engine {
         let hold = (self.shared.config.hold)();
         loop {
             let room = !hold && waiting < self.shared.config.window;
+            // A job that has less than its share of the slots need not wait for room, and goes
+            // before what the others have waiting: else a short job would wait for them, too.
+            let open = self.jobs.values().filter(|e| e.run.wants().is_some()).count();
+            let share = if open > 1 { self.slots.div_ceil(open) } else { 0 };
             let next = self
                 .jobs
                 .iter_mut()
                 .filter_map(|(id, entry)| Some((id, entry.run.wants()?, entry)))
-                .filter(|(_, queue, _)| *queue == Queue::Control || room)
-                .min_by_key(|(_, queue, entry)| {
+                .map(|(id, queue, entry)| {
+                    let has_less = entry.run.under_way() < share;
+                    (id, queue, has_less, entry)
+                })
+                .filter(|(_, queue, has_less, _)| {
+                    *queue == Queue::Control || room || (*has_less && !hold)
+                })
+                .min_by_key(|(_, queue, _, entry)| {
                     (*queue != Queue::Control, Reverse(entry.priority), entry.served)
                 });
-            let Some((id, queue, entry)) = next else { break };
+            let Some((id, queue, has_less, entry)) = next else { break };
             let id = *id;
+            let urgency = urgency(entry.priority, has_less);
             self.turn += 1;
             entry.served = self.turn;
             waiting += usize::from(queue == Queue::Segment);
-            match entry.run.send(&self.shared, 0).await {
+            match entry.run.send(&self.shared, 0, urgency).await {
                 Ok(true) => {}
                 // It was about to have its turn, and has not: others come first.
                 Ok(false) => break,
@@ -337,7 +362,8 @@ impl Engine {
         }
         if self.idle > 0 && waiting == 0 && !hold {
             for entry in self.jobs.values_mut() {
-                if entry.run.send(&self.shared, self.idle).await? {
+                let urgency = urgency(entry.priority, false);
+                if entry.run.send(&self.shared, self.idle, urgency).await? {
                     break;
                 }
             }

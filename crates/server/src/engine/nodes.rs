@@ -27,6 +27,11 @@ pub(super) struct Look {
 }
 
 impl Look {
+    /// Segment slots, at work or not; what control slots hold counts, too.
+    pub(super) fn slots(&self) -> usize {
+        self.idle() + self.live.iter().map(|(_, beat)| beat.held.len()).sum::<usize>()
+    }
+
     /// Segment slots without work.
     pub(super) fn idle(&self) -> usize {
         self.live.iter().map(|(_, beat)| beat.free_slots as usize).sum()
