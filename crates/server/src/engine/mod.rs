@@ -328,16 +328,17 @@ impl Engine {
         let hold = (self.shared.config.hold)();
         loop {
             let room = !hold && waiting < self.shared.config.window;
-            // A job that has less than its share of the slots need not wait for room, and goes
-            // before what the others have waiting: else a short job would wait for them, too.
+            // A job that has no more than its share of the slots need not wait for room, and goes
+            // before what the others have waiting. One task more than its share waits in the queue:
+            // else the slot that ends the one before takes somebody else's first.
             let open = self.jobs.values().filter(|e| e.run.wants().is_some()).count();
-            let share = if open > 1 { self.slots.div_ceil(open) } else { 0 };
+            let share = if open > 1 { self.slots / open } else { 0 };
             let next = self
                 .jobs
                 .iter_mut()
                 .filter_map(|(id, entry)| Some((id, entry.run.wants()?, entry)))
                 .map(|(id, queue, entry)| {
-                    let has_less = entry.run.under_way() < share;
+                    let has_less = entry.run.under_way() <= share;
                     (id, queue, has_less, entry)
                 })
                 .filter(|(_, queue, has_less, _)| {

@@ -5,6 +5,7 @@ mod auth;
 mod events;
 mod job;
 mod jobs;
+mod linger;
 mod listen;
 mod metrics;
 mod output;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use frameloom_core::{Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
@@ -266,6 +267,7 @@ impl Server {
             .fallback(api::nowhere)
             .method_not_allowed_fallback(api::wrong_method)
             .layer(from_fn_with_state(Arc::clone(&app), auth::guard))
+            .layer(from_fn(linger::linger))
             .with_state(app)
     }
 }
