@@ -363,7 +363,7 @@ impl Scheduler {
             attempt: id,
             error: error.clone(),
         });
-        let once = error.kind() == ErrorKind::Internal && failures >= 2;
+        let once = by_task && error.kind() == ErrorKind::Internal && failures >= 2;
         // A full disk is not the task's fault, and no second try makes room.
         let full = error.kind() == ErrorKind::Exhausted;
         if !error.kind().is_retryable() || (full && !self.patient) {
@@ -543,6 +543,18 @@ mod tests {
         for n in 1..=MAX_ATTEMPTS {
             assert!(error.message().contains(&format!("take {n}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_bug_elsewhere_does_not_fail_a_task_that_failed_twice_by_itself() {
+        let mut new_id = ids();
+        let mut s = planned(1, &mut new_id);
+        for by_task in [true, true, false] {
+            let (_, attempt) = sent(&s.step(NOW, 1, 1, &mut new_id))[0];
+            let error = if by_task { Error::unavailable("died") } else { Error::internal("bug") };
+            s.failed(attempt, error, by_task, NOW);
+        }
+        assert_eq!(s.phase(), &Phase::Running);
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn tell(seed: u64, ending: &Ending) {
 #[test]
 fn any_faults_end_with_each_task_accepted_once_and_only_guilty_jobs_failed() {
     for seed in seeds(32) {
-        let ending = run(Scenario::stormy(seed, (10, 4), (6, 240)));
+        let ending = run(Scenario::stormy(seed, (10, 4), (6, 600)));
         tell(seed, &ending);
     }
 }
@@ -74,7 +74,7 @@ fn a_short_job_beside_long_ones_ends_in_three_times_its_own_time_and_a_task() {
     for seed in seeds(16) {
         let mut random = Random::new(seed);
         let submitted = random.time(20_000, 60_000);
-        let segments = 2 + random.index(30);
+        let segments = 2 + random.index(39);
         let short = JobModel::new(&mut random, submitted, segments);
         let mut alone = Scenario::calm(seed, 10, 4);
         alone.jobs = vec![short];

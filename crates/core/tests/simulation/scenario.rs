@@ -135,24 +135,24 @@ impl Scenario {
         let k = u32::try_from(r.index(models[poison].segments.len())).expect("few segments");
         models[poison].poison = Some([Task::Plan, Task::Concat, Task::Segment(k)][r.index(3)]);
         let faults = Faults {
-            lost: r.rate(80),
-            late: r.rate(80),
-            repeated: r.rate(200),
+            lost: r.rate(200),
+            late: r.rate(150),
+            repeated: r.rate(300),
             reordered: r.rate(300),
-            unseen: r.rate(100),
-            unreported: r.rate(10),
-            unlucky: r.rate(60),
-            // Each node has one every two minutes or so.
-            nodes_every: 120_000 / nodes as Time,
-            server_every: r.time(10_000, 40_000),
+            unseen: r.rate(200),
+            unreported: r.rate(30),
+            unlucky: r.rate(200),
+            // Each node has one every half minute to four minutes.
+            nodes_every: r.time(30_000, 240_000) / nodes as Time,
+            server_every: r.time(5000, 40_000),
         };
         Self {
             jobs: models,
             faults,
             faults_end: 180_000,
             survivors: [None, None, Some(1)][r.index(3)].filter(|_| nodes < 50),
-            own_failures: r.rate(80),
-            slow_slots: r.rate(60),
+            own_failures: r.rate(300),
+            slow_slots: r.rate(100),
             ..Self::calm(seed, nodes, slots)
         }
     }
