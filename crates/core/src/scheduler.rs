@@ -388,14 +388,27 @@ impl Scheduler {
         Error::new(last.kind(), format!("{task} failed {count} times:{}", reasons.concat()))
     }
 
-    /// The attempt is lost with its node or its message: it is sent again, and doesn't count.
+    /// The attempt is lost with its node or its message: it doesn't count, and the task is sent
+    /// again, unless it has failed too often beside.
     pub fn lost(&mut self, id: AttemptId) {
         let Some(task) = self.task_of(id) else { return };
-        self.change(task, |state| {
+        let spent = self.change(task, |state| {
             if let Some(attempt) = state.attempts.iter_mut().find(|a| a.id == id) {
                 attempt.state = State::Over;
             }
+            let others = state.live().next().is_some();
+            state.accepted.is_none() && !others && state.failures >= MAX_ATTEMPTS
         });
+        // The last of its failures waited for this one, that ran beside.
+        let open = !matches!(self.phase, Phase::Done | Phase::Failed(_));
+        let name = task.to_string();
+        if spent == Some(true)
+            && open
+            && let Some(last) = self.failed.iter().rev().find(|failed| failed.task == name)
+        {
+            let last = last.error.clone();
+            self.phase = Phase::Failed(self.given_up(task, &last));
+        }
     }
 
     fn advance(&mut self) {
@@ -543,6 +556,30 @@ mod tests {
         for n in 1..=MAX_ATTEMPTS {
             assert!(error.message().contains(&format!("take {n}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_second_attempt_that_is_lost_gives_no_fourth_chance() {
+        let mut new_id = ids();
+        let mut s = planned(3, &mut new_id);
+        let second = Duration::from_secs(1);
+        let tasks = sent(&s.step(NOW, 9, 0, &mut new_id));
+        for (_, attempt) in &tasks {
+            s.claimed(*attempt, NOW);
+        }
+        s.done(tasks[0].1, second);
+        s.done(tasks[1].1, second);
+        let mut attempt = tasks[2].1;
+        for _ in 1..MAX_ATTEMPTS {
+            s.failed(attempt, Error::unavailable("slot died"), true, second);
+            attempt = sent(&s.step(second, 1, 1, &mut new_id))[0].1;
+            s.claimed(attempt, second);
+        }
+        let (_, beside) = sent(&s.step(second * 9, 9, 1, &mut new_id))[0];
+        s.failed(attempt, Error::unavailable("slot died"), true, second * 9);
+        assert_eq!(s.phase(), &Phase::Running);
+        s.lost(beside);
+        assert!(matches!(s.phase(), Phase::Failed(e) if e.message().contains("failed 3 times")));
     }
 
     #[test]

@@ -142,5 +142,6 @@ impl World {
                 self.kill(n);
             }
         }
+        self.measure();
     }
 }

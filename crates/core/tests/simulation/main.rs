@@ -1,7 +1,8 @@
 //! The scheduler among machines that fail: a simulation in virtual time that follows from a seed.
 //!
 //! Schedulers are the real ones. Around them are modelled the server that drives them, the broker,
-//! the store, nodes and slots, and what goes wrong with each. `FRAMELOOM_SEED=N` runs one seed alone.
+//! the store, nodes and slots, and what goes wrong with each. `FRAMELOOM_SEED=N` runs one seed alone,
+//! `FRAMELOOM_SEEDS=N` the first N.
 
 mod broker;
 mod faults;
@@ -19,11 +20,15 @@ use random::{Random, Time};
 use scenario::{JobModel, Scenario};
 use world::{Ending, run};
 
-/// The seeds to try: `count` of them, or the one that is asked for.
+/// The seeds to try: `count` of them, or as the environment says.
 fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("FRAMELOOM_SEED") {
-        Ok(seed) => vec![seed.parse().expect("FRAMELOOM_SEED is a number")],
-        Err(_) => (1..=count).collect(),
+    let asked = |name| {
+        let value = std::env::var(name).ok()?;
+        Some(value.parse().unwrap_or_else(|_| panic!("{name}='{value}' is not a number")))
+    };
+    match asked("FRAMELOOM_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=asked("FRAMELOOM_SEEDS").unwrap_or(count)).collect(),
     }
 }
 

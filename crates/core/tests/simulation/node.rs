@@ -7,6 +7,7 @@ use frameloom_core::wire::Queue;
 
 use crate::broker::{Message, Place};
 use crate::random::Time;
+use crate::scenario::SLOWEST;
 use crate::store::{Beat, Outcome, Report};
 use crate::world::{Event, World};
 
@@ -71,7 +72,7 @@ impl World {
         for s in 0..=self.scenario.slots {
             let slow = self.random.chance(self.scenario.slow_slots);
             let first = if (n, s) == (0, 1) { self.scenario.first_slot } else { 1 };
-            let slowness = if slow { self.random.time(2, 10) } else { first };
+            let slowness = if slow { self.random.time(2, SLOWEST) } else { first };
             slots.push(Slot { slowness, message: None, work: None });
         }
         let node = Node {
@@ -90,6 +91,15 @@ impl World {
         self.at(self.now + phase, Event::Beat(n));
         self.hand_out(Queue::Control);
         self.hand_out(Queue::Segment);
+    }
+
+    /// Notes how fast the nodes that live are; where none does, one of slow slots will join.
+    pub(crate) fn measure(&mut self) {
+        let living = self.nodes.iter().filter(|node| !node.dead);
+        let slots = living.flat_map(|node| node.slots.iter().skip(1));
+        let speed: Time = slots.map(|slot| 1000 / slot.slowness).sum();
+        let least = self.scenario.slots as Time * 1000 / SLOWEST;
+        self.speed = speed.max(least);
     }
 
     /// The node dies with all it holds.

@@ -4,6 +4,9 @@ use frameloom_core::wire::Task;
 
 use crate::random::{Random, Time};
 
+/// How many times as long as others a slow slot takes at most.
+pub(crate) const SLOWEST: Time = 10;
+
 /// How often things go wrong, of a thousand, until [`Scenario::faults_end`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Faults {
@@ -80,7 +83,7 @@ pub(crate) struct Scenario {
     pub(crate) survivors: Option<usize>,
     /// Of a thousand attempts of a task, those that fail by themselves, twice a task at most.
     pub(crate) own_failures: u32,
-    /// Slots of a thousand that take 2 to 10 times as long as others.
+    /// Slots of a thousand that take 2 to [`SLOWEST`] times as long as others.
     pub(crate) slow_slots: u32,
     /// How slow the first slot of the first node is.
     pub(crate) first_slot: u64,
@@ -157,11 +160,8 @@ impl Scenario {
         }
     }
 
-    /// When every job must have ended: a good while after the faults, with the nodes that are left.
-    pub(crate) fn deadline(&self) -> Time {
-        let work: Time = self.jobs.iter().flat_map(|job| &job.segments).sum();
-        let begun = self.jobs.iter().map(|job| job.submitted).max().unwrap_or(0);
-        let slots = self.survivors.unwrap_or(self.nodes) * self.slots;
-        self.faults_end.max(begun) + 300_000 + work * 2 / slots as Time
+    /// How long all segments take, one after the other.
+    pub(crate) fn work(&self) -> Time {
+        self.jobs.iter().flat_map(|job| &job.segments).sum()
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct World {
     /// How often each task has failed by itself.
     pub(crate) own: BTreeMap<(usize, Task), u32>,
     pub(crate) counts: Counts,
+    /// What all segment slots do in a second, in milliseconds of a slot of usual speed.
+    pub(crate) speed: Time,
 }
 
 /// How a run ended.
@@ -97,22 +99,23 @@ pub(crate) fn run(scenario: Scenario) -> Ending {
         servers: Vec::new(),
         own: BTreeMap::new(),
         counts: Counts::default(),
+        speed: 1,
         scenario,
     };
     for _ in 0..world.scenario.nodes {
         world.join();
     }
+    world.measure();
     world.at(0, Event::Start);
     if world.scenario.faults_end > 0 {
         world.at(world.scenario.faults.nodes_every, Event::NodeFault);
         world.at(world.scenario.faults.server_every, Event::ServerFault);
         world.at(world.scenario.faults_end, Event::Calm);
     }
-    let deadline = world.scenario.deadline();
     while !world.is_over() {
         let Some(((now, _), event)) = world.events.pop_first() else { break };
         world.now = now;
-        assert!(now <= deadline, "{}", world.stuck());
+        assert!(now <= world.deadline(), "{}", world.stuck());
         world.counts.events += 1;
         world.happen(event);
     }
@@ -134,6 +137,13 @@ impl World {
     pub(crate) fn until_seen(&mut self) -> Time {
         let late = self.random.chance(self.scenario.faults.unseen);
         self.random.time(1, if late { 15_000 } else { 50 })
+    }
+
+    /// When every job must have ended: a good while after the faults, by what slots are left.
+    fn deadline(&self) -> Time {
+        let begun = self.scenario.jobs.iter().map(|job| job.submitted).max().unwrap_or(0);
+        let since = self.scenario.faults_end.max(begun);
+        since + 400_000 + self.scenario.work() * 2000 / self.speed
     }
 
     fn is_over(&self) -> bool {
