@@ -282,7 +282,8 @@ impl Scheduler {
         self.running
             .iter()
             .filter_map(|task| Some((task, self.tasks.get(task)?)))
-            .filter(|(_, state)| state.accepted.is_none() && state.live().count() == 1)
+            .filter(|(_, state)| state.accepted.is_none() && state.failures < MAX_ATTEMPTS)
+            .filter(|(_, state)| state.live().count() == 1)
             .filter_map(|(task, state)| match state.live().next()?.state {
                 State::Claimed { at } => Some((now.saturating_sub(at), *task)),
                 _ => None,
@@ -578,6 +579,8 @@ mod tests {
         let (_, beside) = sent(&s.step(second * 9, 9, 1, &mut new_id))[0];
         s.failed(attempt, Error::unavailable("slot died"), true, second * 9);
         assert_eq!(s.phase(), &Phase::Running);
+        s.claimed(beside, second * 9);
+        assert!(s.step(second * 30, 9, 1, &mut new_id).is_empty());
         s.lost(beside);
         assert!(matches!(s.phase(), Phase::Failed(e) if e.message().contains("failed 3 times")));
     }

@@ -362,7 +362,8 @@ impl Server {
             let old = |(message, at): &(Message, Time)| {
                 message.task.queue() == queue && now - at >= TWO_BEATS
             };
-            let old: Vec<(Message, Time)> = self.sent.values().filter(|s| old(s)).copied().collect();
+            let old: Vec<(Message, Time)> =
+                self.sent.values().filter(|s| old(s)).copied().collect();
             for (message, at) in old {
                 match world.store.claimant(message.attempt, now) {
                     Some(_) if now - at > LEASE => self.lost(message.attempt, world),
