@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use frameloom_core::id::AttemptId;
 use frameloom_core::scheduler::{Command, MAX_ATTEMPTS, Phase, Scheduler, Verdict};
@@ -11,6 +10,7 @@ use frameloom_core::wire::{Queue, Task};
 use frameloom_core::{Error, ErrorKind};
 
 use crate::broker::Message;
+use crate::job::Run;
 use crate::nodes::{LEASE, Nodes};
 use crate::random::Time;
 use crate::store::Report;
@@ -22,28 +22,6 @@ const TWO_BEATS: Time = 2000;
 /// The server has died, or another one has taken over: it decides no more.
 #[derive(Debug)]
 pub(crate) struct Ended;
-
-/// A job at work.
-struct Run {
-    scheduler: Scheduler,
-    started: Time,
-    served: u64,
-    /// Failures of its tasks' own that were noted.
-    own: BTreeMap<Task, u32>,
-}
-
-impl Run {
-    fn elapsed(&self, now: Time) -> Duration {
-        Duration::from_millis(now - self.started)
-    }
-
-    fn wants(&self, now: Time) -> Option<Queue> {
-        self.scheduler.wants(self.elapsed(now)).then(|| match self.scheduler.phase() {
-            Phase::Running => Queue::Segment,
-            _ => Queue::Control,
-        })
-    }
-}
 
 /// A server process.
 pub(crate) struct Server {
@@ -108,7 +86,7 @@ impl Server {
                     scheduler.resume(*task, *attempt);
                 }
             }
-            let run = Run { scheduler, started: world.now, served: 0, own: BTreeMap::new() };
+            let run = Run::new(scheduler, world.now);
             run.check(world, j);
             self.jobs.insert(j, run);
         }
@@ -375,32 +353,6 @@ impl Server {
                     None => {}
                 }
             }
-        }
-    }
-}
-
-impl Run {
-    /// Checks that the scheduler knows what was accepted, no more and no less, and that only a task
-    /// that failed so often by itself fails a job.
-    fn check(&self, world: &World, j: usize) {
-        let (seed, model) = (world.seed(), &world.scenario.jobs[j]);
-        let accepted = &world.store.jobs[j].accepted;
-        let tasks = [Task::Plan, Task::Concat].into_iter();
-        for task in tasks.chain((0..model.count()).map(Task::Segment)) {
-            let (known, written) = (self.scheduler.accepted(task), accepted.get(&task).copied());
-            assert_eq!(known, written, "seed {seed}: {task} of job {j}: not as it was accepted");
-        }
-        if let Phase::Failed(error) = self.scheduler.phase() {
-            let Some(poison) = model.poison else {
-                panic!("seed {seed}: job {j} fails, and none of its tasks is to blame: {error}");
-            };
-            let own = self.own.get(&poison).copied().unwrap_or(0);
-            // Those that ran beside another attempt come on top.
-            let most = MAX_ATTEMPTS + self.scheduler.speculative();
-            assert!(
-                (MAX_ATTEMPTS..=most).contains(&own),
-                "seed {seed}: job {j} fails after {own} failures of {poison}: {error}"
-            );
         }
     }
 }

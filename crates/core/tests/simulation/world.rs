@@ -49,11 +49,29 @@ pub(crate) struct Counts {
     pub(crate) events: u64,
     pub(crate) nodes_died: u32,
     pub(crate) servers: u32,
+    /// Servers that went on after another had taken over.
+    pub(crate) overtaken: u32,
     pub(crate) lost: u32,
     pub(crate) resent: u32,
     pub(crate) speculative: u32,
     pub(crate) own_failures: u32,
     pub(crate) unlucky: u32,
+}
+
+impl Counts {
+    /// All that must have happened in a run of many seeds, by its name.
+    pub(crate) fn faults(&self) -> [(&'static str, u32); 8] {
+        [
+            ("nodes died", self.nodes_died),
+            ("servers were followed by others", self.servers - 1),
+            ("servers were overtaken", self.overtaken),
+            ("attempts were lost", self.lost),
+            ("messages were sent again", self.resent),
+            ("second attempts were sent", self.speculative),
+            ("tasks failed by themselves", self.own_failures),
+            ("attempts failed otherwise", self.unlucky),
+        ]
+    }
 }
 
 /// Everything that there is.
@@ -257,6 +275,8 @@ impl World {
             // It died at a decision, and nobody has taken over.
             let after = self.random.time(1000, 20_000);
             self.at(self.now + after, Event::Start);
+        } else {
+            self.counts.overtaken += 1;
         }
     }
 }
