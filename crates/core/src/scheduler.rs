@@ -400,15 +400,13 @@ impl Scheduler {
             let others = state.live().next().is_some();
             state.accepted.is_none() && !others && state.failures >= MAX_ATTEMPTS
         });
-        // The last of its failures waited for this one, that ran beside.
-        let open = !matches!(self.phase, Phase::Done | Phase::Failed(_));
-        let name = task.to_string();
-        if spent == Some(true)
-            && open
-            && let Some(last) = self.failed.iter().rev().find(|failed| failed.task == name)
-        {
-            let last = last.error.clone();
-            self.phase = Phase::Failed(self.given_up(task, &last));
+        if spent == Some(true) && !matches!(self.phase, Phase::Done | Phase::Failed(_)) {
+            // The last of its failures waited for this one, that ran beside.
+            let name = task.to_string();
+            let last = self.failed.iter().rev().find(|failed| failed.task == name);
+            if let Some(error) = last.map(|failed| failed.error.clone()) {
+                self.phase = Phase::Failed(self.given_up(task, &error));
+            }
         }
     }
 

@@ -143,7 +143,7 @@ impl Scenario {
             repeated: r.rate(300),
             reordered: r.rate(300),
             unseen: r.rate(200),
-            unreported: r.rate(30),
+            unreported: r.rate(100),
             unlucky: r.rate(200),
             // Each node has one every half minute to four minutes.
             nodes_every: r.time(30_000, 240_000) / nodes as Time,
