@@ -282,7 +282,8 @@ impl Scheduler {
         self.running
             .iter()
             .filter_map(|task| Some((task, self.tasks.get(task)?)))
-            .filter(|(_, state)| state.accepted.is_none() && state.live().count() == 1)
+            .filter(|(_, state)| state.accepted.is_none() && state.failures < MAX_ATTEMPTS)
+            .filter(|(_, state)| state.live().count() == 1)
             .filter_map(|(task, state)| match state.live().next()?.state {
                 State::Claimed { at } => Some((now.saturating_sub(at), *task)),
                 _ => None,
@@ -363,7 +364,7 @@ impl Scheduler {
             attempt: id,
             error: error.clone(),
         });
-        let once = error.kind() == ErrorKind::Internal && failures >= 2;
+        let once = by_task && error.kind() == ErrorKind::Internal && failures >= 2;
         // A full disk is not the task's fault, and no second try makes room.
         let full = error.kind() == ErrorKind::Exhausted;
         if !error.kind().is_retryable() || (full && !self.patient) {
@@ -388,14 +389,25 @@ impl Scheduler {
         Error::new(last.kind(), format!("{task} failed {count} times:{}", reasons.concat()))
     }
 
-    /// The attempt is lost with its node or its message: it is sent again, and doesn't count.
+    /// The attempt is lost with its node or its message: it doesn't count, and the task is sent
+    /// again, unless it has failed too often beside.
     pub fn lost(&mut self, id: AttemptId) {
         let Some(task) = self.task_of(id) else { return };
-        self.change(task, |state| {
+        let spent = self.change(task, |state| {
             if let Some(attempt) = state.attempts.iter_mut().find(|a| a.id == id) {
                 attempt.state = State::Over;
             }
+            let others = state.live().next().is_some();
+            state.accepted.is_none() && !others && state.failures >= MAX_ATTEMPTS
         });
+        if spent == Some(true) && !matches!(self.phase, Phase::Done | Phase::Failed(_)) {
+            // The last of its failures waited for this one, that ran beside.
+            let name = task.to_string();
+            let last = self.failed.iter().rev().find(|failed| failed.task == name);
+            if let Some(error) = last.map(|failed| failed.error.clone()) {
+                self.phase = Phase::Failed(self.given_up(task, &error));
+            }
+        }
     }
 
     fn advance(&mut self) {
@@ -543,6 +555,44 @@ mod tests {
         for n in 1..=MAX_ATTEMPTS {
             assert!(error.message().contains(&format!("take {n}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_second_attempt_that_is_lost_gives_no_fourth_chance() {
+        let mut new_id = ids();
+        let mut s = planned(3, &mut new_id);
+        let second = Duration::from_secs(1);
+        let tasks = sent(&s.step(NOW, 9, 0, &mut new_id));
+        for (_, attempt) in &tasks {
+            s.claimed(*attempt, NOW);
+        }
+        s.done(tasks[0].1, second);
+        s.done(tasks[1].1, second);
+        let mut attempt = tasks[2].1;
+        for _ in 1..MAX_ATTEMPTS {
+            s.failed(attempt, Error::unavailable("slot died"), true, second);
+            attempt = sent(&s.step(second, 1, 1, &mut new_id))[0].1;
+            s.claimed(attempt, second);
+        }
+        let (_, beside) = sent(&s.step(second * 9, 9, 1, &mut new_id))[0];
+        s.failed(attempt, Error::unavailable("slot died"), true, second * 9);
+        assert_eq!(s.phase(), &Phase::Running);
+        s.claimed(beside, second * 9);
+        assert!(s.step(second * 30, 9, 1, &mut new_id).is_empty());
+        s.lost(beside);
+        assert!(matches!(s.phase(), Phase::Failed(e) if e.message().contains("failed 3 times")));
+    }
+
+    #[test]
+    fn a_bug_elsewhere_does_not_fail_a_task_that_failed_twice_by_itself() {
+        let mut new_id = ids();
+        let mut s = planned(1, &mut new_id);
+        for by_task in [true, true, false] {
+            let (_, attempt) = sent(&s.step(NOW, 1, 1, &mut new_id))[0];
+            let error = if by_task { Error::unavailable("died") } else { Error::internal("bug") };
+            s.failed(attempt, error, by_task, NOW);
+        }
+        assert_eq!(s.phase(), &Phase::Running);
     }
 
     #[test]
