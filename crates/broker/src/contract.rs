@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use frameloom_core::id::{AttemptId, JobId};
+use frameloom_core::id::{AttemptId, EngineId, JobId};
 use frameloom_core::wire::{Queue, Task, TaskMessage};
 
 use crate::Broker;
@@ -17,44 +17,53 @@ fn message(task: Task, attempt: u128) -> TaskMessage {
 /// Where the backend breaks the contract.
 #[expect(clippy::unwrap_used, reason = "a check fails by panicking")]
 pub async fn check(broker: &dyn Broker) {
+    let segments = Queue::Segment(EngineId::from_digest(&[1; 6]));
+    let others = Queue::Segment(EngineId::from_digest(&[2; 6]));
     // In order, and each queue for itself.
     for i in 0..3u8 {
-        broker.send(message(Task::Segment(u32::from(i)), u128::from(i)), 6).await.unwrap();
+        broker
+            .send(segments, message(Task::Segment(u32::from(i)), u128::from(i)), 6)
+            .await
+            .unwrap();
     }
-    broker.send(message(Task::Plan, 9), 6).await.unwrap();
-    assert_eq!(broker.len(Queue::Segment).await.unwrap(), 3);
+    broker.send(Queue::Control, message(Task::Plan, 9), 6).await.unwrap();
+    broker.send(others, message(Task::Segment(8), 8), 6).await.unwrap();
+    assert_eq!(broker.len(segments).await.unwrap(), 3);
     assert_eq!(broker.len(Queue::Control).await.unwrap(), 1);
     assert_eq!(broker.receive(Queue::Control).await.unwrap(), message(Task::Plan, 9));
+    assert_eq!(broker.receive(others).await.unwrap(), message(Task::Segment(8), 8));
     for i in 0..3u8 {
         let expected = message(Task::Segment(u32::from(i)), u128::from(i));
-        assert_eq!(broker.receive(Queue::Segment).await.unwrap(), expected);
+        assert_eq!(broker.receive(segments).await.unwrap(), expected);
     }
-    assert_eq!(broker.len(Queue::Segment).await.unwrap(), 0);
+    assert_eq!(broker.len(segments).await.unwrap(), 0);
 
     // The most urgent first, and in order among those that are as urgent.
     for (task, urgency) in [(1, 6), (2, 9), (3, 3), (4, 6), (5, 3)] {
-        broker.send(message(Task::Segment(task), u128::from(task)), urgency).await.unwrap();
+        broker
+            .send(segments, message(Task::Segment(task), u128::from(task)), urgency)
+            .await
+            .unwrap();
     }
     for expected in [3, 5, 1, 4, 2] {
-        let received = broker.receive(Queue::Segment).await.unwrap();
+        let received = broker.receive(segments).await.unwrap();
         assert_eq!(received.task, Task::Segment(expected));
     }
 
     // Receiving waits, and a wait that is given up takes nothing.
-    let wait = tokio::time::timeout(Duration::from_millis(50), broker.receive(Queue::Segment));
+    let wait = tokio::time::timeout(Duration::from_millis(50), broker.receive(segments));
     assert!(wait.await.is_err(), "a message came from an empty queue");
     let late = message(Task::Segment(7), 7);
     let (received, sent) =
-        tokio::join!(broker.receive(Queue::Segment), broker.send(late.clone(), 6));
+        tokio::join!(broker.receive(segments), broker.send(segments, late.clone(), 6));
     sent.unwrap();
     assert_eq!(received.unwrap(), late);
 
     // Several that wait get a message each.
-    let (a, b, sent) =
-        tokio::join!(broker.receive(Queue::Segment), broker.receive(Queue::Segment), async {
-            broker.send(message(Task::Segment(1), 1), 6).await?;
-            broker.send(message(Task::Segment(2), 2), 6).await
-        });
+    let (a, b, sent) = tokio::join!(broker.receive(segments), broker.receive(segments), async {
+        broker.send(segments, message(Task::Segment(1), 1), 6).await?;
+        broker.send(segments, message(Task::Segment(2), 2), 6).await
+    });
     sent.unwrap();
     let mut tasks = [a.unwrap().task, b.unwrap().task];
     tasks.sort_unstable();

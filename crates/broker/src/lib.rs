@@ -4,6 +4,7 @@
 //! to it that every job still ends right. A backend is one file that implements [`Broker`] and one
 //! line that runs [`contract`].
 
+pub mod celery;
 pub mod contract;
 mod memory;
 
@@ -26,11 +27,11 @@ pub const LEAST_URGENT: Urgency = 9;
 
 /// Carries task messages.
 pub trait Broker: Send + Sync {
-    /// Puts a message in its task's queue, behind those that are as urgent or more so.
+    /// Puts a message in a queue, behind those that are as urgent or more so.
     ///
     /// # Errors
     /// Exhausted where the queue is full; Unavailable where the broker does not answer.
-    fn send(&self, message: TaskMessage, urgency: Urgency) -> Reply<'_, ()>;
+    fn send(&self, queue: Queue, message: TaskMessage, urgency: Urgency) -> Reply<'_, ()>;
 
     /// Waits for the most urgent message of a queue and takes it. A future that is dropped takes none.
     ///

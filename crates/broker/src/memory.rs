@@ -1,7 +1,7 @@
 //! The broker within one process: what `frameloom run` uses, and nothing else to install.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use frameloom_core::Error;
 use frameloom_core::wire::{Queue, TaskMessage};
@@ -20,32 +20,27 @@ struct Waiting {
 }
 
 /// Queues in memory; they end with the process.
+#[derive(Default)]
 pub struct Memory {
-    queues: BTreeMap<Queue, Waiting>,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self::new()
-    }
+    queues: Mutex<BTreeMap<Queue, Arc<Waiting>>>,
 }
 
 impl Memory {
     /// Empty queues.
     pub fn new() -> Self {
-        let queues = [Queue::Control, Queue::Segment];
-        Self { queues: queues.map(|queue| (queue, Waiting::default())).into() }
+        Self::default()
     }
 
-    fn waiting(&self, queue: Queue) -> frameloom_core::Result<&Waiting> {
-        self.queues.get(&queue).ok_or_else(|| Error::internal("a queue that does not exist"))
+    fn waiting(&self, queue: Queue) -> Arc<Waiting> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(queues.entry(queue).or_default())
     }
 }
 
 impl Broker for Memory {
-    fn send(&self, message: TaskMessage, urgency: Urgency) -> Reply<'_, ()> {
+    fn send(&self, queue: Queue, message: TaskMessage, urgency: Urgency) -> Reply<'_, ()> {
         Box::pin(async move {
-            let waiting = self.waiting(message.task.queue())?;
+            let waiting = self.waiting(queue);
             let mut messages = waiting.messages.lock().unwrap_or_else(PoisonError::into_inner);
             if messages.values().map(VecDeque::len).sum::<usize>() >= MOST {
                 return Err(Error::exhausted(format!("{MOST} messages wait already")));
@@ -58,7 +53,7 @@ impl Broker for Memory {
 
     fn receive(&self, queue: Queue) -> Reply<'_, TaskMessage> {
         Box::pin(async move {
-            let waiting = self.waiting(queue)?;
+            let waiting = self.waiting(queue);
             loop {
                 let arrived = waiting.arrived.notified();
                 {
@@ -80,8 +75,8 @@ impl Broker for Memory {
 
     fn len(&self, queue: Queue) -> Reply<'_, usize> {
         Box::pin(async move {
-            let messages = &self.waiting(queue)?.messages;
-            let messages = messages.lock().unwrap_or_else(PoisonError::into_inner);
+            let waiting = self.waiting(queue);
+            let messages = waiting.messages.lock().unwrap_or_else(PoisonError::into_inner);
             Ok(messages.values().map(VecDeque::len).sum())
         })
     }

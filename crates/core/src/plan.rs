@@ -5,8 +5,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::catalogue::Footprint;
+use crate::id::EngineId;
 use crate::pipeline::FilterSpec;
 use crate::spec::{Codec, Container};
 use crate::time::{Interval, Rational, TimeBase};
@@ -65,6 +67,20 @@ pub struct Engine {
     pub opencv: String,
     /// The instruction set class, where a step's bytes depend on it.
     pub cpu: String,
+}
+
+impl Engine {
+    /// Its short name, by which queues and nodes are told apart.
+    pub fn id(&self) -> EngineId {
+        let Self { frameloom, ffmpeg, encoders, opencv, cpu } = self;
+        let mut hash = Sha256::new();
+        for part in [frameloom, ffmpeg, encoders, opencv, cpu] {
+            // No version holds a zero, so no two engines give the same bytes.
+            hash.update(part);
+            hash.update([0]);
+        }
+        EngineId::from_digest(&hash.finalize())
+    }
 }
 
 /// What identifies a source's content.

@@ -432,6 +432,12 @@ impl Scheduler {
         self.owners.get(&id).copied()
     }
 
+    /// Whether the attempt is sent or claimed, and not over.
+    pub fn is_live(&self, id: AttemptId) -> bool {
+        let task = self.owners.get(&id).and_then(|task| self.tasks.get(task));
+        task.is_some_and(|state| state.live().any(|attempt| attempt.id == id))
+    }
+
     /// Whether a node has claimed the attempt, and it is not over.
     pub fn is_claimed(&self, id: AttemptId) -> bool {
         let task = self.owners.get(&id).and_then(|task| self.tasks.get(task));

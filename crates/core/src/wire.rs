@@ -6,7 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::id::{AttemptId, JobId, NodeId};
+use crate::id::{AttemptId, EngineId, JobId, NodeId};
+use crate::plan::Engine;
 use crate::slot::TaskOutput;
 use crate::spec::JobSpec;
 
@@ -32,24 +33,16 @@ impl fmt::Display for Task {
     }
 }
 
-/// The queue that a task waits in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Queue {
-    /// Short tasks: plan, validate, concat.
-    Control,
-    /// Segments.
-    Segment,
-}
+/// The version of what server and nodes say to each other; others' messages are not for us.
+pub const PROTOCOL: u32 = 1;
 
-impl Task {
-    /// The queue that it waits in.
-    pub fn queue(self) -> Queue {
-        match self {
-            Self::Segment(_) => Queue::Segment,
-            Self::Plan | Self::Concat => Queue::Control,
-        }
-    }
+/// The queue that a task waits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Queue {
+    /// Short tasks: plan and concat.
+    Control,
+    /// Segments of plans that this engine made.
+    Segment(EngineId),
 }
 
 /// What a broker carries: a reference to work that lies on the store.
@@ -120,6 +113,9 @@ pub struct SourceRef {
     pub path: std::path::PathBuf,
     /// The file's name as the user gave it, a hint for probing.
     pub name: String,
+    /// The named root beneath which it lies, and the path from there: nodes may have it elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<(String, std::path::PathBuf)>,
 }
 
 /// `inbox/ATTEMPT.json`: what became of an attempt.
@@ -164,6 +160,30 @@ pub struct Beat {
     pub held: Vec<HeldAttempt>,
     /// Segment slots without work.
     pub free_slots: u32,
+    /// The machine's load, the mean of a minute, in hundredths of a core.
+    #[serde(default)]
+    pub load: u32,
+}
+
+/// `nodes/NODE/info.json`: who a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name: the operator's, or its host's with its process id.
+    pub name: String,
+    /// Its host's name.
+    pub host: String,
+    /// Its process id there.
+    pub pid: u32,
+    /// Segments done at a time.
+    pub slots: u32,
+    /// What shapes the bytes that it makes.
+    pub engine: Engine,
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Whether it lives within the server's process, and dies with it.
+    pub within_server: bool,
+    /// When it began, in milliseconds since 1970 by its own clock.
+    pub started_ms: i64,
 }
 
 /// An attempt that a node works on.

@@ -22,6 +22,8 @@ enum Command {
     Run(cmd::run::RunArgs),
     /// Serve many clients: an HTTP API and a dashboard around the same engine.
     Serve(cmd::serve::ServeArgs),
+    /// Do tasks for a server, on any machine that mounts its store.
+    Worker(cmd::worker::WorkerArgs),
     /// Send a video to a server and get the result back.
     Submit(cmd::submit::SubmitArgs),
     /// List a server's jobs.
@@ -56,7 +58,12 @@ enum Command {
 impl Cli {
     /// Whether the program tells of itself as JSON.
     pub(crate) fn logs_json(&self) -> bool {
-        matches!(&self.command, Command::Serve(args) if args.log_format == cmd::serve::LogFormat::Json)
+        let format = match &self.command {
+            Command::Serve(args) => args.log_format,
+            Command::Worker(args) => args.log_format,
+            _ => cmd::serve::LogFormat::Text,
+        };
+        format == cmd::serve::LogFormat::Json
     }
 
     /// Does what was asked for; answers the exit code.
@@ -64,6 +71,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => cmd::run::run(args),
             Command::Serve(args) => cmd::serve::run(args),
+            Command::Worker(args) => cmd::worker::run(args),
             Command::Submit(args) => cmd::submit::run(args),
             Command::Jobs(args) => cmd::jobs::list(args).map(|()| 0),
             Command::Status(args) => cmd::jobs::status(args).map(|()| 0),

@@ -1,21 +1,24 @@
 //! A worker node: takes tasks from the broker, claims them, has its slots do them, publishes what
 //! they made, and tells that it lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use frameloom_broker::Broker;
+use frameloom_broker::celery::{Active, Events, Steered};
 use frameloom_core::id::{AttemptId, JobId, NodeId};
 use frameloom_core::metrics::SlotMetrics;
 use frameloom_core::slot::{
     AcceptedSegment, ConcatTask, PlanTask, SegmentTask, SlotCommand, SlotPreview, TaskOutput,
 };
 use frameloom_core::wire::{
-    AttemptReport, Beat, Decision, HeldAttempt, JobFile, Outcome, Queue, Task, TaskMessage,
+    AttemptReport, Beat, Decision, HeldAttempt, JobFile, NodeInfo, Outcome, PROTOCOL, Queue, Task,
+    TaskMessage,
 };
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::journal;
@@ -29,8 +32,16 @@ use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 /// How a node works.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeConfig {
+    /// Its name, for people.
+    pub(crate) name: String,
     /// Segments done at a time.
     pub(crate) slots: usize,
+    /// Whether it does short tasks, too.
+    pub(crate) control: bool,
+    /// Whether it lives within the server's process.
+    pub(crate) within_server: bool,
+    /// Where named roots of sources lie on this machine.
+    pub(crate) roots: BTreeMap<String, PathBuf>,
     /// How its slots are run.
     pub(crate) slot: SlotConfig,
     /// How often it tells that it lives.
@@ -45,12 +56,29 @@ pub(crate) struct Node {
     /// Notified when there is something to read on the store.
     wake: Arc<Notify>,
     config: NodeConfig,
-    held: Mutex<BTreeMap<AttemptId, HeldAttempt>>,
+    info: NodeInfo,
+    held: Mutex<BTreeMap<AttemptId, Held>>,
+    /// Attempts that somebody wants stopped.
+    revoked: Mutex<BTreeSet<AttemptId>>,
+    /// Takes no new task once cancelled.
+    drained: CancellationToken,
+    /// Tells tools what becomes of tasks.
+    events: OnceLock<Events>,
+    /// Tasks that ended well, and that did not.
+    ended: Mutex<(u64, u64)>,
     /// Segment slots without work.
     free: Mutex<u32>,
     changed: Notify,
     /// The accepted plan of each job worked on.
     plans: Mutex<BTreeMap<JobId, AttemptId>>,
+}
+
+/// An attempt at work.
+#[derive(Debug, Clone)]
+struct Held {
+    told: HeldAttempt,
+    task: Task,
+    since: Instant,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -66,14 +94,31 @@ impl Node {
         wake: Arc<Notify>,
         config: NodeConfig,
     ) -> Arc<Self> {
-        let free = Mutex::new(u32::try_from(config.slots).unwrap_or(u32::MAX));
+        let slots = u32::try_from(config.slots).unwrap_or(u32::MAX);
+        let free = Mutex::new(slots);
+        let host = crate::cmd::host_name();
+        let info = NodeInfo {
+            name: config.name.clone(),
+            host,
+            pid: std::process::id(),
+            slots,
+            engine: frameloom_media::engine(),
+            protocol: PROTOCOL,
+            within_server: config.within_server,
+            started_ms: jiff::Timestamp::now().as_millisecond(),
+        };
         Arc::new(Self {
             id,
             store,
             broker,
             wake,
             config,
+            info,
             held: Mutex::new(BTreeMap::new()),
+            revoked: Mutex::new(BTreeSet::new()),
+            drained: CancellationToken::new(),
+            events: OnceLock::new(),
+            ended: Mutex::new((0, 0)),
             free,
             changed: Notify::new(),
             plans: Mutex::new(BTreeMap::new()),
@@ -85,19 +130,56 @@ impl Node {
         lock(&self.held).is_empty()
     }
 
-    /// Works until `stop`, then ends its slots; answers what is known of them.
+    /// Who it is.
+    pub(crate) fn info(&self) -> &NodeInfo {
+        &self.info
+    }
+
+    /// The queues that it receives from.
+    pub(crate) fn queues(&self) -> Vec<Queue> {
+        let segments = Queue::Segment(self.info.engine.id());
+        let control = self.config.control.then_some(Queue::Control);
+        control.into_iter().chain((self.config.slots > 0).then_some(segments)).collect()
+    }
+
+    /// Has tools hear what becomes of its tasks.
+    pub(crate) fn tell_by(&self, events: Events) {
+        // Set once, before it runs.
+        drop(self.events.set(events));
+    }
+
+    /// Its numbers, as Prometheus reads them.
+    pub(crate) fn metrics(&self) -> String {
+        let (well, badly) = *lock(&self.ended);
+        let (free, held) = (*lock(&self.free), lock(&self.held).len());
+        format!(
+            "# HELP frameloom_node_tasks_total Tasks that ended on this node.\n\
+             # TYPE frameloom_node_tasks_total counter\n\
+             frameloom_node_tasks_total{{outcome=\"done\"}} {well}\n\
+             frameloom_node_tasks_total{{outcome=\"failed\"}} {badly}\n\
+             # HELP frameloom_node_slots Slots of this node by what they do.\n\
+             # TYPE frameloom_node_slots gauge\n\
+             frameloom_node_slots{{state=\"free\"}} {free}\n\
+             frameloom_node_slots{{state=\"busy\"}} {held}\n"
+        )
+    }
+
+    /// Works until `stop`, or until it is drained; then ends its slots, and answers what is known of
+    /// them.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) -> Vec<SlotMetrics> {
         let begun = Instant::now();
-        let beating = tokio::spawn(Arc::clone(&self).beat(stop.clone()));
+        let quiet = stop.child_token();
+        let beating = tokio::spawn(Arc::clone(&self).beat(quiet.clone()));
         let mut workers = Vec::new();
-        for i in 0..=self.config.slots {
+        let first = usize::from(!self.config.control);
+        for i in first..=self.config.slots {
             let node = Arc::clone(&self);
             let stop = stop.clone();
             // The control slot comes first: planning waits for it.
             let (queue, name, nice) = if i == 0 {
                 (Queue::Control, "control".to_owned(), 5)
             } else {
-                (Queue::Segment, (i - 1).to_string(), 0)
+                (Queue::Segment(self.info.engine.id()), (i - 1).to_string(), 0)
             };
             let config = SlotConfig { nice, ..self.config.slot.clone() };
             workers.push(tokio::spawn(async move {
@@ -114,6 +196,7 @@ impl Node {
                 Err(error) => tracing::error!(%error, "a slot's keeper ended"),
             }
         }
+        quiet.cancel();
         drop(beating.await);
         stats
     }
@@ -123,9 +206,21 @@ impl Node {
         let mut counter = 0;
         loop {
             counter += 1;
-            let held = lock(&self.held).values().cloned().collect();
-            let beat = Beat { counter, held, free_slots: *lock(&self.free) };
-            if let Err(error) = self.store.write_beat(self.id, &beat) {
+            let held = lock(&self.held).values().map(|held| held.told.clone()).collect();
+            // A drained node has no slot to offer.
+            let free_slots = if self.drained.is_cancelled() { 0 } else { *lock(&self.free) };
+            let load = (self.load()[0] * 100.0).clamp(0.0, 1e9);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+            let beat = Beat { counter, held, free_slots, load: load as u32 };
+            let told = match self.store.write_beat(self.id, &beat) {
+                // It is new, or was silent for so long that it was forgotten.
+                Err(error) if error.kind() == ErrorKind::NotFound => self
+                    .store
+                    .write_node(self.id, &self.info)
+                    .and_then(|()| self.store.write_beat(self.id, &beat)),
+                told => told,
+            };
+            if let Err(error) = told {
                 tracing::warn!(%error, "cannot tell that the node lives");
             }
             self.wake.notify_one();
@@ -145,7 +240,9 @@ impl Node {
         }
         loop {
             let message = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
+                () = self.drained.cancelled() => return,
                 message = self.broker.receive(queue) => message,
             };
             let message = match message {
@@ -155,7 +252,8 @@ impl Node {
                     return;
                 }
             };
-            if queue == Queue::Segment {
+            let is_segment = matches!(queue, Queue::Segment(_));
+            if is_segment {
                 *lock(&self.free) -= 1;
             }
             tokio::select! {
@@ -163,7 +261,8 @@ impl Node {
                 () = self.take(&message, slot) => {}
             }
             lock(&self.held).remove(&message.attempt);
-            if queue == Queue::Segment {
+            lock(&self.revoked).remove(&message.attempt);
+            if is_segment {
                 *lock(&self.free) += 1;
             }
             self.changed.notify_one();
@@ -181,17 +280,39 @@ impl Node {
                 return;
             }
         }
+        let events = self.events.get();
+        if let Some(events) = events {
+            events.received(message);
+        }
+        let begun = Instant::now();
         let outcome = match self.perform(&dir, message, slot).await {
-            Ok(output) => Outcome::Done(output),
-            Err(Trouble::Failed { error, by_task }) => Outcome::Failed { error, by_task },
-            Err(Trouble::Cancelled) => return,
+            Ok(output) => {
+                lock(&self.ended).0 += 1;
+                if let Some(events) = events {
+                    events.succeeded(message, begun.elapsed());
+                }
+                Outcome::Done(output)
+            }
+            Err(Trouble::Failed { error, by_task }) => {
+                lock(&self.ended).1 += 1;
+                if let Some(events) = events {
+                    events.failed(message, error.message());
+                }
+                Outcome::Failed { error, by_task }
+            }
+            Err(Trouble::Cancelled) => {
+                if let Some(events) = events {
+                    events.revoked(message);
+                }
+                return;
+            }
         };
         let report = AttemptReport {
             attempt: message.attempt,
             task: message.task,
             node: self.id,
             slot: format!("{}/{}", self.id, slot.stats.name),
-            slot_pid: lock(&self.held).get(&message.attempt).map_or(0, |held| held.slot_pid),
+            slot_pid: lock(&self.held).get(&message.attempt).map_or(0, |held| held.told.slot_pid),
             outcome,
         };
         if let Err(error) = dir.report(&report) {
@@ -212,8 +333,12 @@ impl Node {
             dir.read_job().and_then(|job| job.ok_or_else(|| Error::not_found("the job is gone")));
         let job = job.map_err(ours)?;
         let pid = slot.start().map_err(ours)?;
-        lock(&self.held).insert(attempt, HeldAttempt { attempt, frames: 0, slot_pid: pid });
+        let told = HeldAttempt { attempt, frames: 0, slot_pid: pid };
+        lock(&self.held).insert(attempt, Held { told, task, since: Instant::now() });
         self.changed.notify_one();
+        if let Some(events) = self.events.get() {
+            events.started(message, pid);
+        }
         let (out, pending) = dir.begin(task, attempt, "").map_err(ours)?;
         let frames = match task {
             Task::Concat if job.frame_metrics => {
@@ -247,11 +372,13 @@ impl Node {
                     },
                     progress: &|frames| {
                         if let Some(held) = lock(&self.held).get_mut(&attempt) {
-                            held.frames = frames;
+                            held.told.frames = frames;
                         }
                     },
                     preview: &|pair| keep_preview(dir, attempt, pair),
-                    cancelled: &|| dir.is_cancelled(attempt),
+                    cancelled: &|| {
+                        dir.is_cancelled(attempt) || lock(&self.revoked).contains(&attempt)
+                    },
                 })
                 .await
             }
@@ -282,7 +409,7 @@ impl Node {
         message: &TaskMessage,
         accepted: &[AttemptReport],
     ) -> Result<(SlotCommand, Vec<OwnedFd>)> {
-        let source = open_source(job)?;
+        let source = self.open_source(dir, job)?;
         let (task, attempt) = (message.task, message.attempt);
         if task == Task::Plan {
             // A job that starts over gets another plan.
@@ -333,6 +460,36 @@ impl Node {
         Ok((command, descriptors))
     }
 
+    /// Opens a job's source, where this node finds it.
+    ///
+    /// # Errors
+    /// NotFound where it is gone, and what the system says otherwise. On a node that is not the
+    /// server's the file may be there for others: then it is Unavailable.
+    fn open_source(&self, dir: &JobDir<'_>, job: &JobFile) -> Result<OwnedFd> {
+        let path = if job.submission.as_ref().is_some_and(|s| s.upload) {
+            dir.source()
+        } else {
+            let root = job.source.root.as_ref();
+            let here =
+                root.and_then(|(name, beneath)| Some(self.config.roots.get(name)?.join(beneath)));
+            here.unwrap_or_else(|| job.source.path.clone())
+        };
+        let name = job.source.name.escape_debug();
+        let opened = match File::open(&path) {
+            Ok(file) => return Ok(OwnedFd::from(file)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                Error::new(ErrorKind::NotFound, format!("'{name}' does not exist any more"))
+            }
+            Err(e) => Error::io(format!("cannot read '{name}'"), &e),
+        };
+        if self.config.within_server {
+            return Err(opened);
+        }
+        let path = path.display();
+        tracing::error!(error = %opened, %path, "a source is not there on this node (--root)");
+        Err(Error::unavailable(format!("node {}: {opened}", self.config.name)))
+    }
+
     /// Decoding threads for a segment: its own, and its share of those of slots without work.
     fn decode_threads(&self) -> u32 {
         let free = *lock(&self.free) as usize;
@@ -368,17 +525,36 @@ fn copy(file: &File) -> Result<OwnedFd> {
     Ok(OwnedFd::from(copy))
 }
 
-/// Opens a job's source.
-///
-/// # Errors
-/// NotFound where it is gone, and what the system says otherwise.
-fn open_source(job: &JobFile) -> Result<OwnedFd> {
-    let name = job.source.name.escape_debug();
-    match File::open(&job.source.path) {
-        Ok(file) => Ok(OwnedFd::from(file)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::new(ErrorKind::NotFound, format!("'{name}' does not exist any more")))
+impl Steered for Node {
+    fn active(&self) -> Vec<Active> {
+        let held = lock(&self.held);
+        let active = held.values().map(|held| Active {
+            attempt: held.told.attempt,
+            task: held.task,
+            pid: held.told.slot_pid,
+            since: held.since,
+        });
+        active.collect()
+    }
+
+    fn drain(&self) {
+        if self.config.within_server {
+            tracing::warn!("a server is not shut down by remote control; stop it by SIGTERM");
+            return;
         }
-        Err(e) => Err(Error::io(format!("cannot read '{name}'"), &e)),
+        self.drained.cancel();
+        self.changed.notify_one();
+    }
+
+    fn revoke(&self, attempt: AttemptId) {
+        if lock(&self.held).contains_key(&attempt) {
+            lock(&self.revoked).insert(attempt);
+        }
+    }
+
+    fn load(&self) -> [f64; 3] {
+        let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let mut means = text.split(' ').map(|mean| mean.parse().unwrap_or(0.0));
+        std::array::from_fn(|_| means.next().unwrap_or(0.0))
     }
 }

@@ -26,6 +26,8 @@ pub struct Found {
     pub segments: Vec<AttemptReport>,
     /// The join that was accepted, if its file is there.
     pub concat: Option<AttemptReport>,
+    /// Attempts of which nothing is known but that they were sent.
+    pub open: Vec<AttemptId>,
     /// The identity of an output that was about to be published.
     pub publishing: Option<(u64, u64)>,
 }
@@ -78,11 +80,19 @@ pub fn look(
 /// # Errors
 /// Of the file system.
 pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
-    let mut found =
-        Found { id: dir.id(), plan: None, segments: Vec::new(), concat: None, publishing: None };
+    let mut open = BTreeSet::new();
+    let mut found = Found {
+        id: dir.id(),
+        plan: None,
+        segments: Vec::new(),
+        concat: None,
+        open: Vec::new(),
+        publishing: None,
+    };
     for decision in decisions {
         match decision {
             Decision::Accepted(report) => {
+                open.remove(&report.attempt);
                 let size = match &report.outcome {
                     Outcome::Done(TaskOutput::Segment(output)) => output.file.size,
                     Outcome::Done(TaskOutput::Concat(output)) => output.file.size,
@@ -103,14 +113,15 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
                 }
             }
             Decision::Publishing { size, inode } => found.publishing = Some((size, inode)),
-            Decision::Sent { .. }
-            | Decision::Failed { .. }
-            | Decision::Uploaded { .. }
+            Decision::Sent { attempt, .. } => drop(open.insert(attempt)),
+            Decision::Failed { attempt, .. } => drop(open.remove(&attempt)),
+            Decision::Uploaded { .. }
             | Decision::Ended { .. }
             | Decision::Retried
             | Decision::Notified => {}
         }
     }
+    found.open = open.into_iter().collect();
     Ok(found)
 }
 

@@ -1,7 +1,8 @@
 //! The store: a directory that the server and its nodes share.
 //!
 //! ```text
-//! nodes/NODE/beat                     signs of life
+//! store.json                          which store this is
+//! nodes/NODE/info.json  beat          who a node is, and its signs of life
 //! jobs/ID/job.json  journal           what was asked for; what was decided
 //! jobs/ID/claims/ATTEMPT              made by a node, exclusively: it works on the attempt
 //! jobs/ID/cancelled/ATTEMPT           made by the server: stop that attempt
@@ -18,8 +19,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use frameloom_core::id::{AttemptId, JobId, NodeId};
-use frameloom_core::wire::{AttemptReport, Beat, JobFile, Task};
+use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
+use frameloom_core::wire::{AttemptReport, Beat, JobFile, NodeInfo, Task};
 use frameloom_core::{Error, Result};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::Serialize;
@@ -57,6 +58,44 @@ impl Store {
         }
         let handle = File::open(root).map_err(io(format!("cannot open '{}'", root.display())))?;
         Ok(Self { root: root.to_owned(), handle })
+    }
+
+    /// Opens a store that a server made, as a node sees it.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn mounted(root: &Path) -> Result<Self> {
+        let handle = File::open(root).map_err(io(format!("cannot open '{}'", root.display())))?;
+        Ok(Self { root: root.to_owned(), handle })
+    }
+
+    /// Tries what a node does to a store: makes a file, renames it, reads it back, removes it.
+    ///
+    /// # Errors
+    /// Conflict with what the system says: where it fails, and what to do.
+    pub fn try_out(&self, node: NodeId) -> Result<()> {
+        let nodes = self.root.join("nodes");
+        let fresh = nodes.join(format!("{node}.tmp"));
+        let path = nodes.join(format!("{node}.try"));
+        let failed = |what: &'static str| {
+            let root = self.root.display().to_string();
+            move |e: std::io::Error| {
+                let by = rustix::process::geteuid().as_raw();
+                Error::conflict(format!(
+                    "cannot {what} in the store '{root}' as user {by} ({e}); \
+                     mount it writable, and run server and nodes as the same user or group"
+                ))
+            }
+        };
+        fs::write(&fresh, node.to_string()).map_err(failed("make a file"))?;
+        fs::rename(&fresh, &path).map_err(failed("rename a file"))?;
+        let read = fs::read_to_string(&path).map_err(failed("read a file"))?;
+        fs::remove_file(&path).map_err(failed("remove a file"))?;
+        if read == node.to_string() {
+            Ok(())
+        } else {
+            Err(Error::conflict(format!("the store '{}' does not keep files", self.root.display())))
+        }
     }
 
     /// Where it lies.
@@ -141,14 +180,48 @@ impl Store {
     /// Rewrites a node's sign of life.
     ///
     /// # Errors
-    /// Of the file system.
+    /// NotFound where its place is gone, see [`Store::write_node`]; of the file system.
     pub fn write_beat(&self, node: NodeId, beat: &Beat) -> Result<()> {
         let relative = PathBuf::from("nodes").join(node.to_string());
         let path = self.root.join(&relative);
-        if beat.counter <= 1 {
-            fs::create_dir_all(&path).map_err(io(format!("cannot make '{}'", path.display())))?;
+        if !path.exists() {
+            return Err(Error::not_found(format!("'{}' is gone", path.display())));
         }
         self.write_json(&relative.join("beat"), beat, false)
+    }
+
+    /// Says who a node is.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn write_node(&self, node: NodeId, info: &NodeInfo) -> Result<()> {
+        let relative = PathBuf::from("nodes").join(node.to_string());
+        let path = self.root.join(&relative);
+        fs::create_dir_all(&path).map_err(io(format!("cannot make '{}'", path.display())))?;
+        self.write_json(&relative.join("info.json"), info, false)
+    }
+
+    /// Who a node is.
+    ///
+    /// # Errors
+    /// Internal where it is malformed.
+    pub fn read_node(&self, node: NodeId) -> Result<Option<NodeInfo>> {
+        let relative = PathBuf::from("nodes").join(node.to_string()).join("info.json");
+        self.read_json(&relative, MOST_SMALL)
+    }
+
+    /// Removes a node's place.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn forget_node(&self, node: NodeId) -> Result<()> {
+        let path = self.root.join("nodes").join(node.to_string());
+        match fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != Io::NotFound => {
+                Err(Error::io(format!("cannot remove '{}'", path.display()), &e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The nodes that have ever beaten.
@@ -180,17 +253,48 @@ impl Store {
     /// # Errors
     /// Of the file system.
     pub fn tidy(&self) -> Result<()> {
-        for part in ["nodes", "trash"] {
-            let path = self.root.join(part);
-            let what = || io(format!("cannot tidy '{}'", path.display()));
-            for entry in fs::read_dir(&path).map_err(what())? {
-                let entry = entry.map_err(what())?.path();
-                let removed =
-                    if entry.is_dir() { fs::remove_dir_all(entry) } else { fs::remove_file(entry) };
-                removed.map_err(what())?;
+        for node in self.nodes()? {
+            let info = self.read_node(node).ok().flatten();
+            if info.is_none_or(|info| info.within_server) {
+                self.forget_node(node)?;
             }
         }
+        let path = self.root.join("trash");
+        let what = || io(format!("cannot tidy '{}'", path.display()));
+        for entry in fs::read_dir(&path).map_err(what())? {
+            let entry = entry.map_err(what())?.path();
+            let removed =
+                if entry.is_dir() { fs::remove_dir_all(entry) } else { fs::remove_file(entry) };
+            removed.map_err(what())?;
+        }
         Ok(())
+    }
+
+    /// Which store this is; a store that has no name yet gets `fresh`.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn name(&self, fresh: StoreId) -> Result<StoreId> {
+        if let Some(named) = self.known_as()? {
+            return Ok(named);
+        }
+        self.write_json(Path::new("store.json"), &Named { version: 1, id: fresh }, true)?;
+        Ok(fresh)
+    }
+
+    /// Which store this is, where a server has named it.
+    ///
+    /// # Errors
+    /// Unsupported where a later version made it; of the file system.
+    pub fn known_as(&self) -> Result<Option<StoreId>> {
+        let named: Option<Named> = self.read_json(Path::new("store.json"), MOST_SMALL)?;
+        match named {
+            Some(Named { version, .. }) if version != 1 => Err(Error::unsupported(format!(
+                "the store '{}' is of version {version}; this is for version 1",
+                self.root.display()
+            ))),
+            named => Ok(named.map(|named| named.id)),
+        }
     }
 
     /// Removes a job and all it has made.
@@ -207,6 +311,13 @@ impl Store {
         }
         fs::remove_dir_all(&to).map_err(what())
     }
+}
+
+/// `store.json`.
+#[derive(Serialize, serde::Deserialize)]
+struct Named {
+    version: u32,
+    id: StoreId,
 }
 
 /// A job's place in the store.
@@ -534,18 +645,36 @@ impl JobDir<'_> {
     }
 
     /// Removes what tasks left behind that is neither accepted nor at work: a new run starts over.
+    /// Nodes hear that they are to stop the attempts of the one before.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn sweep(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
-        for part in ["claims", "cancelled", "inbox", "results"] {
+    pub fn sweep(&self, open: &[AttemptId], keep: impl Fn(&str) -> bool) -> Result<()> {
+        self.clear(&["claims", "cancelled", "inbox", "results"], keep)?;
+        open.iter().try_for_each(|attempt| self.cancel(*attempt))
+    }
+
+    /// Removes what tasks made: the job is over. What nodes are to stop stays written.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn drop_results(&self) -> Result<()> {
+        self.clear(&["claims", "inbox", "results"], |_| false)
+    }
+
+    fn clear(&self, parts: &[&str], keep: impl Fn(&str) -> bool) -> Result<()> {
+        for part in parts {
             let path = self.path().join(part);
             let what = || io(format!("cannot tidy '{}'", path.display()));
             for entry in fs::read_dir(&path).map_err(what())? {
                 let entry = entry.map_err(what())?;
-                let kept = part == "results" && entry.file_name().to_str().is_some_and(&keep);
+                let kept = *part == "results" && entry.file_name().to_str().is_some_and(&keep);
                 if !kept {
-                    fs::remove_file(entry.path()).map_err(what())?;
+                    match fs::remove_file(entry.path()) {
+                        // A node has just published it under its name, or removed it.
+                        Err(e) if e.kind() == Io::NotFound => {}
+                        other => other.map_err(what())?,
+                    }
                 }
             }
         }

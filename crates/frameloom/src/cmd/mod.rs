@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod filters;
 pub(crate) mod jobs;
+pub(crate) mod listen;
 pub(crate) mod man;
 pub(crate) mod plan;
 pub(crate) mod probe;
@@ -10,6 +11,8 @@ pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod slot;
 pub(crate) mod submit;
+pub(crate) mod units;
+pub(crate) mod worker;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -35,6 +38,19 @@ pub(crate) fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Segments done at a time: as asked for, or one a core.
+pub(crate) fn slots(asked: Option<u16>) -> usize {
+    asked.map_or_else(
+        || std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        usize::from,
+    )
+}
+
+/// This machine's name.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// A file's name for a person: control characters are escaped.

@@ -199,7 +199,7 @@ fn source_of(input: &Path) -> Result<SourceRef> {
     let path = fs::canonicalize(input)
         .map_err(|e| Error::io(format!("cannot read '{}'", shown(input)), &e))?;
     let name = input.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(SourceRef { path, name })
+    Ok(SourceRef { path, name, root: None })
 }
 
 /// Takes a pipe on standard input into the work directory: media is read more than once.
@@ -219,7 +219,7 @@ fn spool(args: &RunArgs, work: &WorkDir) -> Result<SourceRef> {
     }
     fs::rename(&temporary, &path).map_err(failed)?;
     let path = fs::canonicalize(&path).map_err(failed)?;
-    Ok(SourceRef { path, name: "standard input".into() })
+    Ok(SourceRef { path, name: "standard input".into(), root: None })
 }
 
 /// Runs the job within its locked work directory.
@@ -245,7 +245,7 @@ fn in_work(
         Some(found) => {
             job.id = found.id;
             let kept = found.kept();
-            store.job(job.id).sweep(|name| kept.contains(name))?;
+            store.job(job.id).sweep(&found.open, |name| kept.contains(name))?;
         }
         None => store.job(job.id).create(&job)?,
     }
@@ -327,7 +327,11 @@ async fn work(
     let broker: Arc<dyn Broker> = Arc::new(Memory::new());
     let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
     let config = NodeConfig {
+        name: super::host_name(),
         slots,
+        control: true,
+        within_server: true,
+        roots: std::collections::BTreeMap::new(),
         slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
         beat: Duration::from_millis(200),
     };

@@ -1,13 +1,13 @@
 //! `frameloom serve`: the engine with an HTTP API and a dashboard around it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use frameloom_broker::celery::{Announcement, Celery, WorkerConfig};
 use frameloom_broker::{Broker, Memory};
-use frameloom_core::id::{AttemptId, JobId, NodeId};
+use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
 use frameloom_core::{Error, Result};
 use frameloom_server::engine::{self, EngineConfig, Links};
 use frameloom_server::epoch::Epoch;
@@ -15,18 +15,19 @@ use frameloom_server::serve::{
     Listener, Parts, Secret, ServeConfig, Server, Tls, Tokens, TraceConfig, is_full,
 };
 use frameloom_server::store::Store;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::listen::{Place, bind_all, own_addresses, places, unix};
 use super::shown;
+use super::units::{bytes, kept, poll_time, roots};
 use crate::node::{Node, NodeConfig};
 use crate::slot::apart;
 use crate::{client, random};
 
-/// The port where none is given.
-const PORT: u16 = 8080;
+/// How often a server tells nodes of itself.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a silent server or node is believed.
 const LEASE: Duration = Duration::from_secs(10);
@@ -126,9 +127,28 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 
-    /// How tasks reach slots: 'memory', within this process.
-    #[arg(long, value_name = "BROKER", default_value = "memory")]
-    broker: BrokerKind,
+    /// How tasks reach slots: 'memory', within this process, or a Redis that nodes receive from.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "memory",
+        env = "FRAMELOOM_BROKER",
+        hide_env_values = true
+    )]
+    broker: String,
+
+    /// File with Redis' password.
+    #[arg(long, value_name = "FILE")]
+    broker_password_file: Option<PathBuf>,
+
+    /// Do no segments here: nodes do them.
+    #[arg(long, conflicts_with = "slots")]
+    no_local_slots: bool,
+
+    /// Directory that nodes may find elsewhere: sources by path beneath it are named by NAME and the
+    /// path from there; may be given more than once.
+    #[arg(long, value_name = "NAME=DIR")]
+    root: Vec<String>,
 
     /// How often the store is looked at where nobody calls, 10ms to 10s.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = poll_time)]
@@ -143,24 +163,6 @@ pub(crate) struct ServeArgs {
     slot_timeout: u64,
 }
 
-/// How tasks reach slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum BrokerKind {
-    /// Within this process.
-    Memory,
-}
-
-/// A time from 10 ms to 10 s: a number with ms or s.
-fn poll_time(text: &str) -> std::result::Result<Duration, String> {
-    let millis = text.strip_suffix("ms").map(str::parse::<u64>).or_else(|| {
-        text.strip_suffix('s').map(|s| s.parse::<u64>().map(|s| s.saturating_mul(1000)))
-    });
-    match millis {
-        Some(Ok(millis @ 10..=10_000)) => Ok(Duration::from_millis(millis)),
-        _ => Err("a number with ms or s, from 10ms to 10s".into()),
-    }
-}
-
 /// How a server tells of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
@@ -168,131 +170,6 @@ pub(crate) enum LogFormat {
     Text,
     /// Lines of JSON.
     Json,
-}
-
-/// `2G` as bytes.
-fn bytes(text: &str, what: &str) -> Result<u64> {
-    let wrong = || Error::invalid(format!("--{what} '{text}' is not a size like 500M or 2G"));
-    let (digits, factor) = match text.char_indices().last() {
-        Some((at, 'K' | 'k')) => (&text[..at], 1u64 << 10),
-        Some((at, 'M' | 'm')) => (&text[..at], 1 << 20),
-        Some((at, 'G' | 'g')) => (&text[..at], 1 << 30),
-        Some((at, 'T' | 't')) => (&text[..at], 1 << 40),
-        _ => (text, 1),
-    };
-    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(wrong)
-}
-
-/// `7d` as a duration; `None` for ever.
-fn kept(text: &str, flag: &str) -> Result<Option<Duration>> {
-    if text == "forever" {
-        return Ok(None);
-    }
-    let wrong =
-        || Error::invalid(format!("--{flag} '{text}' is not a time like 12h or 7d, nor 'forever'"));
-    let at = text.len().saturating_sub(1);
-    let (digits, unit) = text.split_at_checked(at).ok_or_else(wrong)?;
-    let seconds = match unit {
-        "s" => 1u64,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let count = digits.parse::<u64>().map_err(|_| wrong())?;
-    count.checked_mul(seconds).map(|s| Some(Duration::from_secs(s))).ok_or_else(wrong)
-}
-
-enum Place {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-/// Where to listen, as asked for.
-fn places(args: &ServeArgs) -> Result<Vec<Place>> {
-    if args.listen.is_empty() {
-        let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        return Ok(both.map(|ip| Place::Tcp(SocketAddr::new(ip, PORT))).into());
-    }
-    let place = |text: &String| match text.strip_prefix("unix:") {
-        Some(path) if !path.is_empty() => Ok(Place::Unix(path.into())),
-        _ => text.parse().map(Place::Tcp).map_err(|_| {
-            Error::invalid(format!(
-                "--listen '{text}' is not IP:PORT, [IP6]:PORT or unix:PATH, like 127.0.0.1:8080"
-            ))
-        }),
-    };
-    args.listen.iter().map(place).collect()
-}
-
-/// A bound TCP socket; `[::]` answers IPv4, too.
-fn bind(address: SocketAddr) -> Result<TcpListener> {
-    let failed = |e: std::io::Error| {
-        let hint = match e.kind() {
-            std::io::ErrorKind::AddrInUse => "; another program has it, give another --listen",
-            _ => "",
-        };
-        Error::io(format!("cannot listen on {address}{hint}"), &e)
-    };
-    let open = || -> std::io::Result<TcpListener> {
-        let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-        let socket = rustix::net::socket_with(
-            family,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            Some(ipproto::TCP),
-        )?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        if let SocketAddr::V6(v6) = address {
-            sockopt::set_ipv6_v6only(&socket, !v6.ip().is_unspecified())?;
-        }
-        rustix::net::bind(&socket, &address)?;
-        rustix::net::listen(&socket, 1024)?;
-        Ok(TcpListener::from(socket))
-    };
-    open().map_err(failed)
-}
-
-/// Binds all sockets. Port 0 is one port that is free at all addresses that ask for it.
-fn bind_all(places: &[Place]) -> Result<Vec<(TcpListener, SocketAddr)>> {
-    let wanted: Vec<SocketAddr> = places
-        .iter()
-        .filter_map(|place| match place {
-            Place::Tcp(address) => Some(*address),
-            Place::Unix(_) => None,
-        })
-        .collect();
-    let mut last = None;
-    for _ in 0..20 {
-        let mut free = None;
-        let mut bound = Vec::new();
-        for address in &wanted {
-            let mut address = *address;
-            if address.port() == 0 {
-                address.set_port(free.unwrap_or(0));
-            }
-            match bind(address) {
-                Ok(socket) => {
-                    let at = socket.local_addr().map_err(|e| Error::io("cannot listen", &e))?;
-                    if address.port() == 0 {
-                        free = Some(at.port());
-                    }
-                    bound.push((socket, at));
-                }
-                Err(error) => {
-                    last = Some(error);
-                    break;
-                }
-            }
-        }
-        if bound.len() == wanted.len() {
-            return Ok(bound);
-        }
-        if free.is_none() {
-            break;
-        }
-    }
-    Err(last.unwrap_or_else(|| Error::internal("no address to listen on")))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -348,6 +225,7 @@ fn config(args: &ServeArgs, places: &[Place], slots: usize) -> Result<ServeConfi
         keep: kept(&args.keep, "keep")?,
         keep_outputs: kept(&args.keep_outputs, "keep-outputs")?,
         slots,
+        roots: roots(&args.root)?,
         open_metrics: args.open_metrics,
         webhook_hosts: args.webhook_host.iter().map(|host| host.to_ascii_lowercase()).collect(),
         webhook_secret: webhook_secret(args.webhook_secret.as_deref())?,
@@ -367,20 +245,6 @@ fn webhook_secret(file: Option<&Path>) -> Result<Option<Secret>> {
     Ok(Some(Secret(secret)))
 }
 
-/// This machine's own addresses, by which clients call a server that listens on all of them.
-fn own_addresses() -> Vec<String> {
-    let v6 = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
-    let v6 = v6.lines().filter_map(|line| {
-        let bits = u128::from_str_radix(line.split(' ').next()?, 16).ok()?;
-        Some(Ipv6Addr::from(bits).to_string())
-    });
-    let v4 = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let lines: Vec<&str> = v4.lines().map(str::trim).collect();
-    let local = lines.windows(2).filter(|w| w[1].starts_with("/32 host LOCAL"));
-    let v4 = local.filter_map(|w| w[0].strip_prefix("|-- ").map(str::to_owned));
-    v6.chain(v4).collect()
-}
-
 /// Waits while the counter of another server is watched.
 #[expect(clippy::disallowed_methods, reason = "only time shows that a counter stands still")]
 fn watch(time: Duration) {
@@ -389,11 +253,14 @@ fn watch(time: Duration) {
 
 /// Serves until it is told to stop.
 pub(crate) fn run(args: ServeArgs) -> Result<u8> {
-    let slots = args.slots.map_or_else(
-        || std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        usize::from,
-    );
-    let places = places(&args)?;
+    let slots = if args.no_local_slots { 0 } else { super::slots(args.slots) };
+    if args.no_local_slots && args.broker == "memory" {
+        return Err(Error::invalid(
+            "--no-local-slots leaves nobody to do the work: give --broker redis://HOST/0, and start \
+             'frameloom worker' on other machines",
+        ));
+    }
+    let places = places(&args.listen)?;
     let config = config(&args, &places, slots)?;
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(cert), Some(key)) => Some(Tls::new(&read(cert)?, &read(key)?)?),
@@ -407,6 +274,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
     let epoch = Arc::new(Epoch::take(&data, LEASE, &mut watch)?);
     let store = Arc::new(Store::open(&data)?);
     store.tidy()?;
+    let store_id = store.name(StoreId::from_bits(random::bits()?))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(slots.clamp(2, 8))
         .enable_all()
@@ -422,7 +290,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
                 listeners.push(unix(path)?);
             }
         }
-        serve(&args, config, slots, store, epoch, listeners).await
+        serve(&args, config, slots, (store, store_id), epoch, listeners).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     for place in &places {
@@ -434,41 +302,104 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
     stopped
 }
 
-fn unix(path: &Path) -> Result<Listener> {
-    use std::os::unix::net::{UnixListener, UnixStream};
-    let failed =
-        |e: std::io::Error| Error::io(format!("cannot listen on 'unix:{}'", shown(path)), &e);
-    if path.exists() && UnixStream::connect(path).is_err() {
-        // Left behind by a server that died.
-        std::fs::remove_file(path).map_err(failed)?;
+/// Connects to a Redis, and says what should be set otherwise there.
+pub(super) async fn connect(url: &str, password: Option<&Path>, store: StoreId) -> Result<Celery> {
+    if !url.contains("://") {
+        return Err(Error::invalid(format!(
+            "--broker '{}' is neither 'memory' nor an address like redis://HOST:6379/0",
+            url.rsplit('@').next().unwrap_or_default()
+        )));
     }
-    let socket = UnixListener::bind(path).map_err(failed)?;
-    Listener::unix(socket, &path.to_string_lossy())
+    let celery = Celery::connect(url, password, store).await?;
+    for warning in celery.warnings().await {
+        tracing::warn!("{warning}");
+    }
+    Ok(celery)
+}
+
+/// Shows a node to Celery's tools until `good_bye`.
+pub(super) fn show(
+    celery: &Celery,
+    node: &Arc<Node>,
+    good_bye: CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let info = node.info();
+    let config = WorkerConfig {
+        name: info.name.clone(),
+        slots: info.slots as usize,
+        queues: node.queues(),
+        version: info.engine.frameloom.clone(),
+    };
+    let steered = Arc::clone(node) as Arc<dyn frameloom_broker::celery::Steered>;
+    let (events, showing) = celery.show(config, steered, async move { good_bye.cancelled().await });
+    node.tell_by(events);
+    tokio::spawn(showing)
+}
+
+/// Tells nodes which store this server works on, now and on.
+async fn announce(celery: &Arc<Celery>, store: StoreId, stop: &CancellationToken) -> Result<()> {
+    let engine = frameloom_media::engine().id();
+    if let Some(other) = celery.announced().await?
+        && other.store != store
+    {
+        return Err(Error::conflict(format!(
+            "another server, with another store, uses {}; give another database number",
+            celery.address()
+        )));
+    }
+    celery.announce(&Announcement::now(store, engine)).await?;
+    let (celery, stop) = (Arc::clone(celery), stop.clone());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(ANNOUNCE_EVERY) => {}
+            }
+            if let Err(error) = celery.announce(&Announcement::now(store, engine)).await {
+                tracing::debug!(%error, "nodes do not hear of this server");
+            }
+        }
+    });
+    Ok(())
 }
 
 async fn serve(
     args: &ServeArgs,
     config: ServeConfig,
     slots: usize,
-    store: Arc<Store>,
+    (store, store_id): (Arc<Store>, StoreId),
     epoch: Arc<Epoch>,
     listeners: Vec<Listener>,
 ) -> Result<u8> {
     let failed = |e: std::io::Error| Error::io("cannot watch signals", &e);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let broker: Arc<dyn Broker> = match args.broker {
-        BrokerKind::Memory => Arc::new(Memory::new()),
+    let celery = match args.broker.as_str() {
+        "memory" => None,
+        url => Some(Arc::new(connect(url, args.broker_password_file.as_deref(), store_id).await?)),
+    };
+    let broker: Arc<dyn Broker> = match &celery {
+        Some(celery) => Arc::clone(celery) as Arc<dyn Broker>,
+        None => Arc::new(Memory::new()),
     };
     let wake = Arc::new(Notify::new());
     let slot_config =
         super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?;
-    let node_config =
-        NodeConfig { slots, slot: slot_config.clone(), beat: Duration::from_millis(200) };
+    let node_config = NodeConfig {
+        name: format!("{}-server", super::host_name()),
+        slots,
+        control: true,
+        within_server: true,
+        roots: roots(&args.root)?,
+        slot: slot_config.clone(),
+        beat: Duration::from_millis(200),
+    };
     let stop_node = CancellationToken::new();
     let id = NodeId::from_bits(random::bits()?);
     let node =
         Node::new(id, Arc::clone(&store), Arc::clone(&broker), Arc::clone(&wake), node_config);
+    let good_bye = CancellationToken::new();
+    let seen = celery.as_ref().map(|celery| show(celery, &node, good_bye.clone()));
     let node_ended = tokio::spawn(Arc::clone(&node).run(stop_node.clone()));
 
     let draining = CancellationToken::new();
@@ -500,6 +431,9 @@ async fn serve(
         before_commit: Box::new(move || ending.check()),
     };
     let stop = CancellationToken::new();
+    if let Some(celery) = &celery {
+        announce(celery, store_id, &stop).await?;
+    }
     let server = Arc::new(Server::new(parts, config, stop.clone())?);
     let mut lines = String::new();
     for listener in &listeners {
@@ -547,24 +481,10 @@ async fn serve(
     stop_node.cancel();
     drop(tokio::time::timeout(Duration::from_secs(5), serving).await);
     drop(tokio::time::timeout(Duration::from_secs(5), node_ended).await);
-    Ok(code)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_and_times() {
-        assert_eq!(bytes("2G", "x").unwrap(), 2 << 30);
-        assert_eq!(bytes("17", "x").unwrap(), 17);
-        assert_eq!(kept("7d", "keep").unwrap(), Some(Duration::from_secs(7 * 86_400)));
-        assert_eq!(kept("forever", "keep").unwrap(), None);
-        for bad in ["", "G", "-1", "1.5G", "99999999999999T"] {
-            assert!(bytes(bad, "x").is_err(), "{bad}");
-        }
-        for bad in ["", "d", "7", "-1d", "7w", "é"] {
-            assert!(kept(bad, "keep").is_err(), "{bad}");
-        }
+    good_bye.cancel();
+    if let (Some(celery), Some(seen)) = (celery, seen) {
+        drop(tokio::time::timeout(Duration::from_secs(2), seen).await);
+        drop(tokio::time::timeout(Duration::from_secs(2), celery.withdraw()).await);
     }
+    Ok(code)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use frameloom_broker::Urgency;
-use frameloom_core::id::{AttemptId, NodeId};
+use frameloom_core::id::{AttemptId, EngineId, NodeId};
 use frameloom_core::metrics::{DepthSample, FrameCounts};
 use frameloom_core::plan::Plan;
 use frameloom_core::scheduler::{Command, Phase, Scheduler, Verdict};
@@ -33,7 +33,8 @@ pub(super) struct JobRun {
     concat: Option<ConcatOutput>,
     done: BTreeMap<u32, FrameCounts>,
     done_frames: u64,
-    sent_at: BTreeMap<AttemptId, Instant>,
+    /// When attempts were sent that nobody has claimed yet; first, and last.
+    sent_at: BTreeMap<AttemptId, (Instant, Instant)>,
     claimed_at: BTreeMap<AttemptId, Instant>,
     started: Instant,
     depth: Vec<DepthSample>,
@@ -41,7 +42,12 @@ pub(super) struct JobRun {
     every: Duration,
     waited_ms: Vec<f32>,
     segment_cpu_us: u64,
-    holders: BTreeMap<AttemptId, NodeId>,
+    /// The nodes at work on attempts, and when they last said so.
+    holders: BTreeMap<AttemptId, (NodeId, Instant)>,
+    /// The engine of its plan.
+    engine: Option<EngineId>,
+    /// The engine of which no node lives.
+    no_node: Option<EngineId>,
     /// Frames that tasks at work have done, the furthest attempt of each.
     held: BTreeMap<Task, u64>,
     told: Progress,
@@ -76,6 +82,8 @@ impl JobRun {
             waited_ms: Vec::new(),
             segment_cpu_us: 0,
             holders: BTreeMap::new(),
+            engine: None,
+            no_node: None,
             held: BTreeMap::new(),
             told: Progress::default(),
         };
@@ -118,6 +126,7 @@ impl JobRun {
                 self.segment_done(k, output.frames);
             }
         }
+        self.engine = Some(plan.engine.id());
         let resumed = self.scheduler.resumed();
         self.plan = Some(plan.clone());
         self.tell(JobEvent::Planned { plan: Box::new(plan), resumed });
@@ -128,12 +137,63 @@ impl JobRun {
         self.done.insert(k, frames);
     }
 
+    /// The queue that its tasks wait in now.
+    pub(super) fn queue(&self) -> Option<Queue> {
+        match (self.scheduler.phase(), self.engine) {
+            (Phase::Running, Some(engine)) => Some(Queue::Segment(engine)),
+            (Phase::Planning | Phase::Assembling, _) => Some(Queue::Control),
+            _ => None,
+        }
+    }
+
     /// The queue that the next task to send waits in, where there is one.
     pub(super) fn wants(&self) -> Option<Queue> {
-        self.scheduler.wants(self.started.elapsed()).then(|| match self.scheduler.phase() {
-            Phase::Running => Queue::Segment,
-            _ => Queue::Control,
-        })
+        self.queue().filter(|_| self.scheduler.wants(self.started.elapsed()))
+    }
+
+    /// The engine that nodes must have to work on it now.
+    pub(super) fn engine(&self) -> Option<EngineId> {
+        match self.queue() {
+            Some(Queue::Segment(engine)) => Some(engine),
+            _ => None,
+        }
+    }
+
+    /// Says of which engine it needs a node and there is none.
+    pub(super) fn misses(&mut self, engine: Option<EngineId>) {
+        self.no_node = engine;
+    }
+
+    /// Sends again what nobody has claimed while its queue was empty: those messages are lost. An
+    /// attempt that a node claimed, and never told of since, is lost with that node.
+    pub(super) async fn resend(&mut self, shared: &Shared, urgency: Urgency) -> Result<()> {
+        let Some(queue) = self.queue() else { return Ok(()) };
+        let late: Vec<(AttemptId, Instant)> = self
+            .sent_at
+            .iter()
+            .filter(|(_, (_, last))| last.elapsed() > super::RESEND_AFTER)
+            .map(|(attempt, (first, _))| (*attempt, *first))
+            .collect();
+        for (attempt, first) in late {
+            let task = self.scheduler.task_of(attempt).filter(|_| self.scheduler.is_live(attempt));
+            let Some(task) = task else {
+                self.sent_at.remove(&attempt);
+                continue;
+            };
+            let now = Instant::now();
+            if !self.dir(shared).is_claimed(attempt) {
+                let message = TaskMessage { job: self.job.id, task, attempt };
+                tracing::info!(job = %self.job.id, %task, %attempt, "a message is lost; sent again");
+                shared.broker.send(queue, message, urgency).await?;
+                self.sent_at.insert(attempt, (first, now));
+            } else if first.elapsed() > shared.config.lease {
+                tracing::info!(job = %self.job.id, %task, %attempt, "claimed and never heard of");
+                self.dir(shared).cancel(attempt)?;
+                self.sent_at.remove(&attempt);
+                self.scheduler.lost(attempt);
+            }
+        }
+        Ok(())
     }
 
     /// Segments that wait in the queue or are at work.
@@ -157,12 +217,12 @@ impl JobRun {
                 Command::Send { task, attempt, .. } => {
                     let decision = Decision::Sent { task, attempt };
                     self.decide(shared, &[decision])?;
-                    self.sent_at.insert(attempt, Instant::now());
+                    let now = Instant::now();
+                    self.sent_at.insert(attempt, (now, now));
                     let message = TaskMessage { job: self.job.id, task, attempt };
-                    if let Err(error) = shared.broker.send(message, urgency).await {
-                        self.scheduler.lost(attempt);
-                        return Err(error);
-                    }
+                    let queue = self.queue().ok_or_else(|| Error::internal("no queue"))?;
+                    // Where the broker does not answer, the message counts as lost, and is sent again.
+                    shared.broker.send(queue, message, urgency).await?;
                     sent = true;
                 }
                 Command::Cancel { attempt } => self.dir(shared).cancel(attempt)?,
@@ -184,36 +244,48 @@ impl JobRun {
     }
 
     /// Hears what nodes hold, before [`JobRun::look`].
-    pub(super) fn beats(&mut self, beats: &[(NodeId, Beat)], lost: &[NodeId]) {
+    pub(super) fn beats(&mut self, beats: &[(NodeId, Beat)], lost: &[NodeId], lease: Duration) {
         self.held.clear();
-        for node in lost {
-            let gone: Vec<AttemptId> =
-                self.holders.iter().filter(|(_, n)| *n == node).map(|(a, _)| *a).collect();
-            for attempt in gone {
-                self.holders.remove(&attempt);
-                self.scheduler.lost(attempt);
-            }
-        }
         for (node, beat) in beats {
             for held in &beat.held {
-                let Some(task) = self.scheduler.task_of(held.attempt) else { continue };
+                let live = self.scheduler.is_live(held.attempt);
+                let task = self.scheduler.task_of(held.attempt).filter(|_| live);
+                let Some(task) = task else { continue };
                 if matches!(task, Task::Segment(_)) {
                     let frames = self.held.entry(task).or_insert(0);
                     *frames = held.frames.max(*frames);
                 }
-                if self.holders.insert(held.attempt, *node).is_none() {
+                if self.holders.insert(held.attempt, (*node, Instant::now())).is_none() {
                     self.claimed(held.attempt);
                     let (attempt, slot_pid) = (held.attempt, held.slot_pid);
                     self.tell(JobEvent::Started { task, attempt, slot_pid });
                 }
             }
         }
+        // A node that does not list an attempt any more has reported it, or never will.
+        let gone: Vec<AttemptId> = self
+            .holders
+            .iter()
+            .filter(|(_, (node, said))| lost.contains(node) || said.elapsed() > lease)
+            .map(|(attempt, _)| *attempt)
+            .collect();
+        for attempt in gone {
+            self.holders.remove(&attempt);
+            self.claimed_at.remove(&attempt);
+            tracing::info!(job = %self.job.id, %attempt, "an attempt is lost with its node");
+            self.scheduler.lost(attempt);
+        }
     }
 
     /// Reads the reports that have come, and tells how far the job is.
     pub(super) fn look(&mut self, shared: &Shared) -> Result<()> {
         let dir = self.dir(shared);
-        for (attempt, report) in dir.inbox()? {
+        let reports = dir.inbox()?;
+        if !reports.is_empty() {
+            // They are the new server's where one has taken over.
+            (shared.config.before_commit)()?;
+        }
+        for (attempt, report) in reports {
             match report {
                 Ok(report) if report.attempt == attempt => self.report(shared, report)?,
                 Ok(_) | Err(_) => {
@@ -233,6 +305,7 @@ impl JobRun {
             running,
             retried: u32::try_from(self.scheduler.retried().len()).unwrap_or(0),
             joining: *self.scheduler.phase() == Phase::Assembling,
+            no_node: self.no_node,
         };
         if progress != self.told {
             self.told = progress;
@@ -246,7 +319,7 @@ impl JobRun {
         self.scheduler.claimed(attempt, self.started.elapsed());
         self.claimed_at.entry(attempt).or_insert_with(Instant::now);
         let is_segment = matches!(self.scheduler.task_of(attempt), Some(Task::Segment(_)));
-        if let Some(sent) = self.sent_at.remove(&attempt).filter(|_| is_segment) {
+        if let Some((sent, _)) = self.sent_at.remove(&attempt).filter(|_| is_segment) {
             self.waited_ms.push(sent.elapsed().as_secs_f32() * 1e3);
         }
     }
@@ -257,7 +330,7 @@ impl JobRun {
             return Ok(());
         }
         self.claimed(attempt);
-        if self.holders.insert(attempt, report.node).is_none() {
+        if self.holders.remove(&attempt).is_none() && self.scheduler.is_live(attempt) {
             // It was begun and done between two beats.
             let (task, slot_pid) = (report.task, report.slot_pid);
             self.tell(JobEvent::Started { task, attempt, slot_pid });

@@ -3,15 +3,16 @@
 
 mod job;
 mod nodes;
+mod status;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use frameloom_broker::{Broker, Urgency};
-use frameloom_core::id::{AttemptId, JobId};
+use frameloom_core::id::{AttemptId, EngineId, JobId};
 use frameloom_core::metrics::{DepthSample, FrameCounts};
 use frameloom_core::plan::Plan;
 use frameloom_core::scheduler::{Phase, Scheduler};
@@ -19,12 +20,21 @@ use frameloom_core::slot::ConcatOutput;
 use frameloom_core::wire::{JobFile, Queue, Task};
 use frameloom_core::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::resume::Found;
 use crate::store::Store;
 use job::JobRun;
-use nodes::Nodes;
+use nodes::{Nodes, Pool};
+
+pub use status::{NodeStatus, Status};
+
+/// How long an unclaimed message is believed to be under way while its queue is empty.
+const RESEND_AFTER: Duration = Duration::from_secs(2);
+
+/// How long a job waits for a node before it says so.
+const NO_NODE_AFTER: Duration = Duration::from_secs(10);
 
 /// Called at each publishing step by its name; an error ends the job there. For trying crashes.
 pub type Fault = Box<dyn Fn(&str) -> Result<()> + Send + Sync>;
@@ -38,8 +48,8 @@ pub struct EngineConfig {
     pub poll: Duration,
     /// How long a silent node is believed.
     pub lease: Duration,
-    /// Segments that wait in the queue at most, of all jobs, beside those at work. The smaller, the
-    /// sooner a new job has its turn.
+    /// Segments that wait in a queue at most, of all jobs, beside those at work; where there are more
+    /// slots, one for two of them. The smaller, the sooner a new job has its turn.
     pub window: usize,
     /// Draws a new attempt id.
     pub new_id: Box<dyn Fn() -> AttemptId + Send + Sync>,
@@ -121,6 +131,8 @@ pub struct Progress {
     pub retried: u32,
     /// Whether segments are being joined.
     pub joining: bool,
+    /// The engine of which it needs a node, where none has lived for a while.
+    pub no_node: Option<EngineId>,
 }
 
 /// A job that ended well; its output is not at its place yet.
@@ -174,9 +186,15 @@ struct Shared {
 #[derive(Clone)]
 pub struct EngineHandle {
     begin: mpsc::Sender<(Begin, Reply)>,
+    status: Arc<Status>,
 }
 
 impl EngineHandle {
+    /// What is known of nodes and broker.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
     /// Runs a job to its end.
     ///
     /// # Errors
@@ -206,8 +224,13 @@ struct Engine {
     jobs: BTreeMap<JobId, Entry>,
     nodes: Nodes,
     turn: u64,
-    idle: usize,
-    slots: usize,
+    /// The slots that segments of each engine may have.
+    pools: BTreeMap<EngineId, Pool>,
+    /// Since when queues are empty.
+    empty: BTreeMap<Queue, Instant>,
+    /// Since when no node of an engine lives that a job needs.
+    no_node: BTreeMap<EngineId, Instant>,
+    status: Arc<Status>,
 }
 
 /// How urgent a segment is by its job's priority, 0 to 9; one of a job that has less than its share
@@ -225,6 +248,7 @@ fn urgency(priority: u8, has_less: bool) -> Urgency {
 pub fn start(config: EngineConfig, links: Links) -> EngineHandle {
     let Links { store, broker, wake } = links;
     let (sender, begin) = mpsc::channel(64);
+    let status = Arc::new(Status::default());
     let engine = Engine {
         shared: Shared { store, broker, config },
         wake,
@@ -232,11 +256,13 @@ pub fn start(config: EngineConfig, links: Links) -> EngineHandle {
         jobs: BTreeMap::new(),
         nodes: Nodes::default(),
         turn: 0,
-        idle: 0,
-        slots: 0,
+        pools: BTreeMap::new(),
+        empty: BTreeMap::new(),
+        no_node: BTreeMap::new(),
+        status: Arc::clone(&status),
     };
     tokio::spawn(engine.run());
-    EngineHandle { begin: sender }
+    EngineHandle { begin: sender, status }
 }
 
 impl Engine {
@@ -246,8 +272,13 @@ impl Engine {
                 tracing::warn!(%error, "cannot read the nodes' signs of life");
             }
             self.end_jobs();
-            if let Err(error) = self.dispatch().await {
-                tracing::warn!(%error, "cannot send tasks");
+            let dispatched = self.dispatch().await;
+            let trouble = dispatched.as_ref().err().map(|error| error.message().to_owned());
+            if self.status.set_broker(trouble) {
+                match dispatched {
+                    Ok(()) => tracing::info!("the broker answers again"),
+                    Err(error) => tracing::warn!(%error, "cannot send tasks; trying again"),
+                }
             }
             let poll = self.shared.config.poll;
             tokio::select! {
@@ -277,11 +308,25 @@ impl Engine {
     /// Looks at the store: beats, then each job's reports.
     fn look(&mut self) -> Result<()> {
         let look = self.nodes.look(&self.shared.store, self.shared.config.lease)?;
-        self.idle = look.idle();
-        self.slots = look.slots();
+        self.pools = look.pools;
+        self.status.set_nodes(look.all);
+        let needed: BTreeSet<EngineId> =
+            self.jobs.values().filter_map(|entry| entry.run.engine()).collect();
+        self.no_node.retain(|engine, _| needed.contains(engine));
+        for engine in needed {
+            if self.pools.get(&engine).is_some_and(|pool| pool.slots > 0) {
+                self.no_node.remove(&engine);
+            } else {
+                self.no_node.entry(engine).or_insert_with(Instant::now);
+            }
+        }
         let mut broken = Vec::new();
         for (id, entry) in &mut self.jobs {
-            entry.run.beats(&look.live, &look.lost);
+            let missing = entry.run.engine().filter(|engine| {
+                self.no_node.get(engine).is_some_and(|since| since.elapsed() > NO_NODE_AFTER)
+            });
+            entry.run.misses(missing);
+            entry.run.beats(&look.live, &look.lost, self.shared.config.lease);
             if let Err(error) = entry.run.look(&self.shared) {
                 broken.push((*id, error));
             }
@@ -322,27 +367,68 @@ impl Engine {
         drop(entry.reply.send(outcome(entry.run, &self.shared)));
     }
 
-    /// Sends tasks: short ones at once, segments in turns while there is room in the queue.
+    /// How many messages wait in each queue that jobs use; what was lost there is sent again.
+    async fn depths(&mut self) -> Result<BTreeMap<Queue, usize>> {
+        let queues: BTreeSet<Queue> =
+            self.jobs.values().filter_map(|entry| entry.run.queue()).collect();
+        self.empty.retain(|queue, _| queues.contains(queue));
+        let mut depths = BTreeMap::new();
+        for queue in queues {
+            let depth = self.shared.broker.len(queue).await?;
+            depths.insert(queue, depth);
+            if depth > 0 {
+                self.empty.remove(&queue);
+                continue;
+            }
+            let since = self.empty.entry(queue).or_insert_with(Instant::now);
+            if since.elapsed() < RESEND_AFTER {
+                continue;
+            }
+            for entry in self.jobs.values_mut().filter(|entry| entry.run.queue() == Some(queue)) {
+                entry.run.resend(&self.shared, urgency(entry.priority, true)).await?;
+            }
+        }
+        Ok(depths)
+    }
+
+    fn pool(&self, queue: Queue) -> Pool {
+        match queue {
+            Queue::Control => Pool::default(),
+            Queue::Segment(engine) => self.pools.get(&engine).copied().unwrap_or_default(),
+        }
+    }
+
+    /// Sends tasks: short ones at once, segments in turns while there is room in their queue.
     async fn dispatch(&mut self) -> Result<()> {
-        let mut waiting = self.shared.broker.len(Queue::Segment).await?;
+        let mut waiting = self.depths().await?;
         let hold = (self.shared.config.hold)();
         loop {
-            let room = !hold && waiting < self.shared.config.window;
+            let mut open: BTreeMap<Queue, usize> = BTreeMap::new();
+            for queue in self.jobs.values().filter_map(|entry| entry.run.wants()) {
+                *open.entry(queue).or_default() += 1;
+            }
+            // For each queue: whether there is room, and a job's share of the slots.
+            let state: BTreeMap<Queue, (bool, usize)> = open
+                .into_iter()
+                .map(|(queue, open)| {
+                    let slots = self.pool(queue).slots;
+                    let window = self.shared.config.window.max(slots.div_ceil(2));
+                    let depth = waiting.get(&queue).copied().unwrap_or(0);
+                    (queue, (!hold && depth < window, if open > 1 { slots / open } else { 0 }))
+                })
+                .collect();
             // A job that has no more than its share of the slots need not wait for room, and goes
             // before what the others have waiting. One task more than its share waits in the queue:
             // else the slot that ends the one before takes somebody else's first.
-            let open = self.jobs.values().filter(|e| e.run.wants().is_some()).count();
-            let share = if open > 1 { self.slots / open } else { 0 };
             let next = self
                 .jobs
                 .iter_mut()
                 .filter_map(|(id, entry)| Some((id, entry.run.wants()?, entry)))
-                .map(|(id, queue, entry)| {
+                .filter_map(|(id, queue, entry)| {
+                    let (room, share) = state.get(&queue).copied()?;
                     let has_less = entry.run.under_way() <= share;
-                    (id, queue, has_less, entry)
-                })
-                .filter(|(_, queue, has_less, _)| {
-                    *queue == Queue::Control || room || (*has_less && !hold)
+                    let may = queue == Queue::Control || room || (has_less && !hold);
+                    may.then_some((id, queue, has_less, entry))
                 })
                 .min_by_key(|(_, queue, _, entry)| {
                     (*queue != Queue::Control, Reverse(entry.priority), entry.served)
@@ -352,7 +438,7 @@ impl Engine {
             let urgency = urgency(entry.priority, has_less);
             self.turn += 1;
             entry.served = self.turn;
-            waiting += usize::from(queue == Queue::Segment);
+            *waiting.entry(queue).or_default() += 1;
             match entry.run.send(&self.shared, 0, urgency).await {
                 Ok(true) => {}
                 // It was about to have its turn, and has not: others come first.
@@ -361,11 +447,20 @@ impl Engine {
                 Err(error) => self.end(id, |_, _| Err(error)),
             }
         }
-        if self.idle > 0 && waiting == 0 && !hold {
-            for entry in self.jobs.values_mut() {
+        if hold {
+            return Ok(());
+        }
+        // Slots that idle try slow segments a second time.
+        let mut idle: BTreeMap<EngineId, usize> =
+            self.pools.iter().map(|(engine, pool)| (*engine, pool.idle)).collect();
+        for entry in self.jobs.values_mut() {
+            let Some(Queue::Segment(engine)) = entry.run.queue() else { continue };
+            let depth = waiting.get(&Queue::Segment(engine)).copied().unwrap_or(0);
+            let free = idle.entry(engine).or_default();
+            if *free > 0 && depth == 0 {
                 let urgency = urgency(entry.priority, false);
-                if entry.run.send(&self.shared, self.idle, urgency).await? {
-                    break;
+                if entry.run.send(&self.shared, *free, urgency).await? {
+                    *free -= 1;
                 }
             }
         }

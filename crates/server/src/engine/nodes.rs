@@ -4,17 +4,39 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use frameloom_core::Result;
-use frameloom_core::id::NodeId;
-use frameloom_core::wire::Beat;
+use frameloom_core::id::{EngineId, NodeId};
+use frameloom_core::wire::{Beat, NodeInfo};
 use tokio::time::Instant;
 
+use super::status::NodeStatus;
 use crate::store::Store;
+
+/// How long a node is shown that has fallen silent.
+const SHOWN: Duration = Duration::from_secs(600);
 
 /// What is known of the nodes.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    /// The last counter seen of each, and when it was first seen.
-    seen: BTreeMap<NodeId, (u64, Instant)>,
+    seen: BTreeMap<NodeId, Seen>,
+}
+
+/// What is known of a node.
+#[derive(Debug)]
+struct Seen {
+    beat: Beat,
+    /// When its counter was first seen.
+    at: Instant,
+    info: Option<NodeInfo>,
+    engine: Option<EngineId>,
+}
+
+/// The slots of the nodes of one engine.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Pool {
+    /// Segment slots.
+    pub(super) slots: usize,
+    /// Those without work.
+    pub(super) idle: usize,
 }
 
 /// One look at all signs of life.
@@ -24,18 +46,10 @@ pub(super) struct Look {
     pub(super) live: Vec<(NodeId, Beat)>,
     /// Nodes that have been silent for longer than the lease.
     pub(super) lost: Vec<NodeId>,
-}
-
-impl Look {
-    /// Segment slots, at work or not; what control slots hold counts, too.
-    pub(super) fn slots(&self) -> usize {
-        self.idle() + self.live.iter().map(|(_, beat)| beat.held.len()).sum::<usize>()
-    }
-
-    /// Segment slots without work.
-    pub(super) fn idle(&self) -> usize {
-        self.live.iter().map(|(_, beat)| beat.free_slots as usize).sum()
-    }
+    /// The slots that segments of each engine may have.
+    pub(super) pools: BTreeMap<EngineId, Pool>,
+    /// All of them, to be shown.
+    pub(super) all: Vec<NodeStatus>,
 }
 
 impl Nodes {
@@ -45,18 +59,57 @@ impl Nodes {
     /// Of the file system.
     pub(super) fn look(&mut self, store: &Store, lease: Duration) -> Result<Look> {
         let mut look = Look::default();
-        for node in store.nodes()? {
+        let nodes = store.nodes()?;
+        self.seen.retain(|node, _| nodes.contains(node));
+        for node in nodes {
             // A beat that cannot be read is a beat that did not come.
-            let Ok(Some(beat)) = store.read_beat(node) else { continue };
+            let read = store.read_beat(node).ok().flatten();
             let now = Instant::now();
-            let seen = self.seen.entry(node).or_insert((0, now));
-            if seen.0 != beat.counter {
-                *seen = (beat.counter, now);
-            } else if now.duration_since(seen.1) > lease {
-                look.lost.push(node);
-                continue;
+            let seen = match (self.seen.get_mut(&node), read) {
+                (Some(seen), Some(beat)) => {
+                    if seen.beat.counter != beat.counter {
+                        seen.at = now;
+                    }
+                    seen.beat = beat;
+                    seen
+                }
+                (Some(seen), None) => seen,
+                (None, Some(beat)) => self.seen.entry(node).or_insert(Seen {
+                    beat,
+                    at: now,
+                    info: None,
+                    engine: None,
+                }),
+                (None, None) => continue,
+            };
+            if seen.info.is_none() {
+                seen.info = store.read_node(node).ok().flatten();
+                seen.engine = seen.info.as_ref().map(|info| info.engine.id());
             }
-            look.live.push((node, beat));
+            let silent = now.duration_since(seen.at);
+            let lives = silent <= lease;
+            if lives {
+                look.live.push((node, seen.beat.clone()));
+                if let (Some(engine), Some(info)) = (seen.engine, &seen.info) {
+                    let pool = look.pools.entry(engine).or_default();
+                    pool.slots += info.slots as usize;
+                    pool.idle += seen.beat.free_slots as usize;
+                }
+            } else {
+                look.lost.push(node);
+                if silent > SHOWN {
+                    // It makes its place anew where it wakes.
+                    store.forget_node(node)?;
+                    continue;
+                }
+            }
+            look.all.push(NodeStatus {
+                id: node,
+                info: seen.info.clone(),
+                beat: seen.beat.clone(),
+                silent,
+                lives,
+            });
         }
         Ok(look)
     }

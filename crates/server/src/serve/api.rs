@@ -1,6 +1,5 @@
 //! Jobs over HTTP: accept, show, list, follow, stop, try again.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -13,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use frameloom_core::Error;
 use frameloom_core::wire::Decision;
 use futures_util::{Stream, StreamExt};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use utoipa::{OpenApi, ToSchema};
+use utoipa::OpenApi;
 
 use super::auth::Who;
 use super::problem::{ApiError, ApiResult, Problem};
@@ -29,7 +28,7 @@ const MOST_LISTED: usize = 200;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Frameloom", description = "Heavy per-frame video processing, spread over processes and machines.", license(name = "Apache-2.0 OR MIT")),
-    paths(create, list, show, remove, retry, events, logs, filters, workers, healthz, readyz,
+    paths(create, list, show, remove, retry, events, logs, filters, healthz, readyz, super::workers::workers,
         super::picture::latest, super::picture::frame, super::picture::gif, super::picture::mp4,
         super::output::output, super::output::metrics, super::upload::offset, super::upload::append,
         super::upload::whole, super::process::process, super::metrics::metrics),
@@ -419,38 +418,6 @@ pub(crate) async fn filters(State(app): State<Arc<App>>, _who: Who) -> Response 
     Json(app.jobs.parts.catalogue.0).into_response()
 }
 
-/// A worker node.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct WorkerView {
-    /// Its id.
-    id: String,
-    /// Segment slots without work.
-    free_slots: u32,
-    /// Attempts that it works on.
-    held: usize,
-}
-
-/// The worker nodes that have told of themselves.
-#[utoipa::path(get, path = "/v1/workers", tag = "server",
-    responses((status = 200, body = Vec<WorkerView>), (status = 401, body = Problem)))]
-pub(crate) async fn workers(
-    State(app): State<Arc<App>>,
-    _who: Who,
-) -> ApiResult<Json<Vec<WorkerView>>> {
-    let store = &app.jobs.parts.store;
-    let mut workers = VecDeque::new();
-    for node in store.nodes()? {
-        if let Ok(Some(beat)) = store.read_beat(node) {
-            workers.push_back(WorkerView {
-                id: node.to_string(),
-                free_slots: beat.free_slots,
-                held: beat.held.len(),
-            });
-        }
-    }
-    Ok(Json(workers.into()))
-}
-
 /// Whether the server answers.
 #[utoipa::path(get, path = "/healthz", tag = "server", responses((status = 200, body = String)))]
 pub(crate) async fn healthz() -> &'static str {
@@ -463,6 +430,9 @@ pub(crate) async fn healthz() -> &'static str {
 pub(crate) async fn readyz(State(app): State<Arc<App>>) -> ApiResult<&'static str> {
     if app.jobs.is_full() {
         return Err(Error::unavailable("the store is full").into());
+    }
+    if let Some(trouble) = app.jobs.parts.engine.status().broker_trouble() {
+        return Err(Error::unavailable(format!("the broker is gone: {trouble}")).into());
     }
     Ok("ready\n")
 }

@@ -268,7 +268,8 @@ impl Jobs {
             (Some(path), false) => {
                 let path = self.config.allowed(path, false)?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                Ok((SourceRef { path, name }, false))
+                let root = self.config.root_of(&path);
+                Ok((SourceRef { path, name, root }, false))
             }
             (None, true) => {
                 if source.size.is_some_and(|size| size > self.config.max_upload) {
@@ -278,7 +279,7 @@ impl Jobs {
                 let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
                 let name: String = name.chars().filter(|c| !c.is_control()).take(255).collect();
                 let path = self.parts.store.job(id).source();
-                Ok((SourceRef { path, name }, true))
+                Ok((SourceRef { path, name, root: None }, true))
             }
             _ => Err(Error::invalid(
                 "source: give either 'upload': true or 'path', a path on the server",
@@ -392,11 +393,11 @@ impl Jobs {
         })?;
         if let Some(why) = differs {
             tracing::info!(job = %job.id(), why, "a job starts over");
-            dir.sweep(|_| false)?;
+            dir.sweep(&found.open, |_| false)?;
             return Ok(None);
         }
         let kept = found.kept();
-        dir.sweep(|name| kept.contains(name))?;
+        dir.sweep(&found.open, |name| kept.contains(name))?;
         Ok(Some(found).filter(|found| found.plan.is_some()))
     }
 
@@ -409,7 +410,7 @@ impl Jobs {
         let written = match ended {
             Ok(()) => self.end(job, End::Succeeded, None).and_then(|()| {
                 // Segments are of no use any more.
-                self.parts.store.job(job.id()).sweep(|_| false)
+                self.parts.store.job(job.id()).drop_results()
             }),
             Err(error) if error.kind() == ErrorKind::Cancelled => {
                 self.end(job, End::Cancelled, None)
@@ -447,12 +448,16 @@ impl Jobs {
     /// Tells jobs whether they wait for room, and deletes what has been kept long enough.
     pub(crate) fn tend(&self) {
         let full = self.is_full();
+        let broker = self.parts.engine.status().broker_trouble().map(|_| "broker gone");
         let jobs: Vec<Arc<Job>> = self.list().values().cloned().collect();
         let now = now_ms();
         for job in jobs {
             let state = job.state();
             if !state.is_terminal() && !job.awaits_upload() {
-                job.wait_for(full.then_some("store full"));
+                let no_node = job.progress().no_node;
+                let no_node = no_node.map(|engine| format!("no node for engine {engine}"));
+                let waits = if full { Some("store full") } else { broker.or(no_node.as_deref()) };
+                job.wait_for(waits);
             }
             let kept = |ms: i64, keep: Duration| {
                 now.saturating_sub(ms) > i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)

@@ -130,11 +130,10 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Ap
         &plain(sum(&|p| u64::from(p.waiting))),
     );
     let (mut free, mut held) = (0, 0);
-    for node in app.jobs.parts.store.nodes()? {
-        if let Ok(Some(beat)) = app.jobs.parts.store.read_beat(node) {
-            free += u64::from(beat.free_slots);
-            held += beat.held.len() as u64;
-        }
+    let nodes = app.jobs.parts.engine.status().nodes();
+    for node in nodes.iter().filter(|node| node.lives) {
+        free += u64::from(node.beat.free_slots);
+        held += node.beat.held.len() as u64;
     }
     let slots = [("{state=\"free\"}".to_owned(), free), ("{state=\"busy\"}".to_owned(), held)];
     family("frameloom_slots", "gauge", "Slots by what they do.", &slots);

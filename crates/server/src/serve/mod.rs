@@ -18,7 +18,9 @@ mod trace;
 mod upload;
 mod view;
 mod webhook;
+mod workers;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,7 @@ pub use problem::Problem;
 pub use request::{EncoderRequest, JobRequest, OutputRequest, SourceRequest};
 pub use trace::TraceConfig;
 pub use view::{JobList, JobView, ProgressView, SegmentState, State};
+pub use workers::serve_node;
 
 use jobs::Jobs;
 
@@ -69,6 +72,8 @@ pub struct ServeConfig {
     pub keep_outputs: Option<Duration>,
     /// Segments done at a time on this machine.
     pub slots: usize,
+    /// Directories that nodes may find elsewhere, by name.
+    pub roots: BTreeMap<String, PathBuf>,
     /// Whether `/metrics` is open to everybody.
     pub open_metrics: bool,
     /// Hosts that webhooks may go to, as `HOST` or `HOST:PORT`.
@@ -106,6 +111,13 @@ impl ServeConfig {
     fn kept(&self) -> Kept {
         let ms = |keep: Duration| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
         Kept { source: self.keep.map(ms), output: self.keep_outputs.map(ms) }
+    }
+
+    /// The named root beneath which a path lies, and the path from there.
+    fn root_of(&self, path: &Path) -> Option<(String, PathBuf)> {
+        self.roots
+            .iter()
+            .find_map(|(name, dir)| Some((name.clone(), path.strip_prefix(dir).ok()?.to_owned())))
     }
 
     fn too_large(&self) -> Error {
@@ -252,7 +264,7 @@ impl Server {
             .route("/v1/jobs/{id}/metrics", get(output::metrics))
             .route("/v1/jobs/{id}/retry", post(api::retry))
             .route("/v1/filters", get(api::filters))
-            .route("/v1/workers", get(api::workers))
+            .route("/v1/workers", get(workers::workers))
             .route("/v1/session", post(auth::login))
             .route("/v1/openapi.json", get(api::document))
             .route("/healthz", get(api::healthz))

@@ -89,7 +89,8 @@ pub struct JobView {
     pub id: String,
     /// Where it stands.
     pub state: State,
-    /// What it waits for, where it waits: `upload`, `store full`.
+    /// What it waits for, where it waits: `upload`, `store full`, `broker gone`,
+    /// `no node for engine ID`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
     /// Whose it is.

@@ -1,0 +1,351 @@
+//! Messages as Celery's second protocol has them, in the envelope of kombu's Redis transport.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use frameloom_core::id::{AttemptId, JobId, StoreId};
+use frameloom_core::wire::{PROTOCOL, Task, TaskMessage};
+use frameloom_core::{Error, Result};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::names::{TASKS, task_name};
+use crate::Urgency;
+
+/// Largest message that is read, in bytes; ours have less than 4 KB.
+const MOST: usize = 64 << 10;
+
+/// A random UUID, as text.
+pub(super) fn new_uuid() -> String {
+    // Without randomness a tag repeats, which nothing of ours looks at.
+    let half = || u128::from(getrandom::u64().unwrap_or_default());
+    uuid(half() << 64 | half())
+}
+
+/// 128 bits as a UUID.
+pub(super) fn uuid(bits: u128) -> String {
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// The id of an attempt's task, as Celery writes ids.
+pub(super) fn task_id(attempt: AttemptId) -> String {
+    uuid(attempt.bits())
+}
+
+/// The attempt of a task's id.
+pub(super) fn attempt_of(id: &str) -> Option<AttemptId> {
+    id.replace('-', "").parse().ok()
+}
+
+/// Where a message goes, for its envelope.
+pub(super) struct Address<'a> {
+    pub(super) exchange: &'a str,
+    pub(super) routing_key: &'a str,
+    pub(super) urgency: Urgency,
+    /// 1: not kept by a broker that could keep it; 2: kept.
+    pub(super) delivery_mode: u8,
+}
+
+/// A message in kombu's envelope.
+pub(super) fn envelope(body: &Value, headers: &Value, to: &Address<'_>, more: Value) -> String {
+    let mut properties = json!({
+        "delivery_mode": to.delivery_mode,
+        "delivery_info": { "exchange": to.exchange, "routing_key": to.routing_key },
+        "priority": to.urgency,
+        "body_encoding": "base64",
+        "delivery_tag": new_uuid(),
+    });
+    if let (Value::Object(properties), Value::Object(more)) = (&mut properties, more) {
+        properties.extend(more);
+    }
+    json!({
+        "body": BASE64.encode(body.to_string()),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": properties,
+    })
+    .to_string()
+}
+
+/// The arguments of a task: references, never pixels.
+pub(super) fn arguments(message: &TaskMessage, store: StoreId) -> Value {
+    let mut kwargs = json!({
+        "version": PROTOCOL,
+        "store": store,
+        "job": message.job,
+        "attempt": message.attempt,
+    });
+    if let Task::Segment(k) = message.task {
+        kwargs["segment"] = k.into();
+    }
+    kwargs
+}
+
+/// A task as a message that a Celery worker could read.
+pub(super) fn encode(
+    message: &TaskMessage,
+    store: StoreId,
+    queue: &str,
+    urgency: Urgency,
+    origin: &str,
+) -> String {
+    let id = task_id(message.attempt);
+    let kwargs = arguments(message, store);
+    let body = json!([
+        [],
+        kwargs,
+        { "callbacks": null, "errbacks": null, "chain": null, "chord": null }
+    ]);
+    let headers = json!({
+        "lang": "rs",
+        "task": task_name(message.task),
+        "id": id,
+        "root_id": id,
+        "parent_id": null,
+        "group": null,
+        "retries": 0,
+        "eta": null,
+        "expires": null,
+        "timelimit": [null, null],
+        "argsrepr": "()",
+        "kwargsrepr": kwargs.to_string(),
+        "origin": origin,
+        "ignore_result": true,
+    });
+    let to = Address { exchange: "", routing_key: queue, urgency, delivery_mode: 2 };
+    envelope(&body, &headers, &to, json!({ "correlation_id": id }))
+}
+
+/// The parts of an envelope.
+#[derive(Debug, Deserialize)]
+pub(super) struct Envelope {
+    body: String,
+    #[serde(rename = "content-type", default)]
+    content_type: String,
+    #[serde(default)]
+    pub(super) headers: Map<String, Value>,
+    #[serde(default)]
+    properties: Map<String, Value>,
+}
+
+impl Envelope {
+    /// Reads an envelope.
+    ///
+    /// # Errors
+    /// Invalid, in words.
+    pub(super) fn read(raw: &[u8]) -> Result<Self> {
+        if raw.len() > MOST {
+            return Err(Error::invalid(format!("a message of {} bytes", raw.len())));
+        }
+        serde_json::from_slice(raw)
+            .map_err(|e| Error::invalid(format!("a message that is not kombu's JSON ({e})")))
+    }
+
+    /// The body's JSON.
+    ///
+    /// # Errors
+    /// Invalid, in words.
+    pub(super) fn body(&self) -> Result<Value> {
+        if self.content_type != "application/json" {
+            return Err(Error::invalid(format!(
+                "content type '{}'; only application/json is read",
+                shown(&self.content_type)
+            )));
+        }
+        let text = match self.properties.get("body_encoding").and_then(Value::as_str) {
+            Some("base64") => BASE64
+                .decode(&self.body)
+                .map_err(|e| Error::invalid(format!("a body that is not base64 ({e})")))?,
+            _ => self.body.clone().into_bytes(),
+        };
+        serde_json::from_slice(&text)
+            .map_err(|e| Error::invalid(format!("a body that is not JSON ({e})")))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(Value::as_str)
+    }
+
+    /// Who sent it, for a log line.
+    pub(super) fn origin(&self) -> String {
+        shown(self.header("origin").unwrap_or("unknown"))
+    }
+}
+
+/// A stranger's text, cut off and without control characters.
+fn shown(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_debug).collect()
+}
+
+#[derive(Deserialize)]
+struct Arguments {
+    version: u32,
+    store: StoreId,
+    job: JobId,
+    attempt: AttemptId,
+    #[serde(default)]
+    segment: Option<u32>,
+}
+
+/// A message that nodes of a store do.
+///
+/// # Errors
+/// Invalid: what it is that nobody should have sent, and from where.
+pub(super) fn decode(raw: &[u8], store: StoreId) -> Result<TaskMessage> {
+    let envelope = Envelope::read(raw)?;
+    task(&envelope, store).map_err(|e| e.at(format!("from {}", envelope.origin())))
+}
+
+fn task(envelope: &Envelope, store: StoreId) -> Result<TaskMessage> {
+    let Some(name) = envelope.header("task") else {
+        return Err(Error::invalid("a message of Celery's first protocol, or no task at all"));
+    };
+    if !TASKS.contains(&name) {
+        return Err(Error::invalid(format!("task '{}', which nobody here does", shown(name))));
+    }
+    due(envelope)?;
+    let body = envelope.body()?;
+    let kwargs = body
+        .get(1)
+        .filter(|kwargs| kwargs.is_object())
+        .ok_or_else(|| Error::invalid("a body that is not [args, kwargs, …]"))?;
+    let version = kwargs.get("version").and_then(Value::as_u64);
+    if version != Some(u64::from(PROTOCOL)) {
+        return Err(Error::invalid(format!(
+            "version {} of our messages; this is version {PROTOCOL}",
+            kwargs.get("version").unwrap_or(&Value::Null)
+        )));
+    }
+    let given: Arguments = Arguments::deserialize(kwargs)
+        .map_err(|e| Error::invalid(format!("arguments of '{name}' that are wrong ({e})")))?;
+    debug_assert_eq!(given.version, PROTOCOL, "looked at above");
+    if given.store != store {
+        return Err(Error::invalid(format!("a task on store {}; ours is {store}", given.store)));
+    }
+    let task = match (name, given.segment) {
+        ("frameloom.plan", None) => Task::Plan,
+        ("frameloom.concat", None) => Task::Concat,
+        ("frameloom.segment", Some(k)) => Task::Segment(k),
+        _ => return Err(Error::invalid(format!("'{name}' with or without a segment"))),
+    };
+    Ok(TaskMessage { job: given.job, task, attempt: given.attempt })
+}
+
+/// Whether a task is to be done now.
+fn due(envelope: &Envelope) -> Result<()> {
+    let moment = |name: &str| match envelope.headers.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let text = value.as_str().unwrap_or_default();
+            let wrong = || Error::invalid(format!("{name} '{}'", shown(&value.to_string())));
+            text.parse::<jiff::Timestamp>().map(Some).map_err(|_| wrong())
+        }
+    };
+    let now = jiff::Timestamp::now();
+    if moment("expires")?.is_some_and(|at| at <= now) {
+        return Err(Error::invalid("a task that has expired"));
+    }
+    if moment("eta")?.is_some_and(|at| at > now) {
+        return Err(Error::invalid("a task for later (eta), which nobody here holds back"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> (TaskMessage, StoreId) {
+        let message = TaskMessage {
+            job: JobId::from_bits(7),
+            task: Task::Segment(41),
+            attempt: AttemptId::from_bits(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
+        };
+        (message, StoreId::from_bits(9))
+    }
+
+    /// A message with one place of its envelope changed.
+    fn changed(pointer: &str, to: Value) -> String {
+        let (message, store) = sample();
+        let mut raw: Value =
+            serde_json::from_str(&encode(&message, store, "q", 6, "gen1@h")).unwrap();
+        if let Some(inner) = pointer.strip_prefix("/body") {
+            let body = BASE64.decode(raw["body"].as_str().unwrap()).unwrap();
+            let mut body: Value = serde_json::from_slice(&body).unwrap();
+            *body.pointer_mut(inner).unwrap() = to;
+            raw["body"] = BASE64.encode(body.to_string()).into();
+        } else {
+            *raw.pointer_mut(pointer).unwrap() = to;
+        }
+        raw.to_string()
+    }
+
+    #[test]
+    fn a_task_comes_back_and_is_small() {
+        let (message, store) = sample();
+        for task in [Task::Plan, Task::Segment(0), Task::Segment(u32::MAX), Task::Concat] {
+            let message = TaskMessage { task, ..message.clone() };
+            let raw = encode(&message, store, "frameloom.cpu.0001020304ff", 3, "gen1@host");
+            assert!(raw.len() < 4096, "{} bytes", raw.len());
+            assert_eq!(decode(raw.as_bytes(), store).unwrap(), message);
+        }
+        assert_eq!(task_id(message.attempt), "01234567-89ab-cdef-0123-456789abcdef");
+        assert_eq!(attempt_of(&task_id(message.attempt)), Some(message.attempt));
+    }
+
+    #[test]
+    fn what_nobody_should_send_is_refused_in_words() {
+        let (_, store) = sample();
+        let future = "2999-01-01T00:00:00+00:00";
+        let cases = [
+            ("rubbish".to_owned(), "not kombu's JSON"),
+            (changed("/content-type", json!("application/x-python-serialize")), "content type"),
+            (changed("/properties/body_encoding", json!("none")), "not JSON"),
+            (
+                changed("/headers/lang", json!("py")).replace("\"body\":\"", "\"body\":\"%"),
+                "not base64",
+            ),
+            (changed("/headers/task", json!("os.system")), "task 'os.system', which nobody"),
+            (changed("/headers/task", json!(["x"])), "first protocol"),
+            (changed("/headers/expires", json!("2001-01-01T00:00:00+00:00")), "expired"),
+            (changed("/headers/expires", json!(7)), "expires '7'"),
+            (changed("/headers/eta", json!(future)), "for later"),
+            (changed("/headers/task", json!("frameloom.plan")), "with or without a segment"),
+            (changed("/body/1/version", json!(2)), "version 2"),
+            (changed("/body/1/version", json!("1")), "version \"1\""),
+            (changed("/body/1/job", json!("../../etc/passwd")), "32 lower-case"),
+            (changed("/body/1/segment", json!(-1)), "arguments of"),
+            (changed("/body/1/store", json!("0".repeat(32))), "a task on store 0000"),
+            (changed("/body/1", json!("x")), "[args, kwargs, …]"),
+            (" ".repeat(MOST + 1), "a message of"),
+        ];
+        for (raw, words) in cases {
+            let error = decode(raw.as_bytes(), store).unwrap_err();
+            assert!(error.message().contains(words), "'{error}' lacks '{words}'");
+        }
+    }
+
+    #[test]
+    fn a_header_too_many_is_no_harm() {
+        let (message, store) = sample();
+        let mut raw: Value =
+            serde_json::from_str(&encode(&message, store, "q", 6, "gen1@h")).unwrap();
+        raw["headers"]["stamped_headers"] = json!([]);
+        raw["headers"]["replaced_task_nesting"] = json!(0);
+        assert_eq!(decode(raw.to_string().as_bytes(), store).unwrap(), message);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(at in 0usize..900, byte: u8, cut in 0usize..900) {
+            let (message, store) = sample();
+            let mut raw = encode(&message, store, "q", 6, "gen1@h").into_bytes();
+            let len = raw.len();
+            raw[at % len] = byte;
+            raw.truncate(len - cut % len);
+            drop(decode(&raw, store));
+        }
+    }
+}

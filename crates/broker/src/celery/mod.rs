@@ -1,0 +1,364 @@
+//! Celery's protocol over Redis, so that nodes on other machines take tasks, and Celery's own tools
+//! see them.
+//!
+//! Redis holds nothing that matters: a message that is lost, late or doubled changes no result. So a
+//! message is popped and that is all; there is no list of unacknowledged ones to restore from.
+
+mod link;
+mod message;
+mod names;
+mod receiver;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use frameloom_core::id::{EngineId, StoreId};
+use frameloom_core::wire::{PROTOCOL, Queue, TaskMessage};
+use frameloom_core::{Error, Result};
+use redis::aio::ConnectionManager;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::{Broker, LEAST_URGENT, Reply, Urgency};
+use link::Link;
+use message::{Address, encode, envelope, task_id};
+use receiver::{MADE_KNOWN_EVERY, Request};
+
+pub use names::{TASKS, queue_name, task_name};
+pub use worker::{Active, Events, Steered, WorkerConfig};
+
+/// The key that says which store the server of this database works on.
+const SERVER_KEY: &str = "frameloom.server";
+
+/// How long a server is believed that says nothing, in seconds.
+const SERVER_LASTS: u64 = 15;
+
+/// How far clocks may be apart.
+const MOST_SKEW: Duration = Duration::from_secs(30);
+
+/// What queues and connections share.
+struct Shared {
+    link: Link,
+    manager: ConnectionManager,
+    store: StoreId,
+    /// Who sends, as Celery has it: `gen4711@host`.
+    origin: String,
+    refused: AtomicU64,
+    /// Celery's logical clock.
+    clock: AtomicU64,
+}
+
+impl Shared {
+    /// Makes a queue known to tools that list queues.
+    async fn make_known(&self, queue: &str) -> Result<()> {
+        let (sets, member) = names::binding(queue);
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        for set in sets {
+            pipe.sadd(set, &member).ignore();
+        }
+        let done: std::result::Result<(), _> = pipe.query_async(&mut self.manager.clone()).await;
+        done.map_err(|e| self.link.error(&e))
+    }
+
+    /// An event's message and where it is published.
+    fn event(&self, kind: &str, hostname: &str, mut fields: serde_json::Value) -> (String, String) {
+        let clock = self.clock.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = jiff::Timestamp::now().as_millisecond();
+        #[expect(clippy::cast_precision_loss, reason = "exact for some thousand years")]
+        let timestamp = now as f64 / 1e3;
+        if let serde_json::Value::Object(fields) = &mut fields {
+            let common = json!({
+                "type": kind, "hostname": hostname, "pid": std::process::id(), "clock": clock,
+                "utcoffset": 0, "timestamp": timestamp,
+            });
+            if let serde_json::Value::Object(common) = common {
+                fields.extend(common);
+            }
+        }
+        let routing_key = kind.replacen('-', ".", 1);
+        let to = Address {
+            exchange: "celeryev",
+            routing_key: &routing_key,
+            urgency: 0,
+            delivery_mode: 1,
+        };
+        let message = envelope(&fields, &json!({ "hostname": hostname }), &to, json!({}));
+        (format!("/{}.celeryev/{routing_key}", self.link.database()), message)
+    }
+}
+
+/// Queues in Redis.
+pub struct Celery {
+    shared: Arc<Shared>,
+    receivers: Mutex<BTreeMap<Queue, mpsc::UnboundedSender<Request>>>,
+    /// When queues were last made known.
+    known: Mutex<BTreeMap<Queue, Instant>>,
+}
+
+/// What a server says of itself to nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// The store that it works on.
+    pub store: StoreId,
+    /// Its engine.
+    pub engine: EngineId,
+    /// The version of its messages.
+    pub protocol: u32,
+    /// Its clock, in milliseconds since 1970.
+    pub time_ms: i64,
+}
+
+impl Announcement {
+    /// What a server of this store says now.
+    pub fn now(store: StoreId, engine: EngineId) -> Self {
+        let time_ms = jiff::Timestamp::now().as_millisecond();
+        Self { store, engine, protocol: PROTOCOL, time_ms }
+    }
+
+    /// Whether a node's clock, in milliseconds since 1970, goes with the server's.
+    ///
+    /// # Errors
+    /// Conflict, saying by how much not.
+    pub fn clock_fits(&self, now_ms: i64) -> Result<()> {
+        let apart = Duration::from_millis(now_ms.abs_diff(self.time_ms));
+        if apart > MOST_SKEW {
+            return Err(Error::conflict(format!(
+                "this machine's clock and the server's are {} s apart; set them by NTP",
+                apart.as_secs()
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Celery {
+    /// Connects to the Redis at `url`, for tasks on this store.
+    ///
+    /// # Errors
+    /// Invalid, Unauthorized or Unavailable: what is wrong with address, password or database.
+    pub async fn connect(url: &str, password: Option<&Path>, store: StoreId) -> Result<Self> {
+        let link = Link::new(url, password)?;
+        let manager = link.manager().await?;
+        let name = host_name();
+        let shared = Shared {
+            manager,
+            store,
+            origin: format!("gen{}@{name}", std::process::id()),
+            refused: AtomicU64::new(0),
+            clock: AtomicU64::new(0),
+            link,
+        };
+        let answer: std::result::Result<String, _> =
+            redis::cmd("PING").query_async(&mut shared.manager.clone()).await;
+        answer.map_err(|e| shared.link.error(&e))?;
+        Ok(Self {
+            shared: Arc::new(shared),
+            receivers: Mutex::new(BTreeMap::new()),
+            known: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// The address without a password.
+    pub fn address(&self) -> &str {
+        self.shared.link.shown()
+    }
+
+    /// What should be set otherwise in Redis, with what to do.
+    pub async fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut connection = self.shared.manager.clone();
+        let at = self.shared.link.shown();
+        let info: std::result::Result<String, _> =
+            redis::cmd("INFO").arg("server").query_async(&mut connection).await;
+        let version = info.ok().and_then(|info| {
+            let line = info.lines().find_map(|line| line.strip_prefix("redis_version:"))?;
+            Some(line.trim().to_owned())
+        });
+        if let Some(version) = version.filter(|version| is_old(version)) {
+            warnings.push(format!("{at} is Redis {version}; take 6.2 or newer"));
+        }
+        // Managed Redis often allows no CONFIG.
+        let policy: std::result::Result<Vec<String>, _> = redis::cmd("CONFIG")
+            .arg("GET")
+            .arg("maxmemory-policy")
+            .query_async(&mut connection)
+            .await;
+        if let Ok([_, policy]) = policy.as_deref()
+            && policy != "noeviction"
+        {
+            warnings.push(format!(
+                "{at} has maxmemory-policy {policy} and may throw queues away; \
+                 set 'maxmemory-policy noeviction' in its configuration"
+            ));
+        }
+        if self.shared.link.is_open() {
+            warnings.push(format!(
+                "{at} is reached over the network without a password: whoever reaches it may send tasks; \
+                 set 'requirepass' and give --broker-password-file"
+            ));
+        }
+        warnings
+    }
+
+    /// Says to nodes which store this server works on. Repeat it every few seconds.
+    ///
+    /// # Errors
+    /// Unavailable where Redis does not answer.
+    pub async fn announce(&self, said: &Announcement) -> Result<()> {
+        let text = serde_json::to_string(said)
+            .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
+        let mut command = redis::cmd("SET");
+        command.arg(SERVER_KEY).arg(text).arg("EX").arg(SERVER_LASTS);
+        let done: std::result::Result<(), _> =
+            command.query_async(&mut self.shared.manager.clone()).await;
+        done.map_err(|e| self.shared.link.error(&e))
+    }
+
+    /// Takes back what was announced: the server ends.
+    pub async fn withdraw(&self) {
+        let mut command = redis::cmd("DEL");
+        command.arg(SERVER_KEY);
+        let done: std::result::Result<i64, _> =
+            command.query_async(&mut self.shared.manager.clone()).await;
+        // It ends by itself soon.
+        drop(done);
+    }
+
+    /// What the server of this database says; `None` where there is none.
+    ///
+    /// # Errors
+    /// Unavailable where Redis does not answer; Conflict where somebody else uses the key.
+    pub async fn announced(&self) -> Result<Option<Announcement>> {
+        let text: Option<String> = redis::cmd("GET")
+            .arg(SERVER_KEY)
+            .query_async(&mut self.shared.manager.clone())
+            .await
+            .map_err(|e| self.shared.link.error(&e))?;
+        let read = text.map(|text| serde_json::from_str(&text)).transpose();
+        read.map_err(|e| {
+            Error::conflict(format!(
+                "the key '{SERVER_KEY}' in {} is not a server's of this version; \
+                 use another database number",
+                self.shared.link.shown()
+            ))
+            .with_source(e)
+        })
+    }
+
+    /// Messages that nobody should have sent, so far.
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether a queue has to be made known.
+    fn is_unknown(&self, queue: Queue) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&queue).is_none_or(|at| at.elapsed() > MADE_KNOWN_EVERY)
+    }
+
+    fn set_known(&self, queue: Queue, known: bool) {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known {
+            all.insert(queue, Instant::now());
+        } else {
+            all.remove(&queue);
+        }
+    }
+}
+
+/// Whether a version is below 6.2.
+fn is_old(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2)
+}
+
+/// This machine's name.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+impl Broker for Celery {
+    fn send(&self, queue: Queue, message: TaskMessage, urgency: Urgency) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let name = queue_name(queue);
+            let shared = &self.shared;
+            if self.is_unknown(queue) {
+                shared.make_known(&name).await?;
+                self.set_known(queue, true);
+            }
+            let urgency = urgency.min(LEAST_URGENT);
+            let raw = encode(&message, shared.store, &name, urgency, &shared.origin);
+            let id = task_id(message.attempt);
+            let sent = json!({
+                "uuid": id, "name": task_name(message.task), "args": "()",
+                "kwargs": message::arguments(&message, shared.store).to_string(),
+                "queue": name, "exchange": "", "routing_key": name, "retries": 0,
+                "root_id": id, "parent_id": null,
+            });
+            let (channel, event) = shared.event("task-sent", &shared.origin, sent);
+            let mut pipe = redis::pipe();
+            pipe.lpush(names::key(&name, urgency), raw).ignore();
+            pipe.publish(channel, event).ignore();
+            let done: std::result::Result<(), _> =
+                pipe.query_async(&mut shared.manager.clone()).await;
+            done.map_err(|e| {
+                self.set_known(queue, false);
+                shared.link.error(&e)
+            })
+        })
+    }
+
+    fn receive(&self, queue: Queue) -> Reply<'_, TaskMessage> {
+        let requests = {
+            let mut all = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+            let requests = all.entry(queue).or_insert_with(|| {
+                let (sender, requests) = mpsc::unbounded_channel();
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(receiver::receive(shared, queue_name(queue), requests));
+                sender
+            });
+            requests.clone()
+        };
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { receiver::wait(shared, &requests).await })
+    }
+
+    fn len(&self, queue: Queue) -> Reply<'_, usize> {
+        Box::pin(async move {
+            let mut pipe = redis::pipe();
+            for key in names::keys(&queue_name(queue)) {
+                pipe.llen(key);
+            }
+            let lengths: std::result::Result<Vec<usize>, _> =
+                pipe.query_async(&mut self.shared.manager.clone()).await;
+            let lengths = lengths.map_err(|e| self.shared.link.error(&e))?;
+            Ok(lengths.into_iter().sum())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert!(is_old("6.0.16") && is_old("5.9.9") && !is_old("6.2.0") && !is_old("7.0.15"));
+        assert!(!is_old("10.0"));
+    }
+
+    #[test]
+    fn clocks_may_be_half_a_minute_apart() {
+        let said = Announcement::now(StoreId::from_bits(1), EngineId::from_digest(&[0; 6]));
+        assert!(said.clock_fits(said.time_ms - 29_000).is_ok());
+        let error = said.clock_fits(said.time_ms + 3_600_000).unwrap_err();
+        assert!(error.message().contains("3600 s apart"), "{error}");
+    }
+}

@@ -1,0 +1,288 @@
+//! `frameloom worker`: a node of its own, on any machine that mounts the server's store.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use frameloom_broker::celery::{Announcement, Celery};
+use frameloom_core::id::NodeId;
+use frameloom_core::wire::PROTOCOL;
+use frameloom_core::{Error, ErrorKind, Result};
+use frameloom_server::serve::{Listener, serve_node};
+use frameloom_server::store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::listen::{Place, bind_all, places, unix};
+use super::serve::{LogFormat, connect, show};
+use super::shown;
+use super::units::{roots, time};
+use crate::node::{Node, NodeConfig};
+use crate::random;
+
+/// How often a node without a server looks for one.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How to work.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  frameloom worker --broker redis://HOST/0 --data /mnt/frameloom\n  \
+    frameloom worker --broker redis://HOST/0 --data /mnt/frameloom --slots 4 --name gpu-3 --listen 127.0.0.1:9100\n\n\
+    DIR is the server's --data, mounted here and writable. No port is open but --listen's.\n\
+    SIGTERM, Ctrl-C or 'celery control shutdown' finishes the tasks at work and ends; once more ends at once."
+)]
+pub(crate) struct WorkerArgs {
+    /// The Redis that the server sends tasks by.
+    #[arg(long, value_name = "URL", env = "FRAMELOOM_BROKER", hide_env_values = true)]
+    broker: String,
+
+    /// File with Redis' password.
+    #[arg(long, value_name = "FILE")]
+    broker_password_file: Option<PathBuf>,
+
+    /// The server's store, as this machine sees it.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+
+    /// Segments done at a time, 1 to 256 [default: one a core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    slots: Option<u16>,
+
+    /// Queues to receive from: 'frameloom.cpu' for segments, 'frameloom.control' for plans and joins.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "frameloom.cpu,frameloom.control"
+    )]
+    queues: Vec<QueueKind>,
+
+    /// The node's name, as lists and Celery's tools show it [default: the host's with the process id].
+    #[arg(long, value_name = "NODE", value_parser = node_name)]
+    name: Option<String>,
+
+    /// How long tasks at work may take after SIGTERM: a number with s, m or h.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    drain_timeout: Duration,
+
+    /// Address of this node's own /metrics and /healthz; whoever reaches it may read them.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+
+    /// Where a root that the server names lies on this machine; may be given more than once.
+    #[arg(long, value_name = "NAME=DIR")]
+    root: Vec<String>,
+
+    /// How the node tells of itself on standard error; FRAMELOOM_LOG chooses how much.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+
+    /// Memory that a slot may take, in MiB, 64 or more.
+    #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    slot_memory: u64,
+
+    /// Seconds that a slot at work may be silent before it is stopped, 1 or more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    slot_timeout: u64,
+}
+
+/// What a node receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum QueueKind {
+    /// Segments, on processors.
+    #[value(name = "frameloom.cpu")]
+    Cpu,
+    /// Plans and joins.
+    #[value(name = "frameloom.control")]
+    Control,
+}
+
+/// A name that is safe in a list and in Celery's host names.
+fn node_name(text: &str) -> std::result::Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 64 letters, digits, '-', '_' and '.'".into())
+    }
+}
+
+/// Works until it is told to stop.
+pub(crate) fn run(args: WorkerArgs) -> Result<u8> {
+    if args.broker == "memory" {
+        return Err(Error::invalid(
+            "--broker 'memory' is within the server's process; give the Redis that it uses, like redis://HOST/0",
+        ));
+    }
+    let data = std::fs::canonicalize(&args.data).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::not_found(format!(
+            "--data '{}' does not exist; mount the server's store there",
+            shown(&args.data)
+        )),
+        _ => Error::io(format!("cannot use --data '{}'", shown(&args.data)), &e),
+    })?;
+    let places = if args.listen.is_empty() { Vec::new() } else { places(&args.listen)? };
+    let sockets = bind_all(&places)?;
+    let slots = super::slots(args.slots);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(slots.clamp(2, 8))
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("cannot start", &e))?;
+    let ended = runtime.block_on(async {
+        let mut listeners = Vec::new();
+        for (socket, _) in sockets {
+            listeners.push(Listener::tcp(socket, None)?);
+        }
+        for place in &places {
+            if let Place::Unix(path) = place {
+                listeners.push(unix(path)?);
+            }
+        }
+        work(&args, &data, slots, listeners).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn work(
+    args: &WorkerArgs,
+    data: &Path,
+    slots: usize,
+    listeners: Vec<Listener>,
+) -> Result<u8> {
+    let failed = |e: std::io::Error| Error::io("cannot watch signals", &e);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let named = || {
+        Error::conflict(format!(
+            "--data '{}' is not the store of a server: it holds no store.json; mount the server's --data there",
+            shown(data)
+        ))
+    };
+    let id = NodeId::from_bits(random::bits()?);
+    let store = Arc::new(Store::mounted(data)?);
+    let store_id = store.known_as()?.ok_or_else(named)?;
+    store.try_out(id)?;
+    let celery =
+        Arc::new(connect(&args.broker, args.broker_password_file.as_deref(), store_id).await?);
+    let server = tokio::select! {
+        server = server(&celery) => server?,
+        _ = interrupt.recv() => return Ok(130),
+        _ = terminate.recv() => return Ok(143),
+    };
+    if server.store != store_id {
+        return Err(Error::conflict(format!(
+            "--data '{}' is store {store_id}, and the server at {} works on store {}; mount its --data there",
+            shown(data),
+            celery.address(),
+            server.store
+        )));
+    }
+    server.clock_fits(jiff::Timestamp::now().as_millisecond())?;
+    let engine = frameloom_media::engine();
+    let like = engine.id() == server.engine && server.protocol == PROTOCOL;
+    if !like {
+        tracing::warn!(
+            "the server's engine is {} of version {}, this node's {} of version {PROTOCOL} ({}, {}); \
+             it gets segments of plans that its own engine made, and no others: install the same versions",
+            server.engine,
+            server.protocol,
+            engine.id(),
+            engine.ffmpeg,
+            engine.encoders
+        );
+    }
+    let config = NodeConfig {
+        name: args
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("{}-{}", super::host_name(), std::process::id())),
+        slots: if args.queues.contains(&QueueKind::Cpu) { slots } else { 0 },
+        control: like && args.queues.contains(&QueueKind::Control),
+        within_server: false,
+        roots: roots(&args.root)?,
+        slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
+        beat: Duration::from_secs(1),
+    };
+    let broker = Arc::clone(&celery) as Arc<dyn frameloom_broker::Broker>;
+    let node = Node::new(id, Arc::clone(&store), broker, Arc::new(Notify::new()), config);
+    let (stop, good_bye) = (CancellationToken::new(), CancellationToken::new());
+    let seen = show(&celery, &node, good_bye.clone());
+    for listener in listeners {
+        super::print(&format!("listening on {}\n", listener.address()))?;
+        let (told, refused) = (Arc::clone(&node), Arc::clone(&celery));
+        let metrics = move || {
+            format!(
+                "{}# HELP frameloom_node_refused_total Messages that nobody should have sent.\n\
+                 # TYPE frameloom_node_refused_total counter\n\
+                 frameloom_node_refused_total {}\n",
+                told.metrics(),
+                refused.refused()
+            )
+        };
+        tokio::spawn(serve_node(listener, Arc::new(metrics), stop.clone()));
+    }
+    let running = tokio::spawn(Arc::clone(&node).run(stop.clone()));
+    tokio::pin!(running);
+    let mut stopping: Option<(Instant, u8)> = None;
+    let code = loop {
+        let deadline = stopping.map(|(since, _)| since + args.drain_timeout);
+        let late = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let code = tokio::select! {
+            _ = &mut running => break 0,
+            _ = interrupt.recv() => 130,
+            _ = terminate.recv() => 143,
+            () = late => {
+                eprintln!("frameloom: the tasks at work are given up; others do them");
+                break stopping.map_or(0, |(_, code)| code);
+            }
+        };
+        if let Some((_, first)) = stopping {
+            break first;
+        }
+        eprintln!("frameloom: tasks at work finish first; once more ends at once");
+        frameloom_broker::celery::Steered::drain(&*node);
+        stopping = Some((Instant::now(), code));
+    };
+    stop.cancel();
+    if code != 0 {
+        drop(tokio::time::timeout(Duration::from_secs(5), &mut running).await);
+    }
+    good_bye.cancel();
+    drop(tokio::time::timeout(Duration::from_secs(2), seen).await);
+    store.forget_node(id)?;
+    Ok(code)
+}
+
+/// Waits for a server that tells of itself.
+async fn server(celery: &Celery) -> Result<Announcement> {
+    let mut told = false;
+    loop {
+        match celery.announced().await {
+            Ok(Some(server)) => return Ok(server),
+            Ok(None) => {
+                if !told {
+                    tracing::warn!(
+                        "no server tells of itself at {}; waiting for one",
+                        celery.address()
+                    );
+                    told = true;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!(%error, "waiting for the broker");
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
