@@ -6,6 +6,7 @@
 pub mod catalogue;
 pub mod error;
 pub mod fingerprint;
+pub mod frame_task;
 pub mod id;
 pub mod metrics;
 pub mod pipeline;

@@ -28,6 +28,11 @@ pub enum SlotCommand {
     Concat(ConcatTask),
     /// The answer to [`SlotEvent::Need`]. Descriptors: the segment (read).
     Segments(NeededSegment),
+    /// The answer to [`SlotEvent::Away`] and [`SlotEvent::Back`]. Descriptors: the frame's file, to
+    /// be written or to be read.
+    Frame(FrameNumber),
+    /// The other answer to [`SlotEvent::Back`]: the frame could not be done.
+    NoFrame(SlotFailed),
 }
 
 /// See [`SlotCommand::Plan`].
@@ -127,6 +132,17 @@ pub struct NeededSegment {
     pub segment: u32,
 }
 
+/// A frame of a segment that is processed elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FrameNumber {
+    /// Which filter of the job sends it, from 0.
+    pub filter: u32,
+    /// Its number among those that this filter has sent, from 0.
+    pub number: u64,
+    /// Its pts in ticks of the source.
+    pub pts: i64,
+}
+
 /// From a slot to its node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
@@ -139,6 +155,12 @@ pub enum SlotEvent {
     Preview(SlotPreview),
     /// The joiner needs this segment; answered by [`SlotCommand::Segments`].
     Need(NeededSegment),
+    /// A frame is about to go elsewhere: the slot needs a file for it.
+    Away(FrameNumber),
+    /// The frame's file is written.
+    Gone(FrameNumber),
+    /// The slot needs the frame back, and waits for it.
+    Back(FrameNumber),
     /// The task ended well.
     Done(SlotDone),
     /// The task failed.

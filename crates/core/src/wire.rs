@@ -195,6 +195,9 @@ pub struct HeldAttempt {
     pub frames: u64,
     /// Process id of its slot.
     pub slot_pid: u32,
+    /// Whether nobody takes the frames that it has sent to a queue.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starved: bool,
 }
 
 /// A line of a job's journal. Only what stands here is decided.

@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod cmd;
+mod frames;
 mod node;
 mod progress;
 mod random;

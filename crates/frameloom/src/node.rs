@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use frameloom_broker::Broker;
-use frameloom_broker::celery::{Active, Events, Steered};
+use frameloom_broker::celery::{Active, Celery, Events, Steered};
 use frameloom_core::id::{AttemptId, JobId, NodeId};
 use frameloom_core::metrics::SlotMetrics;
 use frameloom_core::slot::{
@@ -27,10 +27,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::frames::Frames;
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
 /// How a node works.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct NodeConfig {
     /// Its name, for people.
     pub(crate) name: String,
@@ -40,6 +41,8 @@ pub(crate) struct NodeConfig {
     pub(crate) control: bool,
     /// Whether it lives within the server's process.
     pub(crate) within_server: bool,
+    /// What carries frames to Celery workers.
+    pub(crate) celery: Option<Arc<Celery>>,
     /// Where named roots of sources lie on this machine.
     pub(crate) roots: BTreeMap<String, PathBuf>,
     /// How its slots are run.
@@ -333,7 +336,7 @@ impl Node {
             dir.read_job().and_then(|job| job.ok_or_else(|| Error::not_found("the job is gone")));
         let job = job.map_err(ours)?;
         let pid = slot.start().map_err(ours)?;
-        let told = HeldAttempt { attempt, frames: 0, slot_pid: pid };
+        let told = HeldAttempt { attempt, frames: 0, slot_pid: pid, starved: false };
         lock(&self.held).insert(attempt, Held { told, task, since: Instant::now() });
         self.changed.notify_one();
         if let Some(events) = self.events.get() {
@@ -356,6 +359,12 @@ impl Node {
                 }
                 Ok((command, descriptors))
             });
+        let away = match task {
+            Task::Segment(_) => {
+                Frames::of(&self.store, self.config.celery.as_ref(), &job).map_err(ours)?
+            }
+            _ => None,
+        };
         let ended = match prepared {
             Err(error) => Err(ours(error)),
             Ok((command, descriptors)) => {
@@ -370,6 +379,7 @@ impl Node {
                             file.ok_or_else(|| Error::internal(format!("segment {k} is gone")))?;
                         Ok(OwnedFd::from(file))
                     },
+                    frames: away.as_ref(),
                     progress: &|frames| {
                         if let Some(held) = lock(&self.held).get_mut(&attempt) {
                             held.told.frames = frames;
@@ -377,12 +387,20 @@ impl Node {
                     },
                     preview: &|pair| keep_preview(dir, attempt, pair),
                     cancelled: &|| {
+                        if let (Some(away), Some(held)) =
+                            (&away, lock(&self.held).get_mut(&attempt))
+                        {
+                            held.told.starved = away.are_starved();
+                        }
                         dir.is_cancelled(attempt) || lock(&self.revoked).contains(&attempt)
                     },
                 })
                 .await
             }
         };
+        if let Some(away) = away {
+            away.end();
+        }
         match ended {
             Ok(output) => {
                 pending.publish(&out).map_err(ours)?;

@@ -205,6 +205,16 @@ impl Frame {
         Ok(frame)
     }
 
+    /// Another hold on the same planes.
+    ///
+    /// # Errors
+    /// Exhausted where memory is.
+    pub(crate) fn copy(&self) -> Result<Self> {
+        // SAFETY: the frame is valid; null where memory is exhausted.
+        let copy = unsafe { ffi::av_frame_clone(self.as_ptr()) };
+        NonNull::new(copy).map(Self).ok_or_else(ff::out_of_memory)
+    }
+
     pub(crate) fn as_ptr(&self) -> *const ffi::AVFrame {
         self.0.as_ptr()
     }

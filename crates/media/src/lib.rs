@@ -34,7 +34,7 @@ mod validate;
 
 pub use concat::concat;
 pub use engine::{engine, init};
-pub use filter::{GraphFilters, catalogue, graph_filters};
+pub use filter::{Elsewhere, Exchange, GraphFilters, catalogue, graph_filters};
 pub use picture::picture;
 pub use planning::make_plan;
 pub use preview::Preview;

@@ -50,7 +50,7 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
     let working = working_format(spec, &video, &mut messages)?;
     let (filters, output, footprint) = filter::plan_chain(&spec.filters, &working)?;
     // What only shows when they are built is told before any work begins.
-    drop(filter::Chain::new(&filters, &working)?);
+    drop(filter::Chain::new(&filters, &working, None)?);
 
     let known = Known::of(&demuxer, stream)?;
     let (format, start_us, duration_us) =

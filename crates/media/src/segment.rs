@@ -22,7 +22,7 @@ use crate::decode::{self, Decoder};
 use crate::demux::Demuxer;
 use crate::encode::Encoder;
 use crate::ff::Packet;
-use crate::filter::{Chain, FilterTimes};
+use crate::filter::{Chain, Exchange, FilterTimes};
 use crate::frame::{Frame, FrameFormat};
 use crate::preview::{Preview, Previewer};
 use crate::seek;
@@ -55,7 +55,8 @@ impl SegmentRunner {
     }
 
     /// Processes one segment and writes its file to `out`; `progress` hears the frames done, and with
-    /// `task.previews` small pictures of them now and then.
+    /// `task.previews` small pictures of them now and then. `exchange` carries frames that filters
+    /// have processed elsewhere.
     ///
     /// # Errors
     /// Of the source, the pipeline or the encoder; Invalid where the task doesn't fit the plan.
@@ -65,6 +66,7 @@ impl SegmentRunner {
         plan: &Plan,
         task: &SegmentTask,
         out: File,
+        exchange: Option<&Exchange>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<SegmentOutput> {
         let (wall, cpu) = (Instant::now(), cpu_time());
@@ -73,7 +75,7 @@ impl SegmentRunner {
             .get(task.segment as usize)
             .ok_or_else(|| Error::invalid(format!("the plan has no segment {}", task.segment)))?;
         let made = self
-            .attempts(source, plan, task, segment, out, progress)
+            .attempts(source, plan, task, segment, out, exchange, progress)
             .map_err(|e| e.at(format!("segment {}", task.segment)))?;
         Ok(SegmentOutput {
             file: made.file,
@@ -90,6 +92,7 @@ impl SegmentRunner {
         task: &SegmentTask,
         segment: &Segment,
         out: File,
+        exchange: Option<&Exchange>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Made> {
         let mut entry = segment.entry as usize;
@@ -99,7 +102,7 @@ impl SegmentRunner {
         loop {
             let demuxer = self.demuxer(source, plan, task.job)?;
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
-            let mut pass = Pass::new(plan, segment, task.segment, entry, file, progress)?;
+            let mut pass = Pass::new(plan, segment, task.segment, entry, file, exchange, progress)?;
             pass.careful = careful;
             pass.previewer = task.previews.then(Previewer::new);
             let end = pass.run(source, demuxer, threads)?;
@@ -218,11 +221,12 @@ impl<'a> Pass<'a> {
         number: u32,
         entry: usize,
         out: File,
+        exchange: Option<&Exchange>,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self> {
         let video = &plan.source.video;
         let working = FrameFormat::of(&plan.working, video)?;
-        let chain = Chain::new(&plan.filters, &working)?;
+        let chain = Chain::new(&plan.filters, &working, exchange)?;
         let encoder = Encoder::open(&plan.encoder, chain.output())?;
         let mut steps = vec!["decode".to_owned()];
         steps.extend(chain.names());

@@ -8,7 +8,7 @@ use frameloom_core::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::names::{TASKS, task_name};
+use super::names::TASKS;
 use crate::Urgency;
 
 /// Largest message that is read, in bytes; ours have less than 4 KB.
@@ -82,16 +82,16 @@ pub(super) fn arguments(message: &TaskMessage, store: StoreId) -> Value {
     kwargs
 }
 
-/// A task as a message that a Celery worker could read.
-pub(super) fn encode(
-    message: &TaskMessage,
-    store: StoreId,
-    queue: &str,
-    urgency: Urgency,
-    origin: &str,
-) -> String {
-    let id = task_id(message.attempt);
-    let kwargs = arguments(message, store);
+/// A task to send.
+pub(super) struct Sent<'a> {
+    pub(super) task: &'a str,
+    pub(super) id: &'a str,
+    pub(super) kwargs: &'a Value,
+}
+
+/// A task as a message that a Celery worker can read.
+pub(super) fn encode(task: &Sent<'_>, queue: &str, urgency: Urgency, origin: &str) -> String {
+    let Sent { task, id, kwargs } = task;
     let body = json!([
         [],
         kwargs,
@@ -99,7 +99,7 @@ pub(super) fn encode(
     ]);
     let headers = json!({
         "lang": "rs",
-        "task": task_name(message.task),
+        "task": task,
         "id": id,
         "root_id": id,
         "parent_id": null,
@@ -266,11 +266,16 @@ mod tests {
         (message, StoreId::from_bits(9))
     }
 
+    fn text(message: &TaskMessage, store: StoreId, queue: &str, urgency: Urgency) -> String {
+        let (id, kwargs) = (task_id(message.attempt), arguments(message, store));
+        let task = super::super::names::task_name(message.task);
+        encode(&Sent { task, id: &id, kwargs: &kwargs }, queue, urgency, "gen1@host")
+    }
+
     /// A message with one place of its envelope changed.
     fn changed(pointer: &str, to: Value) -> String {
         let (message, store) = sample();
-        let mut raw: Value =
-            serde_json::from_str(&encode(&message, store, "q", 6, "gen1@h")).unwrap();
+        let mut raw: Value = serde_json::from_str(&text(&message, store, "q", 6)).unwrap();
         if let Some(inner) = pointer.strip_prefix("/body") {
             let body = BASE64.decode(raw["body"].as_str().unwrap()).unwrap();
             let mut body: Value = serde_json::from_slice(&body).unwrap();
@@ -287,7 +292,7 @@ mod tests {
         let (message, store) = sample();
         for task in [Task::Plan, Task::Segment(0), Task::Segment(u32::MAX), Task::Concat] {
             let message = TaskMessage { task, ..message.clone() };
-            let raw = encode(&message, store, "frameloom.cpu.0001020304ff", 3, "gen1@host");
+            let raw = text(&message, store, "frameloom.cpu.0001020304ff", 3);
             assert!(raw.len() < 4096, "{} bytes", raw.len());
             assert_eq!(decode(raw.as_bytes(), store).unwrap(), message);
         }
@@ -330,8 +335,7 @@ mod tests {
     #[test]
     fn a_header_too_many_is_no_harm() {
         let (message, store) = sample();
-        let mut raw: Value =
-            serde_json::from_str(&encode(&message, store, "q", 6, "gen1@h")).unwrap();
+        let mut raw: Value = serde_json::from_str(&text(&message, store, "q", 6)).unwrap();
         raw["headers"]["stamped_headers"] = json!([]);
         raw["headers"]["replaced_task_nesting"] = json!(0);
         assert_eq!(decode(raw.to_string().as_bytes(), store).unwrap(), message);
@@ -341,7 +345,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(at in 0usize..900, byte: u8, cut in 0usize..900) {
             let (message, store) = sample();
-            let mut raw = encode(&message, store, "q", 6, "gen1@h").into_bytes();
+            let mut raw = text(&message, store, "q", 6).into_bytes();
             let len = raw.len();
             raw[at % len] = byte;
             raw.truncate(len - cut % len);

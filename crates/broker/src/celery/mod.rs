@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use frameloom_core::id::{EngineId, StoreId};
+use frameloom_core::id::{AttemptId, EngineId, StoreId};
 use frameloom_core::wire::{PROTOCOL, Queue, TaskMessage};
 use frameloom_core::{Error, Result};
 use redis::aio::ConnectionManager;
@@ -32,6 +32,9 @@ use receiver::{MADE_KNOWN_EVERY, Request};
 
 pub use names::{TASKS, queue_name, task_name};
 pub use worker::{Active, Events, Steered, WorkerConfig};
+
+/// How urgent tasks with frames are: a slot waits for them.
+const FRAMES_URGENCY: Urgency = 3;
 
 /// The key that says which store the server of this database works on.
 const SERVER_KEY: &str = "frameloom.server";
@@ -99,7 +102,7 @@ pub struct Celery {
     shared: Arc<Shared>,
     receivers: Mutex<BTreeMap<Queue, mpsc::UnboundedSender<Request>>>,
     /// When queues were last made known.
-    known: Mutex<BTreeMap<Queue, Instant>>,
+    known: Mutex<BTreeMap<String, Instant>>,
 }
 
 /// What a server says of itself to nodes.
@@ -252,23 +255,88 @@ impl Celery {
         })
     }
 
+    /// Sends a task with frames to a queue of Python workers; `fields` are its arguments beside the
+    /// version and the store.
+    ///
+    /// # Errors
+    /// Unavailable where Redis does not answer.
+    pub async fn send_frames(
+        &self,
+        queue: &str,
+        task: &str,
+        attempt: AttemptId,
+        mut fields: serde_json::Value,
+    ) -> Result<()> {
+        let shared = &self.shared;
+        fields["version"] = PROTOCOL.into();
+        fields["store"] = shared.store.to_string().into();
+        self.send_task(queue, task, attempt, &fields, FRAMES_URGENCY).await
+    }
+
+    /// How many messages wait in a queue of this name.
+    ///
+    /// # Errors
+    /// Unavailable where Redis does not answer.
+    pub async fn depth_of(&self, queue: &str) -> Result<usize> {
+        let mut pipe = redis::pipe();
+        for key in names::keys(queue) {
+            pipe.llen(key);
+        }
+        let lengths: std::result::Result<Vec<usize>, _> =
+            pipe.query_async(&mut self.shared.manager.clone()).await;
+        let lengths = lengths.map_err(|e| self.shared.link.error(&e))?;
+        Ok(lengths.into_iter().sum())
+    }
+
+    async fn send_task(
+        &self,
+        queue: &str,
+        task: &str,
+        attempt: AttemptId,
+        kwargs: &serde_json::Value,
+        urgency: Urgency,
+    ) -> Result<()> {
+        let shared = &self.shared;
+        if self.is_unknown(queue) {
+            shared.make_known(queue).await?;
+            self.set_known(queue, true);
+        }
+        let urgency = urgency.min(LEAST_URGENT);
+        let id = task_id(attempt);
+        let raw = encode(&message::Sent { task, id: &id, kwargs }, queue, urgency, &shared.origin);
+        let sent = json!({
+            "uuid": id, "name": task, "args": "()", "kwargs": kwargs.to_string(),
+            "queue": queue, "exchange": "", "routing_key": queue, "retries": 0,
+            "root_id": id, "parent_id": null,
+        });
+        let (channel, event) = shared.event("task-sent", &shared.origin, sent);
+        let mut pipe = redis::pipe();
+        pipe.lpush(names::key(queue, urgency), raw).ignore();
+        pipe.publish(channel, event).ignore();
+        let done: std::result::Result<(), _> = pipe.query_async(&mut shared.manager.clone()).await;
+        done.map_err(|e| {
+            self.set_known(queue, false);
+            shared.link.error(&e)
+        })
+    }
+
     /// Messages that nobody should have sent, so far.
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
     }
 
     /// Whether a queue has to be made known.
-    fn is_unknown(&self, queue: Queue) -> bool {
+    fn is_unknown(&self, queue: &str) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&queue).is_none_or(|at| at.elapsed() > MADE_KNOWN_EVERY)
+        known.get(queue).is_none_or(|at| at.elapsed() > MADE_KNOWN_EVERY)
     }
 
-    fn set_known(&self, queue: Queue, known: bool) {
+    fn set_known(&self, queue: &str, known: bool) {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known {
-            all.insert(queue, Instant::now());
+            all.insert(queue.to_owned(), Instant::now());
         } else {
-            all.remove(&queue);
+            all.remove(queue);
         }
     }
 }
@@ -287,31 +355,9 @@ fn host_name() -> String {
 impl Broker for Celery {
     fn send(&self, queue: Queue, message: TaskMessage, urgency: Urgency) -> Reply<'_, ()> {
         Box::pin(async move {
-            let name = queue_name(queue);
-            let shared = &self.shared;
-            if self.is_unknown(queue) {
-                shared.make_known(&name).await?;
-                self.set_known(queue, true);
-            }
-            let urgency = urgency.min(LEAST_URGENT);
-            let raw = encode(&message, shared.store, &name, urgency, &shared.origin);
-            let id = task_id(message.attempt);
-            let sent = json!({
-                "uuid": id, "name": task_name(message.task), "args": "()",
-                "kwargs": message::arguments(&message, shared.store).to_string(),
-                "queue": name, "exchange": "", "routing_key": name, "retries": 0,
-                "root_id": id, "parent_id": null,
-            });
-            let (channel, event) = shared.event("task-sent", &shared.origin, sent);
-            let mut pipe = redis::pipe();
-            pipe.lpush(names::key(&name, urgency), raw).ignore();
-            pipe.publish(channel, event).ignore();
-            let done: std::result::Result<(), _> =
-                pipe.query_async(&mut shared.manager.clone()).await;
-            done.map_err(|e| {
-                self.set_known(queue, false);
-                shared.link.error(&e)
-            })
+            let kwargs = message::arguments(&message, self.shared.store);
+            let (name, task) = (queue_name(queue), task_name(message.task));
+            self.send_task(&name, task, message.attempt, &kwargs, urgency).await
         })
     }
 
@@ -331,16 +377,7 @@ impl Broker for Celery {
     }
 
     fn len(&self, queue: Queue) -> Reply<'_, usize> {
-        Box::pin(async move {
-            let mut pipe = redis::pipe();
-            for key in names::keys(&queue_name(queue)) {
-                pipe.llen(key);
-            }
-            let lengths: std::result::Result<Vec<usize>, _> =
-                pipe.query_async(&mut self.shared.manager.clone()).await;
-            let lengths = lengths.map_err(|e| self.shared.link.error(&e))?;
-            Ok(lengths.into_iter().sum())
-        })
+        Box::pin(async move { self.depth_of(&queue_name(queue)).await })
     }
 }
 

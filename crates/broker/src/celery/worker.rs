@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use frameloom_core::Result;
+use frameloom_core::frame_task::glob;
 use frameloom_core::id::AttemptId;
 use frameloom_core::wire::{Queue, Task, TaskMessage};
 use futures_util::StreamExt;
@@ -395,34 +396,6 @@ fn epoch_seconds() -> f64 {
     now / 1e3
 }
 
-/// Whether a name fits a pattern of `*` and `?`.
-fn glob(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), name.chars().collect());
-    let (mut p, mut n) = (0, 0);
-    let mut star = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, n));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == name[n] => {
-                p += 1;
-                n += 1;
-            }
-            _ => match star {
-                Some((at, taken)) => {
-                    star = Some((at, taken + 1));
-                    (p, n) = (at + 1, taken + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
-}
-
 #[derive(Debug, Deserialize)]
 struct ReplyTo {
     exchange: String,
@@ -489,20 +462,5 @@ async fn listen(shared: Arc<Shared>, calls: mpsc::Sender<Call>) {
         }
         tokio::time::sleep(back_off(tries)).await;
         tries += 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns() {
-        for (pattern, name) in [("*", "x"), ("frameloom@*", "frameloom@a"), ("f?o*m", "froom")] {
-            assert!(glob(pattern, name), "{pattern} {name}");
-        }
-        for (pattern, name) in [("", "x"), ("celery@*", "frameloom@a"), ("a*b", "abc")] {
-            assert!(!glob(pattern, name), "{pattern} {name}");
-        }
     }
 }

@@ -119,6 +119,7 @@ pub(crate) fn in_slot<T: DeserializeOwned>(source: &File, command: SlotCommand) 
             command,
             descriptors,
             segment: &|_| Err(Error::internal("nothing is joined here")),
+            frames: None,
             progress: &|_| {},
             preview: &|_| {},
             cancelled: &|| false,

@@ -331,6 +331,7 @@ async fn work(
         slots,
         control: true,
         within_server: true,
+        celery: None,
         roots: std::collections::BTreeMap::new(),
         slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
         beat: Duration::from_millis(200),

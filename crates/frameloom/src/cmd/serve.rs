@@ -145,6 +145,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, conflicts_with = "slots")]
     no_local_slots: bool,
 
+    /// Celery task that clients may have frames sent to, as NAME@QUEUE with '*' and '?'; may be given
+    /// more than once.
+    #[arg(long, value_name = "NAME@QUEUE")]
+    allow_task: Vec<String>,
+
     /// Directory that nodes may find elsewhere: sources by path beneath it are named by NAME and the
     /// path from there; may be given more than once.
     #[arg(long, value_name = "NAME=DIR")]
@@ -225,6 +230,7 @@ fn config(args: &ServeArgs, places: &[Place], slots: usize) -> Result<ServeConfi
         keep: kept(&args.keep, "keep")?,
         keep_outputs: kept(&args.keep_outputs, "keep-outputs")?,
         slots,
+        allowed_tasks: args.allow_task.clone(),
         roots: roots(&args.root)?,
         open_metrics: args.open_metrics,
         webhook_hosts: args.webhook_host.iter().map(|host| host.to_ascii_lowercase()).collect(),
@@ -259,6 +265,16 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
             "--no-local-slots leaves nobody to do the work: give --broker redis://HOST/0, and start \
              'frameloom worker' on other machines",
         ));
+    }
+    if args.broker == "memory" && !args.allow_task.is_empty() {
+        return Err(Error::invalid(
+            "--allow-task needs --broker redis://HOST/0, which Celery workers share",
+        ));
+    }
+    if let Some(pattern) = args.allow_task.iter().find(|pattern| !pattern.contains('@')) {
+        return Err(Error::invalid(format!(
+            "--allow-task '{pattern}' is not NAME@QUEUE, like 'mytasks.*@python'"
+        )));
     }
     let places = places(&args.listen)?;
     let config = config(&args, &places, slots)?;
@@ -390,6 +406,7 @@ async fn serve(
         slots,
         control: true,
         within_server: true,
+        celery: celery.clone(),
         roots: roots(&args.root)?,
         slot: slot_config.clone(),
         beat: Duration::from_millis(200),

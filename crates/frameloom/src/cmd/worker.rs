@@ -204,6 +204,7 @@ async fn work(
         slots: if args.queues.contains(&QueueKind::Cpu) { slots } else { 0 },
         control: like && args.queues.contains(&QueueKind::Control),
         within_server: false,
+        celery: Some(Arc::clone(&celery)),
         roots: roots(&args.root)?,
         slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
         beat: Duration::from_secs(1),

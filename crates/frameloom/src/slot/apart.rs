@@ -30,6 +30,7 @@ pub(crate) fn ask(
                 command,
                 descriptors,
                 segment: &|_| Err(Error::internal("nothing is joined here")),
+                frames: None,
                 progress: &|_| {},
                 preview: &|_| {},
                 cancelled: &|| false,

@@ -5,16 +5,18 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
-    ConcatTask, NeededSegment, PlanOutput, PlanTask, ProbeTask, SegmentTask, SlotCommand, SlotDone,
-    SlotEvent, SlotFailed, SlotPreview, SlotProgress, SlotReady, TaskOutput, WrittenFile,
+    ConcatTask, FrameNumber, NeededSegment, PlanOutput, PlanTask, ProbeTask, SegmentTask,
+    SlotCommand, SlotDone, SlotEvent, SlotFailed, SlotPreview, SlotProgress, SlotReady, TaskOutput,
+    WrittenFile,
 };
 use frameloom_core::{Error, Result};
-use frameloom_media::{Progress, SegmentRunner};
+use frameloom_media::{Elsewhere, Exchange, Progress, SegmentRunner};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
@@ -72,6 +74,34 @@ fn end_with_node(socket: &OwnedFd) {
     }
 }
 
+/// Frames go away and come back by the node, which waits while the slot does.
+impl Elsewhere for Peer {
+    fn away(&mut self, frame: FrameNumber) -> Result<File> {
+        self.send(&SlotEvent::Away(frame))?;
+        given(self, frame)
+    }
+
+    fn gone(&mut self, frame: FrameNumber) -> Result<()> {
+        self.send(&SlotEvent::Gone(frame))
+    }
+
+    fn back(&mut self, frame: FrameNumber) -> Result<File> {
+        self.send(&SlotEvent::Back(frame))?;
+        given(self, frame)
+    }
+}
+
+/// The file of a frame, as the node answers.
+fn given(peer: &mut Peer, frame: FrameNumber) -> Result<File> {
+    match peer.receive()? {
+        Some((SlotCommand::Frame(given), descriptors)) if given == frame => {
+            Descriptors(descriptors.into_iter()).take()
+        }
+        Some((SlotCommand::NoFrame(SlotFailed { error }), _)) => Err(error),
+        _ => Err(Error::internal(format!("frame {} was not given", frame.number))),
+    }
+}
+
 /// The descriptors that came with a task, one after the other.
 struct Descriptors(std::vec::IntoIter<OwnedFd>);
 
@@ -102,6 +132,9 @@ fn task(
         }
         SlotCommand::Segment(task) => segment(peer, runner, plans, &task, &mut descriptors),
         SlotCommand::Concat(task) => concat(peer, &task, &mut descriptors),
+        SlotCommand::Frame(_) | SlotCommand::NoFrame(_) => {
+            Err(Error::internal("nobody asked for a frame"))
+        }
         SlotCommand::Segments(needed) => {
             Err(Error::internal(format!("nobody asked for segment {}", needed.segment)))
         }
@@ -182,8 +215,9 @@ fn segment(
     let (source, plan, out) = (descriptors.take()?, descriptors.take()?, descriptors.take()?);
     let plan = plans.get(plan)?;
     let mut teller = Teller { told: None };
+    let exchange: Exchange = Arc::new(Mutex::new(peer.another()?));
     runner
-        .run(&source, plan, task, out, &mut |progress| match progress {
+        .run(&source, plan, task, out, Some(&exchange), &mut |progress| match progress {
             Progress::Frames(frames) => teller.tell(peer, frames),
             Progress::Preview(pair) => {
                 let base64 = base64::engine::general_purpose::STANDARD;

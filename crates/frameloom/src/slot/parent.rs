@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use frameloom_core::metrics::SlotMetrics;
-use frameloom_core::slot::{NeededSegment, SlotCommand, SlotEvent, SlotPreview, TaskOutput};
+use frameloom_core::slot::{
+    FrameNumber, NeededSegment, SlotCommand, SlotEvent, SlotFailed, SlotPreview, TaskOutput,
+};
 use frameloom_core::{Error, Result};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
@@ -17,6 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::wire;
+use crate::frames::Frames;
 
 /// How often memory and cancellation are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
@@ -62,6 +66,8 @@ pub(crate) struct Job<'a> {
     pub(crate) descriptors: Vec<OwnedFd>,
     /// Opens a segment that the joiner asks for.
     pub(crate) segment: &'a (dyn Fn(u32) -> Result<OwnedFd> + Send + Sync),
+    /// Carries frames that are processed elsewhere, where the job has such.
+    pub(crate) frames: Option<&'a Frames>,
     /// Hears of frames done.
     pub(crate) progress: &'a (dyn Fn(u64) + Send + Sync),
     /// Sees what a frame looks like.
@@ -162,6 +168,8 @@ impl Slot {
         let descriptors: Vec<BorrowedFd<'_>> = job.descriptors.iter().map(AsFd::as_fd).collect();
         let mut heard = Instant::now();
         let mut watch = tokio::time::interval(WATCH_EVERY);
+        // The frame that the slot waits for, and what brings it.
+        let mut awaited: Option<(FrameNumber, Coming<'_>)> = None;
         let Some(running) = &mut self.running else {
             return Err(not_started(Error::internal("a slot that does not run")));
         };
@@ -180,7 +188,20 @@ impl Slot {
                     Ok(()) => continue,
                     Err(error) => Err(error),
                 },
+                came = bring(&mut awaited) => {
+                    heard = Instant::now();
+                    let number = awaited.take().map(|(number, _)| number);
+                    let Some(number) = number else { continue };
+                    if give(&running.socket, number, came).await.is_err() {
+                        return Err(self.died().await);
+                    }
+                    continue;
+                }
                 _ = watch.tick() => {
+                    if awaited.is_some() {
+                        // It is not the slot that is silent.
+                        heard = Instant::now();
+                    }
                     self.stats.peak_rss = self.stats.peak_rss.max(resident(running.pid));
                     if (job.cancelled)() {
                         self.kill().await;
@@ -213,6 +234,30 @@ impl Slot {
                         return Err(self.died().await);
                     }
                 }
+                Ok(SlotEvent::Away(number)) => {
+                    let given = job.frames.ok_or_else(not_away).and_then(|f| f.away(number));
+                    if give(&running.socket, number, given).await.is_err() {
+                        return Err(self.died().await);
+                    }
+                }
+                Ok(SlotEvent::Gone(number)) => {
+                    let gone = match job.frames {
+                        Some(frames) => frames.gone(number).await,
+                        None => Err(not_away()),
+                    };
+                    if let Err(error) = gone {
+                        self.kill().await;
+                        return Err(Trouble::Failed { error, by_task: false });
+                    }
+                }
+                Ok(SlotEvent::Back(number)) => match job.frames {
+                    Some(frames) => awaited = Some((number, Box::pin(frames.back(number)))),
+                    None => {
+                        if give(&running.socket, number, Err(not_away())).await.is_err() {
+                            return Err(self.died().await);
+                        }
+                    }
+                },
                 Ok(SlotEvent::Done(done)) => {
                     self.stats.peak_rss = self.stats.peak_rss.max(resident(running.pid));
                     return Ok(done.output);
@@ -297,6 +342,29 @@ impl Slot {
     pub(crate) fn into_stats(mut self, wall: Duration) -> SlotMetrics {
         self.stats.busy = (self.busy.as_secs_f64() / wall.as_secs_f64().max(1e-9)).min(1.0);
         self.stats
+    }
+}
+
+/// A frame that is waited for.
+type Coming<'a> = Pin<Box<dyn Future<Output = Result<OwnedFd>> + Send + 'a>>;
+
+/// Waits for the frame that a slot waits for; for ever where it waits for none.
+async fn bring(awaited: &mut Option<(FrameNumber, Coming<'_>)>) -> Result<OwnedFd> {
+    match awaited {
+        Some((_, coming)) => coming.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn not_away() -> Error {
+    Error::internal("a frame of a job that sends none away")
+}
+
+/// Gives a slot the file of a frame, or says why there is none.
+async fn give(socket: &UnixStream, number: FrameNumber, given: Result<OwnedFd>) -> Result<()> {
+    match given {
+        Ok(file) => send(socket, &SlotCommand::Frame(number), &[file.as_fd()]).await,
+        Err(error) => send(socket, &SlotCommand::NoFrame(SlotFailed { error }), &[]).await,
     }
 }
 

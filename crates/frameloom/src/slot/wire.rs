@@ -57,6 +57,14 @@ pub(super) fn send_head(
 pub(super) struct Peer(pub(super) UnixStream);
 
 impl Peer {
+    /// Another hold on the same socket.
+    ///
+    /// # Errors
+    /// Exhausted where there are no descriptors left.
+    pub(super) fn another(&self) -> Result<Self> {
+        self.0.try_clone().map(Self).map_err(|e| Error::io("the socket to the node", &e))
+    }
+
     /// Waits for a message and the descriptors with it; `None` where the node has gone.
     ///
     /// # Errors

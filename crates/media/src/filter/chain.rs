@@ -3,10 +3,12 @@
 use std::time::Instant;
 
 use frameloom_core::catalogue::Footprint;
+use frameloom_core::frame_task::FILTER;
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::PlannedFilter;
 use frameloom_core::{Error, Result};
 
+use super::celery::{CeleryFilter, Exchange};
 use super::graph::GraphFilter;
 use super::table::{self, Row};
 use super::{Filter, catalogue};
@@ -81,7 +83,11 @@ impl Chain {
     ///
     /// # Errors
     /// As [`plan_chain`].
-    pub(crate) fn new(filters: &[PlannedFilter], input: &FrameFormat) -> Result<Self> {
+    pub(crate) fn new(
+        filters: &[PlannedFilter],
+        input: &FrameFormat,
+        exchange: Option<&Exchange>,
+    ) -> Result<Self> {
         let mut format = input.clone();
         let mut chain = Self {
             filters: Vec::new(),
@@ -89,12 +95,19 @@ impl Chain {
             output: format.clone(),
             spent: Vec::new(),
         };
-        for PlannedFilter { spec, output, .. } in filters {
+        for (at, PlannedFilter { spec, output, .. }) in filters.iter().enumerate() {
             let params = catalogue().check(spec)?;
             let row = table::row(&spec.name)?;
             takes(row, &format)?;
             let place = |e: Error| e.at(format!("filter '{spec}'"));
-            chain.filters.push((row.build)(&params, &format).map_err(place)?);
+            let built = match exchange {
+                Some(exchange) if spec.name == FILTER => {
+                    let at = u32::try_from(at).unwrap_or(u32::MAX);
+                    CeleryFilter::build(&params, &format, at, exchange)
+                }
+                _ => (row.build)(&params, &format),
+            };
+            chain.filters.push(built.map_err(place)?);
             let pixel = PixelFormat::from_name(&output.pixel_format)?;
             format = FrameFormat {
                 width: output.width,

@@ -105,7 +105,7 @@ fn run(
             return None;
         }
     };
-    let mut chain = Chain::new(&filters, format).unwrap();
+    let mut chain = Chain::new(&filters, format, None).unwrap();
     let mut out = Vec::new();
     (from..to).for_each(|pts| chain.push(make(pts), &mut out).unwrap());
     chain.finish(&mut out).unwrap();

@@ -14,6 +14,7 @@ mod plane;
 mod table;
 
 mod arithmetic;
+mod celery;
 mod crop;
 mod denoise;
 mod edges;
@@ -23,6 +24,7 @@ mod scale;
 mod smooth;
 mod trial;
 
+pub use celery::{Elsewhere, Exchange};
 pub(crate) use chain::{Chain, FilterTimes, plan_chain, validate};
 pub use graph_rules::{GraphFilters, graph_filters};
 pub use table::catalogue;

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use frameloom_core::catalogue::{Catalogue, FilterInfo, Footprint, ParamInfo, ParamKind, Params};
+use frameloom_core::frame_task::{FILTER, FrameTaskSpec};
 use frameloom_core::{Error, Result};
 
 use super::arithmetic::{Gray, Invert, Levels};
@@ -26,10 +27,21 @@ pub(super) struct Row {
     pub(super) footprint: fn(&Params) -> Result<Footprint>,
     /// The format of what comes out.
     pub(super) output: fn(&Params, &FrameFormat) -> Result<FrameFormat>,
-    /// Makes it for frames of a format.
+    /// Makes it for frames of a format. The chain makes the filter `celery` itself.
     pub(super) build: fn(&Params, &FrameFormat) -> Result<Box<dyn Filter>>,
     /// Whether it takes more than 8 bits a sample.
     pub(super) deep: bool,
+}
+
+/// What stands in for `celery` where frames cannot go elsewhere, as in planning.
+struct Nowhere;
+
+impl super::PerFrame for Nowhere {
+    fn apply(&mut self, _: crate::frame::Frame) -> Result<crate::frame::Frame> {
+        Err(Error::unsupported(
+            "the filter 'celery' needs a server with --broker redis:// and workers: frameloom submit",
+        ))
+    }
 }
 
 /// The environment variable that offers the filters that misbehave on purpose.
@@ -64,6 +76,10 @@ const ROI: ParamInfo = ParamInfo {
     required: false,
     help: "work on this region only, in pixels or percent of the picture; without it on all of it",
 };
+
+const fn text(name: &'static str, default: Option<&'static str>, help: &'static str) -> ParamInfo {
+    ParamInfo { name, kind: ParamKind::Text, default, required: default.is_none(), help }
+}
 
 const fn number(
     name: &'static str,
@@ -376,6 +392,50 @@ pub(super) static FILTERS: &[Row] = &[
         output: GraphFilter::output,
         build: GraphFilter::build,
         deep: true,
+    },
+    Row {
+        info: FilterInfo {
+            name: FILTER,
+            summary: "Has ordinary Celery workers process each frame, as RGB, in Python.",
+            details: "Each frame is a task of its own (or `batch` of them): a function with the decorator \
+                      frameloom.celery.frame_task gets it as an array of height x width x 3 bytes and \
+                      gives one of the same shape back. Only tasks that the server's operator has allowed \
+                      (--allow-task) can be asked for, on a server with --broker redis://. Going to RGB \
+                      and back costs up to two levels of colour.",
+            example: "celery:task=mytasks.anonymise:queue=python",
+            params: &[
+                text("task", None, "the Celery task's name"),
+                text("queue", None, "the queue that its workers consume"),
+                integer(
+                    "window",
+                    1,
+                    1024,
+                    "32",
+                    "frames under way at most, of one slot; fewer where frames are large",
+                ),
+                integer(
+                    "batch",
+                    1,
+                    64,
+                    "1",
+                    "frames a task, for functions that take several at a time",
+                ),
+                integer("timeout", 1, 86_400, "300", "seconds that a worker may take for a task"),
+                ParamInfo {
+                    name: "on_error",
+                    kind: ParamKind::Choice { values: &["fail", "hold", "original"] },
+                    default: Some("fail"),
+                    required: false,
+                    help: "what becomes of a frame whose task failed three times: the job fails, the frame before \
+                           is shown again, or the frame stays as it is",
+                },
+                text("params", Some("{}"), "what the function gets as params, a JSON object"),
+            ],
+        },
+        footprint: |params| FrameTaskSpec::of(params).map(|_| Footprint::PerFrame),
+        output: same,
+        build: |_, _| Ok(Box::new(Nowhere)),
+        deep: false,
     },
     Row {
         info: FilterInfo {

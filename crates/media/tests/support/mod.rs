@@ -65,7 +65,7 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
             decode_threads: threads,
         };
         let out = create(&dir.join(format!("{}.seg", segment.index)));
-        let made = runner.run(&file, &plan, &task, out, &mut |_| {})?;
+        let made = runner.run(&file, &plan, &task, out, None, &mut |_| {})?;
         concealed += made.frames.concealed;
         let slot = "test/0".to_owned();
         accepted.insert(segment.index, AcceptedSegment { attempt, slot, sha256: made.file.sha256 });

@@ -46,6 +46,8 @@ pub(super) struct JobRun {
     holders: BTreeMap<AttemptId, (NodeId, Instant)>,
     /// The engine of its plan.
     engine: Option<EngineId>,
+    /// Whether nobody takes the frames that its filters have sent to a queue.
+    no_worker: bool,
     /// The engine of which no node lives.
     no_node: Option<EngineId>,
     /// Frames that tasks at work have done, the furthest attempt of each.
@@ -83,6 +85,7 @@ impl JobRun {
             segment_cpu_us: 0,
             holders: BTreeMap::new(),
             engine: None,
+            no_worker: false,
             no_node: None,
             held: BTreeMap::new(),
             told: Progress::default(),
@@ -246,11 +249,13 @@ impl JobRun {
     /// Hears what nodes hold, before [`JobRun::look`].
     pub(super) fn beats(&mut self, beats: &[(NodeId, Beat)], lost: &[NodeId], lease: Duration) {
         self.held.clear();
+        self.no_worker = false;
         for (node, beat) in beats {
             for held in &beat.held {
                 let live = self.scheduler.is_live(held.attempt);
                 let task = self.scheduler.task_of(held.attempt).filter(|_| live);
                 let Some(task) = task else { continue };
+                self.no_worker |= held.starved;
                 if matches!(task, Task::Segment(_)) {
                     let frames = self.held.entry(task).or_insert(0);
                     *frames = held.frames.max(*frames);
@@ -305,6 +310,7 @@ impl JobRun {
             running,
             retried: u32::try_from(self.scheduler.retried().len()).unwrap_or(0),
             joining: *self.scheduler.phase() == Phase::Assembling,
+            no_worker: self.no_worker,
             no_node: self.no_node,
         };
         if progress != self.told {

@@ -131,6 +131,8 @@ pub struct Progress {
     pub retried: u32,
     /// Whether segments are being joined.
     pub joining: bool,
+    /// Whether nobody takes the frames that its filters have sent to a queue.
+    pub no_worker: bool,
     /// The engine of which it needs a node, where none has lived for a while.
     pub no_node: Option<EngineId>,
 }

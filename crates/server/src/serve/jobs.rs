@@ -1,6 +1,6 @@
 //! All jobs of a server: accepted, begun, ended, kept over restarts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use frameloom_core::catalogue::Catalogue;
+use frameloom_core::frame_task::{FILTER, FrameTaskSpec};
 use frameloom_core::id::JobId;
 use frameloom_core::plan::Engine as Versions;
 use frameloom_core::slot::{SlotCommand, TaskOutput, ValidateTask};
+use frameloom_core::spec::JobSpec;
 use frameloom_core::wire::{Decision, End, JobFile, SourceRef, Submission, Task};
 use frameloom_core::{Error, ErrorKind, Result};
 
@@ -215,6 +217,7 @@ impl Jobs {
             return Err(Error::unavailable("the server is about to stop; try again soon").into());
         }
         let spec = request.spec(&self.parts.catalogue)?;
+        self.may_ask(&spec)?;
         let open = self.list().values().filter(|job| !job.state().is_terminal()).count();
         if open >= self.config.max_jobs {
             return Err(Error::exhausted(format!(
@@ -259,6 +262,36 @@ impl Jobs {
             self.begin(&job);
         }
         Ok((job, false))
+    }
+
+    /// What a job's filters have Celery workers do.
+    fn frame_tasks(&self, spec: &JobSpec) -> Result<Vec<FrameTaskSpec>> {
+        let filters = spec.filters.iter().filter(|filter| filter.name == FILTER);
+        filters.map(|filter| FrameTaskSpec::of(&self.parts.catalogue.check(filter)?)).collect()
+    }
+
+    /// Whether clients may have frames sent to the tasks that a job's filters name.
+    fn may_ask(&self, spec: &JobSpec) -> Result<()> {
+        for asked in self.frame_tasks(spec)? {
+            if !asked.is_allowed(&self.config.allowed_tasks) {
+                return Err(Error::new(
+                    ErrorKind::Forbidden,
+                    format!(
+                        "task '{0}' on queue '{1}' is not allowed here; the server is started with \
+                         --allow-task '{0}@{1}' for that",
+                        asked.task, asked.queue
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The queues that a job's frames are sent to.
+    fn queues_of(&self, job: &Job) -> String {
+        let tasks = self.frame_tasks(&job.file.spec).unwrap_or_default();
+        let queues: BTreeSet<String> = tasks.into_iter().map(|task| task.queue).collect();
+        queues.into_iter().collect::<Vec<_>>().join(", ")
     }
 
     /// Where the source of a new job lies, and whether it is yet to come.
@@ -407,6 +440,9 @@ impl Jobs {
             return;
         }
         let ended = ended.and_then(|outcome| self.publish(job, &outcome, wall));
+        if let Err(error) = self.parts.store.frames(job.id()).drop_all() {
+            tracing::warn!(%error, job = %job.id(), "frames on their way are left behind");
+        }
         let written = match ended {
             Ok(()) => self.end(job, End::Succeeded, None).and_then(|()| {
                 // Segments are of no use any more.
@@ -454,9 +490,13 @@ impl Jobs {
         for job in jobs {
             let state = job.state();
             if !state.is_terminal() && !job.awaits_upload() {
-                let no_node = job.progress().no_node;
-                let no_node = no_node.map(|engine| format!("no node for engine {engine}"));
-                let waits = if full { Some("store full") } else { broker.or(no_node.as_deref()) };
+                let progress = job.progress();
+                let wants = match (progress.no_node, progress.no_worker) {
+                    (Some(engine), _) => Some(format!("no node for engine {engine}")),
+                    (None, true) => Some(format!("no worker on queue {}", self.queues_of(&job))),
+                    (None, false) => None,
+                };
+                let waits = if full { Some("store full") } else { broker.or(wants.as_deref()) };
                 job.wait_for(waits);
             }
             let kept = |ms: i64, keep: Duration| {

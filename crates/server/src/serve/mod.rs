@@ -72,6 +72,8 @@ pub struct ServeConfig {
     pub keep_outputs: Option<Duration>,
     /// Segments done at a time on this machine.
     pub slots: usize,
+    /// Celery tasks that clients may have frames sent to, as `NAME@QUEUE` with `*` and `?`.
+    pub allowed_tasks: Vec<String>,
     /// Directories that nodes may find elsewhere, by name.
     pub roots: BTreeMap<String, PathBuf>,
     /// Whether `/metrics` is open to everybody.

@@ -8,10 +8,13 @@
 //! jobs/ID/cancelled/ATTEMPT           made by the server: stop that attempt
 //! jobs/ID/inbox/ATTEMPT.json          unread reports
 //! jobs/ID/results/TASK.ATTEMPT[.frames]   what tasks made
+//! frames/ID/                          frames that are tasks of their own, see FrameDir
 //! trash/                              what is about to be removed
 //! ```
 //! Nodes only create files under names that nobody else uses, by writing a temporary and renaming
 //! it; nothing is overwritten but beats. Files are opened beneath the root, without following links.
+
+mod frames;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as Io, Read, Seek, Write};
@@ -25,6 +28,8 @@ use frameloom_core::{Error, Result};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+pub use frames::FrameDir;
 
 /// Largest report, beat and job file that is read, in bytes.
 const MOST_SMALL: u64 = 1 << 20;

@@ -1,0 +1,239 @@
+//! Nodes of their own around a server, over a real Redis and one store.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../../broker/tests/support/mod.rs"]
+mod redis_server;
+#[path = "support/server.rs"]
+mod server;
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use redis_server::Redis;
+use serde_json::{Value, json};
+use server::{Server, agent, answer};
+use support::{clip, frameloom, kill, run_ok, said, text};
+
+/// A worker node that ends with the test.
+struct Worker(Child);
+
+impl Worker {
+    fn start(redis: &Redis, data: &Path, name: &str, more: &[&str]) -> Self {
+        let child = frameloom()
+            .args(["worker", "--broker", &redis.url(), "--name", name, "--data"])
+            .arg(data)
+            .args(more)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn signal(&self, signal: &str) {
+        kill(self.0.id(), signal);
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended already, or be stopped.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn serve(redis: &Redis, data: &Path) -> Server {
+    Server::start(data, &["--broker", &redis.url(), "--no-local-slots"])
+}
+
+fn submit(server: &Server, source: &str, filter: &str) -> String {
+    let request = json!({
+        "source": { "upload": true, "name": "in.mp4" }, "filters": [filter], "segment": 1
+    });
+    let (status, made) = server.post("/v1/jobs", &request, &[]);
+    assert_eq!(status, 201, "{made}");
+    let url = format!("{}{}", server.url(), made["upload_url"].as_str().unwrap());
+    let (status, said) = answer(agent().put(url).send(fs::File::open(source).unwrap()));
+    assert_eq!(status, 204, "{said}");
+    made["id"].as_str().unwrap().to_owned()
+}
+
+fn run_bytes(dir: &Path, source: &str, filter: &str) -> Vec<u8> {
+    let out = text(&dir.join("by-run.mp4"));
+    run_ok(&["run", source, "-o", &out, "--overwrite", "-f", filter, "--segment", "1"]);
+    fs::read(out).unwrap()
+}
+
+/// Asks until `wanted` is so.
+fn until(what: &str, seconds: u64, mut wanted: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while !wanted() {
+        assert!(Instant::now() < end, "not within {seconds} s: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn workers(server: &Server) -> Vec<Value> {
+    server.get("/v1/workers").1.as_array().unwrap().clone()
+}
+
+/// Waits until so many nodes with slots live.
+fn until_live(server: &Server, count: usize) {
+    until("nodes live", 20, || {
+        let slots = |w: &&Value| w["lives"] == true && w["slots"].as_u64().unwrap_or(0) > 0;
+        workers(server).iter().filter(slots).count() == count
+    });
+}
+
+/// What was decided about a job, a line each.
+fn logs(server: &Server, id: &str) -> String {
+    let (status, logs) = server.get(&format!("/v1/jobs/{id}/logs"));
+    assert_eq!(status, 200);
+    logs.as_str().unwrap().to_owned()
+}
+
+#[test]
+fn nodes_give_the_bytes_of_a_run_and_a_drain_retries_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 12);
+    let expected = run_bytes(dir.path(), &source, "test-fault:kind=slow");
+    let (redis, data) = (Redis::start(&[]), dir.path().join("data"));
+    let server = serve(&redis, &data);
+    let mut one = Worker::start(&redis, &data, "one", &["--slots", "1"]);
+    let two = Worker::start(&redis, &data, "two", &["--slots", "1"]);
+    until_live(&server, 2);
+    let nodes: Vec<Value> =
+        workers(&server).into_iter().filter(|node| node["slots"] != 0).collect();
+    let id = submit(&server, &source, "test-fault:kind=slow");
+    server.until_event(&id, |_, data| data["task"] == "segment" && data["state"] == "accepted");
+    one.signal("-TERM");
+    assert_eq!(one.end(), Some(0), "a drained node ends well");
+    let job = server.wait(&id);
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert!(server.output(&id) == expected, "other bytes than run");
+    assert_eq!(job["progress"]["retried"], 0, "{job}");
+    let logs = logs(&server, &id);
+    for node in [&nodes[0], &nodes[1]] {
+        let by = format!("slot {}/", node["id"].as_str().unwrap());
+        assert!(logs.contains(&by), "{} did nothing:\n{logs}", node["name"]);
+    }
+    until("a node that has left is not listed", 5, || {
+        workers(&server).iter().all(|w| w["name"] != "one")
+    });
+    drop(two);
+}
+
+#[test]
+fn whatever_dies_the_job_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 24);
+    let expected = run_bytes(dir.path(), &source, "test-fault:kind=slow");
+    let (redis, data) = (Redis::start(&[]), dir.path().join("data"));
+    let server = serve(&redis, &data);
+    let killed = Worker::start(&redis, &data, "killed", &["--slots", "2"]);
+    let frozen = Worker::start(&redis, &data, "frozen", &["--slots", "1"]);
+    let _stays = Worker::start(&redis, &data, "stays", &["--slots", "1"]);
+    until_live(&server, 3);
+    let id = submit(&server, &source, "test-fault:kind=slow");
+    let accepted = |data: &Value| data["task"] == "segment" && data["state"] == "accepted";
+    server.until_event(&id, |_, data| accepted(data));
+    // A node with two tasks dies, one freezes, and Redis forgets everything.
+    killed.signal("-KILL");
+    frozen.signal("-STOP");
+    let _: () = redis::cmd("FLUSHALL").query(&mut redis.connection()).unwrap();
+    // The server itself dies, too, and another goes on.
+    let server = Server::start(&server.kill(), &["--broker", &redis.url(), "--no-local-slots"]);
+    let job = server.wait(&id);
+    frozen.signal("-CONT");
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert!(server.output(&id) == expected, "other bytes than run");
+    let logs = logs(&server, &id);
+    for k in 0..24 {
+        let accepted = logs.matches(&format!("segment {k} accepted,")).count();
+        assert_eq!(accepted, 1, "segment {k}:\n{logs}");
+    }
+    assert!(!logs.contains("failed"), "a failure was counted:\n{logs}");
+    // A woken node is as good as any other.
+    until_live(&server, 2);
+}
+
+#[test]
+fn redis_may_go_and_come_back_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 16);
+    let expected = run_bytes(dir.path(), &source, "test-fault:kind=slow");
+    let (mut redis, data) = (Redis::start(&[]), dir.path().join("data"));
+    let server = serve(&redis, &data);
+    let _worker = Worker::start(&redis, &data, "one", &["--slots", "2"]);
+    until_live(&server, 1);
+    let id = submit(&server, &source, "test-fault:kind=slow");
+    server.until_event(&id, |_, data| data["task"] == "segment" && data["state"] == "accepted");
+    redis.stop();
+    until("the server says that the broker is gone", 10, || server.get("/readyz").0 == 503);
+    until("the job says so, too", 10, || {
+        server.get(&format!("/v1/jobs/{id}")).1["waiting"] == "broker gone"
+    });
+    redis.restart();
+    let job = server.wait(&id);
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert!(server.output(&id) == expected, "other bytes than run");
+    assert_eq!(server.get("/readyz").0, 200);
+    assert_eq!(job["progress"]["retried"], 0, "nothing was tried again: {job}");
+}
+
+#[test]
+fn a_job_that_no_node_can_do_says_so_and_goes_on_when_one_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 2);
+    let (redis, data) = (Redis::start(&[]), dir.path().join("data"));
+    let server = serve(&redis, &data);
+    let id = submit(&server, &source, "invert");
+    until("the job says what it waits for", 20, || {
+        let (_, job) = server.get(&format!("/v1/jobs/{id}"));
+        job["waiting"].as_str().is_some_and(|waits| waits.starts_with("no node for engine "))
+    });
+    let _worker = Worker::start(&redis, &data, "late", &["--slots", "1"]);
+    let job = server.wait(&id);
+    assert_eq!((&job["state"], &job["waiting"]), (&json!("succeeded"), &Value::Null), "{job}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (redis, data) = (Redis::start(&[]), dir.path().join("data"));
+    let server = serve(&redis, &data);
+    let refused = |args: &[&str]| said(&frameloom().args(args).output().unwrap());
+    let (url, here) = (redis.url(), text(&data));
+    let elsewhere = text(&dir.path().join("elsewhere"));
+    fs::create_dir(&elsewhere).unwrap();
+    let other = dir.path().join("other");
+    Server::start(&other, &[]).terminate();
+    let other = text(&other);
+    let cases: [(&[&str], i32, &str); 7] = [
+        (&["worker", "--broker", "memory", "--data", &here], 2, "within the server's process"),
+        (&["worker", "--broker", "nonsense", "--data", &here], 2, "redis://HOST:6379/0"),
+        (&["worker", "--broker", &url, "--data", "/nowhere/at/all"], 3, "does not exist"),
+        (&["worker", "--broker", &url, "--data", &elsewhere], 4, "no store.json"),
+        (&["worker", "--broker", &url, "--data", &other], 4, "mount its --data there"),
+        (&["worker", "--broker", "redis://127.0.0.1:1/0", "--data", &here], 6, "does not answer"),
+        // Two servers with stores of their own would take each other's tasks.
+        (
+            &["serve", "--broker", &url, "--data", &other, "--listen", "127.0.0.1:0"],
+            4,
+            "another server",
+        ),
+    ];
+    for (args, code, words) in cases {
+        let (got, said) = refused(args);
+        assert_eq!(got, code, "{args:?}: {said}");
+        assert!(said.contains(words) && said.lines().count() == 1, "{args:?}: {said}");
+    }
+    drop(server);
+}

@@ -1,0 +1,407 @@
+//! `celery`: frames that are processed elsewhere, as RGB, and come back.
+
+use std::collections::VecDeque;
+use std::ffi::c_int;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ffmpeg_next::ffi::{self, AVPixelFormat as F};
+use frameloom_core::catalogue::Params;
+use frameloom_core::frame_task::{FrameTaskSpec, OnError};
+use frameloom_core::slot::FrameNumber;
+use frameloom_core::{Error, Result};
+
+use super::Filter;
+use crate::ff;
+use crate::frame::{Frame, FrameFormat};
+
+/// Length of the head of an array file as we write it.
+const HEAD: usize = 128;
+
+/// Longest head of an array file that is read.
+const LONGEST_HEAD: usize = 4096;
+
+/// Carries frames away and back. A slot opens no file itself.
+pub trait Elsewhere: Send {
+    /// A file for a frame that is about to go.
+    ///
+    /// # Errors
+    /// Of whoever carries it.
+    fn away(&mut self, frame: FrameNumber) -> Result<File>;
+
+    /// The frame's file is written.
+    ///
+    /// # Errors
+    /// As [`Elsewhere::away`].
+    fn gone(&mut self, frame: FrameNumber) -> Result<()>;
+
+    /// Waits for a frame to come back.
+    ///
+    /// # Errors
+    /// What became of it, where it could not be done.
+    fn back(&mut self, frame: FrameNumber) -> Result<File>;
+}
+
+/// What carries frames, shared by the filters of a chain.
+pub type Exchange = Arc<Mutex<dyn Elsewhere>>;
+
+/// The filter at work.
+pub(super) struct CeleryFilter {
+    exchange: Exchange,
+    filter: u32,
+    spec: FrameTaskSpec,
+    width: usize,
+    height: usize,
+    window: u64,
+    next: u64,
+    away: VecDeque<(FrameNumber, Frame)>,
+    rgb: Rgb,
+    bytes: Vec<u8>,
+    /// The frame that came out before, where it may have to be shown again.
+    before: Option<Frame>,
+}
+
+impl CeleryFilter {
+    pub(super) fn build(
+        params: &Params,
+        format: &FrameFormat,
+        filter: u32,
+        exchange: &Exchange,
+    ) -> Result<Box<dyn Filter>> {
+        let spec = FrameTaskSpec::of(params)?;
+        let (width, height) = (format.width as usize, format.height as usize);
+        let bytes = width * height * 3;
+        Ok(Box::new(Self {
+            exchange: Arc::clone(exchange),
+            filter,
+            window: spec.window(bytes as u64),
+            spec,
+            width,
+            height,
+            next: 0,
+            away: VecDeque::new(),
+            rgb: Rgb { to: None, from: None },
+            bytes: vec![0; bytes],
+            before: None,
+        }))
+    }
+
+    fn send(&mut self, frame: Frame) -> Result<()> {
+        let number = FrameNumber { filter: self.filter, number: self.next, pts: frame.pts() };
+        self.next += 1;
+        self.rgb.write(&frame, &mut self.bytes)?;
+        let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = exchange.away(number)?;
+        let failed = |e: std::io::Error| Error::io("cannot write a frame", &e);
+        file.write_all(&head(self.width, self.height)).map_err(failed)?;
+        file.write_all(&self.bytes).map_err(failed)?;
+        drop(file);
+        exchange.gone(number)?;
+        drop(exchange);
+        self.away.push_back((number, frame));
+        Ok(())
+    }
+
+    /// Waits for the frame that has been away longest.
+    fn receive(&mut self, out: &mut Vec<Frame>) -> Result<()> {
+        let Some((number, frame)) = self.away.pop_front() else { return Ok(()) };
+        let came = {
+            let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+            exchange.back(number)
+        };
+        let made = match came.and_then(|file| self.read(&frame, file)) {
+            Ok(made) => made,
+            Err(error) => match self.spec.on_error {
+                OnError::Fail => return Err(error),
+                OnError::Original => {
+                    tracing::warn!(%error, pts = frame.pts(), "a frame stays as it is");
+                    frame
+                }
+                OnError::Hold => {
+                    tracing::warn!(%error, pts = frame.pts(), "the frame before is shown again");
+                    match &self.before {
+                        Some(before) => shown_again(before, &frame)?,
+                        None => frame,
+                    }
+                }
+            },
+        };
+        if self.spec.on_error == OnError::Hold {
+            self.before = Some(made.copy()?);
+        }
+        out.push(made);
+        Ok(())
+    }
+
+    fn read(&mut self, like: &Frame, mut file: File) -> Result<Frame> {
+        read_head(&mut file, self.width, self.height)?;
+        let wrong = |e: std::io::Error| Error::io("a frame that came back is cut off", &e);
+        file.read_exact(&mut self.bytes).map_err(wrong)?;
+        self.rgb.read(like, &self.bytes)
+    }
+}
+
+impl Filter for CeleryFilter {
+    fn push(&mut self, frame: Frame, out: &mut Vec<Frame>) -> Result<()> {
+        while self.away.len() as u64 >= self.window {
+            self.receive(out)?;
+        }
+        self.send(frame)
+    }
+
+    fn finish(&mut self, out: &mut Vec<Frame>) -> Result<()> {
+        while !self.away.is_empty() {
+            self.receive(out)?;
+        }
+        Ok(())
+    }
+}
+
+/// The picture of `picture` at the time of `at`.
+fn shown_again(picture: &Frame, at: &Frame) -> Result<Frame> {
+    let mut frame = picture.copy()?;
+    // SAFETY: both frames are valid; props hold no planes.
+    let code = unsafe { ffi::av_frame_copy_props(frame.as_mut_ptr(), at.as_ptr()) };
+    ff::check(code, "cannot copy a frame's properties")?;
+    Ok(frame)
+}
+
+/// The head of a NumPy array file (version 1.0) of height × width × 3 bytes.
+fn head(width: usize, height: usize) -> Vec<u8> {
+    let length = u16::try_from(HEAD - 10).unwrap_or(u16::MAX);
+    let text =
+        format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({height}, {width}, 3), }}");
+    let mut head = b"\x93NUMPY\x01\x00".to_vec();
+    head.extend_from_slice(&length.to_le_bytes());
+    head.extend_from_slice(text.as_bytes());
+    head.resize(HEAD - 1, b' ');
+    head.push(b'\n');
+    head
+}
+
+/// Reads the head of an array file, which must tell what we have sent: the shape stays.
+fn read_head(file: &mut File, width: usize, height: usize) -> Result<()> {
+    let wrong = |what: &str| Error::invalid(format!("a frame came back as {what}"));
+    let mut start = [0; 10];
+    file.read_exact(&mut start).map_err(|_| wrong("no array file"))?;
+    let (magic, rest) = start.split_at(6);
+    if magic != b"\x93NUMPY" || rest[0] != 1 {
+        return Err(wrong("no array file of version 1"));
+    }
+    let length = usize::from(u16::from_le_bytes([rest[2], rest[3]]));
+    if length > LONGEST_HEAD {
+        return Err(wrong("an array file with an endless head"));
+    }
+    let mut text = vec![0; length];
+    file.read_exact(&mut text).map_err(|_| wrong("an array file that is cut off"))?;
+    let text: String =
+        String::from_utf8_lossy(&text).chars().filter(|c| !c.is_whitespace()).collect();
+    let fits = ["'descr':'|u1'", "'fortran_order':False"].iter().all(|part| text.contains(part))
+        && text.contains(&format!("'shape':({height},{width},3)"));
+    if fits {
+        Ok(())
+    } else {
+        let text: String = text.chars().take(120).flat_map(char::escape_debug).collect();
+        Err(wrong(&format!("{text}, not as bytes of the shape ({height}, {width}, 3)")))
+    }
+}
+
+/// Between a frame's planes and rows of RGB.
+struct Rgb {
+    to: Option<(Shape, Scaler)>,
+    from: Option<(Shape, Scaler)>,
+}
+
+/// What a conversion depends on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    width: c_int,
+    height: c_int,
+    format: c_int,
+    full: bool,
+    matrix: c_int,
+}
+
+impl Shape {
+    fn of(frame: &Frame) -> Self {
+        let raw = frame.raw();
+        Self {
+            width: raw.width,
+            height: raw.height,
+            format: raw.format,
+            full: frame.is_full_range(),
+            matrix: raw.colorspace as c_int,
+        }
+    }
+}
+
+impl Rgb {
+    /// Writes a frame as rows of RGB without gaps.
+    fn write(&mut self, frame: &Frame, bytes: &mut [u8]) -> Result<()> {
+        let shape = Shape::of(frame);
+        let scaler = scaler(&mut self.to, shape, true)?;
+        let (planes, strides) = rows(bytes.as_mut_ptr(), shape.width);
+        let raw = frame.raw();
+        debug_assert!(
+            bytes.len() as u64 >= u64::from(frame.width()) * u64::from(frame.height()) * 3
+        );
+        // SAFETY: the frame has planes of the scaler's shape, and the bytes hold its rows of RGB.
+        let code = unsafe {
+            ffi::sws_scale(
+                scaler.0.as_ptr(),
+                raw.data.as_ptr().cast(),
+                raw.linesize.as_ptr(),
+                0,
+                raw.height,
+                planes.as_ptr(),
+                strides.as_ptr(),
+            )
+        };
+        ff::check(code, "cannot convert a frame to RGB").map(drop)
+    }
+
+    /// A frame like another one, with the picture of rows of RGB.
+    fn read(&mut self, like: &Frame, bytes: &[u8]) -> Result<Frame> {
+        let shape = Shape::of(like);
+        let scaler = scaler(&mut self.from, shape, false)?;
+        let mut frame = like.new_like(like.pixel()?, like.width(), like.height())?;
+        let (planes, strides) = rows(bytes.as_ptr().cast_mut(), shape.width);
+        let planes = planes.map(<*mut u8>::cast_const);
+        let raw = frame.raw_mut();
+        // SAFETY: the bytes hold rows of RGB of the scaler's shape, which it only reads.
+        let code = unsafe {
+            ffi::sws_scale(
+                scaler.0.as_ptr(),
+                planes.as_ptr(),
+                strides.as_ptr(),
+                0,
+                shape.height,
+                raw.data.as_ptr().cast(),
+                raw.linesize.as_ptr(),
+            )
+        };
+        ff::check(code, "cannot convert a frame from RGB")?;
+        Ok(frame)
+    }
+}
+
+fn rows(bytes: *mut u8, width: c_int) -> ([*mut u8; 4], [c_int; 4]) {
+    ([bytes, ptr::null_mut(), ptr::null_mut(), ptr::null_mut()], [width * 3, 0, 0, 0])
+}
+
+struct Scaler(NonNull<ffi::SwsContext>);
+
+// SAFETY: the context is used by one thread at a time, whoever holds it.
+unsafe impl Send for Scaler {}
+
+impl Drop for Scaler {
+    fn drop(&mut self) {
+        // SAFETY: owned and freed once.
+        unsafe { ffi::sws_freeContext(self.0.as_ptr()) };
+    }
+}
+
+/// The scaler in `place`, made anew for another shape; to RGB, or from it.
+fn scaler(place: &mut Option<(Shape, Scaler)>, shape: Shape, to_rgb: bool) -> Result<&mut Scaler> {
+    if place.as_ref().is_none_or(|(known, _)| *known != shape) {
+        *place = Some((shape, new_scaler(shape, to_rgb)?));
+    }
+    match place {
+        Some((_, scaler)) => Ok(scaler),
+        None => Err(Error::internal("no scaler was made")),
+    }
+}
+
+fn new_scaler(shape: Shape, to_rgb: bool) -> Result<Scaler> {
+    let flags = ffi::SWS_BICUBIC
+        | ffi::SWS_ACCURATE_RND
+        | ffi::SWS_FULL_CHR_H_INT
+        | ffi::SWS_FULL_CHR_H_INP;
+    // SAFETY: plain numbers, the format a valid frame's; null where FFmpeg can't convert.
+    unsafe {
+        let planes: F = std::mem::transmute::<c_int, F>(shape.format);
+        let (from, to) =
+            if to_rgb { (planes, F::AV_PIX_FMT_RGB24) } else { (F::AV_PIX_FMT_RGB24, planes) };
+        let context = ffi::sws_getContext(
+            shape.width,
+            shape.height,
+            from,
+            shape.width,
+            shape.height,
+            to,
+            flags as c_int,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            ptr::null(),
+        );
+        let context = NonNull::new(context)
+            .ok_or_else(|| Error::unsupported("frames of this format do not become RGB"))?;
+        let table = ffi::sws_getCoefficients(shape.matrix);
+        let full = c_int::from(shape.full);
+        let (from_full, to_full) = if to_rgb { (full, 1) } else { (1, full) };
+        // Where FFmpeg has no say in a pair of formats this answers -1, and nothing is needed.
+        let _: c_int = ffi::sws_setColorspaceDetails(
+            context.as_ptr(),
+            table,
+            from_full,
+            table,
+            to_full,
+            0,
+            1 << 16,
+            1 << 16,
+        );
+        Ok(Scaler(context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom};
+
+    use super::*;
+    use crate::frame::PixelFormat;
+
+    #[test]
+    fn a_head_is_that_of_numpy_and_comes_back() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&head(640, 360)).unwrap();
+        assert_eq!(file.stream_position().unwrap(), 128);
+        file.seek(SeekFrom::Start(0)).unwrap();
+        read_head(&mut file, 640, 360).unwrap();
+        for (width, height) in [(360, 640), (64, 360)] {
+            file.seek(SeekFrom::Start(0)).unwrap();
+            let error = read_head(&mut file, width, height).unwrap_err();
+            assert!(error.message().contains("(360,640,3)"), "{error}");
+        }
+        let mut short = tempfile::tempfile().unwrap();
+        assert!(read_head(&mut short, 1, 1).is_err());
+    }
+
+    #[test]
+    fn to_rgb_and_back_costs_two_levels_at_most_of_plain_colours() {
+        for pixel in [PixelFormat::Yuv420p, PixelFormat::Yuv444p, PixelFormat::Gray8] {
+            for (luma, chroma) in [(16u8, 128u8), (235, 128), (120, 100), (90, 150)] {
+                let mut frame = Frame::new(pixel, 34, 18).unwrap();
+                for plane in 0..pixel.planes() {
+                    let value = if plane == 0 { luma } else { chroma };
+                    frame.plane_mut(plane).unwrap().bytes.fill(value);
+                }
+                let mut rgb = Rgb { to: None, from: None };
+                let mut bytes = vec![0; 34 * 18 * 3];
+                rgb.write(&frame, &mut bytes).unwrap();
+                let back = rgb.read(&frame, &bytes).unwrap();
+                for plane in 0..pixel.planes() {
+                    let (a, b) = (frame.plane(plane).unwrap(), back.plane(plane).unwrap());
+                    for y in 0..a.height {
+                        for x in 0..a.width {
+                            let (a, b) = (a.bytes[y * a.stride + x], b.bytes[y * b.stride + x]);
+                            assert!(a.abs_diff(b) <= 2, "{pixel:?} plane {plane}: {a} became {b}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
