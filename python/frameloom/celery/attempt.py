@@ -1,0 +1,144 @@
+"""One attempt at a task: its claim, its signs of life, its one result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+from types import TracebackType
+from typing import Any
+
+from frameloom.celery.message import Message
+from frameloom.celery.store import Store, Unsafe, write_all
+
+logger = logging.getLogger(__name__)
+
+BEAT_EVERY = 1.0
+_TRACEBACK_LIMIT = 2000
+_ERROR_LIMIT = 500
+
+
+class Gone(Exception):
+    """The job is gone or cancelled, or another worker has the attempt: nothing is to be done."""
+
+
+class Attempt:
+    """An attempt that this process works on; a context in which its beats go on."""
+
+    def __init__(self, store: Store, message: Message, timeout: float) -> None:
+        self.id = message.attempt
+        self.over = False
+        self._store = store
+        self._job = ("frames", message.job)
+        self._timeout = timeout
+        self._settling = threading.Lock()
+        self._stop = threading.Event()
+        self._claimed_at = 0.0
+
+    def claim(self) -> None:
+        """Takes the attempt, for this process alone.
+
+        Raises Gone where there is nothing to take, Unsafe for a directory that is a symlink.
+        """
+        try:
+            with self._store.directory(self._job):
+                pass
+        except FileNotFoundError as error:
+            raise Gone("its job is gone") from error
+        for name in (self.id, "all"):
+            if self._store.exists((*self._job, "cancelled"), name):
+                raise Gone("it is cancelled")
+        try:
+            if not self._store.create((*self._job, "claims"), self.id):
+                raise Gone("it is claimed already")
+        except FileNotFoundError as error:
+            raise Gone("its job is gone") from error
+        self._claimed_at = time.monotonic()
+
+    def __enter__(self) -> Attempt:
+        for work in (self._beat, self._watch):
+            name = f"frameloom{work.__name__}-{self.id[:8]}"
+            threading.Thread(target=work, name=name, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+
+    def succeed(self) -> None:
+        """Publishes that the outputs are there."""
+        self._settle({"outcome": "done"})
+
+    def fail(self, error: BaseException) -> None:
+        """Publishes why there is no output."""
+        text = "".join(traceback.format_exception(error))
+        self._settle({"outcome": "failed", "error": told(error), "traceback": tail(text)})
+
+    def _settle(self, outcome: dict[str, Any]) -> None:
+        """Publishes the attempt's result, unless it has one: the first counts."""
+        with self._settling:
+            if self.over:
+                return
+            result = {
+                "version": 1,
+                "attempt": self.id,
+                **outcome,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "seconds": round(time.monotonic() - self._claimed_at, 6),
+            }
+            content = json.dumps(result, ensure_ascii=False).encode("utf-8", "replace")
+            try:
+                self._store.publish_once((*self._job, "results"), f"{self.id}.json", content)
+            except FileNotFoundError:
+                logger.info("attempt %s: its job is gone, its result with it", self.id)
+            self.over = True
+        self._stop.set()
+
+    def _beat(self) -> None:
+        counter = 0
+        while not self._stop.is_set():
+            counter += 1
+            beat = {"counter": counter, "pid": os.getpid(), "host": socket.gethostname()}
+            content = json.dumps(beat).encode()
+            try:
+                self._store.replace(
+                    (*self._job, "beats"),
+                    self.id,
+                    lambda fd, content=content: write_all(fd, content),  # type: ignore[misc]
+                    f"{self.id}.tmp",
+                )
+            except FileNotFoundError:
+                return
+            except (OSError, Unsafe) as error:
+                logger.warning("attempt %s: no sign of life could be given: %s", self.id, error)
+            self._stop.wait(BEAT_EVERY)
+
+    def _watch(self) -> None:
+        left = self._claimed_at + self._timeout - time.monotonic()
+        if self._stop.wait(max(left, 0)):
+            return
+        error = f"timeout: not done {self._timeout:g} s after its claim"
+        logger.error("attempt %s: %s; the function cannot be interrupted", self.id, error)
+        with contextlib.suppress(OSError, Unsafe):
+            self._settle({"outcome": "failed", "error": error, "traceback": ""})
+
+
+def told(error: BaseException) -> str:
+    """An error in one line."""
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return line if len(line) <= _ERROR_LIMIT else line[: _ERROR_LIMIT - 1] + "…"
+
+
+def tail(text: str) -> str:
+    """The last characters of a traceback."""
+    return text[-_TRACEBACK_LIMIT:]

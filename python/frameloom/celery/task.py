@@ -1,0 +1,156 @@
+"""The decorator that makes a Celery task of a function on frames."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from celery import Celery
+from celery.exceptions import Reject
+from celery.signals import worker_init
+
+from frameloom.celery import arrays
+from frameloom.celery.attempt import Attempt, Gone
+from frameloom.celery.message import FrameRef, Message, Rejected
+from frameloom.celery.store import Store, StoreError, Unsafe, not_stale
+
+logger = logging.getLogger(__name__)
+
+_PUBLISHED_TASK = TypeVar("_PUBLISHED_TASK", bound="Callable[..., Any]")
+
+
+class FrameFunction(Protocol):
+    """A function on a frame, or on a batch; pts and index are lists for a batch."""
+
+    def __call__(
+        self, frame: arrays.Frame, *, pts: Any, index: Any, params: dict[str, Any]
+    ) -> arrays.Frame: ...
+
+
+def frame_task(
+    app: Celery, *, name: str, timeout: float = 300, frames: int = 1, **options: Any
+) -> Callable[[Callable[..., arrays.Frame]], Any]:
+    """Registers ``f(frame, *, pts, index, params)`` as the Celery task ``name``.
+
+    ``frame`` is a read-only map of height by width by 3, uint8, RGB; the function returns an
+    array of the same shape and type. With ``frames=8`` it gets up to eight frames at once, as
+    one array with their number before the height, and lists as ``pts`` and ``index``.
+
+    ``timeout`` is in seconds from the claim, where the message tells none; waiting in a queue
+    never counts. ``options`` go to Celery's ``app.task``.
+    """
+    if frames < 1:
+        raise ValueError(f"frames: expected at least 1, got {frames}")
+    if timeout <= 0:
+        raise ValueError(f"timeout: expected more than 0 seconds, got {timeout}")
+    worker_init.connect(_refuse_without_store, dispatch_uid="frameloom.celery", weak=False)
+    settings: dict[str, Any] = {
+        "acks_late": True,
+        "acks_on_failure_or_timeout": True,
+        "reject_on_worker_lost": False,
+        "ignore_result": True,
+        "max_retries": 0,
+        "typing": False,
+        **options,
+        "name": name,
+    }
+
+    def register(function: Callable[..., arrays.Frame]) -> Any:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            perform(function, name, timeout, frames, args, kwargs)
+
+        return app.task(**settings)(run)
+
+    return register
+
+
+def perform(
+    function: Callable[..., arrays.Frame],
+    name: str,
+    timeout: float,
+    frames: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Obeys one message of the task ``name``.
+
+    Raises Reject for a message that must not be obeyed, and what the function raised.
+    """
+    try:
+        message = Message.parse(args, kwargs)
+        store = Store.from_environment()
+        if message.store != store.id:
+            raise Rejected(
+                f"store: the message is of store {message.store}, '{store.root}' is {store.id}; "
+                "mount the directory that the server has as --data"
+            )
+        attempt = Attempt(store, message, message.timeout or timeout)
+        attempt.claim()
+    except Gone as reason:
+        logger.debug("task %s: message dropped: %s", name, reason)
+        return
+    except (Rejected, StoreError, Unsafe, OSError) as reason:
+        logger.warning("task %s: message rejected: %s", name, reason)
+        raise Reject(str(reason), requeue=False) from reason
+    with attempt:
+        try:
+            for some in _chunks(message.frames, frames):
+                _process(function, name, store, message, some, attempt, batch=frames > 1)
+        except (Exception, SystemExit) as error:
+            attempt.fail(error)
+            if isinstance(error, SystemExit):
+                raise RuntimeError(f"'{name}' called exit") from error
+            raise
+        attempt.succeed()
+
+
+def _chunks(frames: tuple[FrameRef, ...], size: int) -> list[tuple[FrameRef, ...]]:
+    return [frames[at : at + size] for at in range(0, len(frames), size)]
+
+
+def _process(
+    function: Callable[..., arrays.Frame],
+    name: str,
+    store: Store,
+    message: Message,
+    refs: Sequence[FrameRef],
+    attempt: Attempt,
+    *,
+    batch: bool,
+) -> None:
+    """Has the function work on some frames, and publishes what it returns."""
+    directory = ("frames", message.job)
+    with contextlib.ExitStack() as files:
+        inputs = []
+        for ref in refs:
+            file = files.enter_context(store.read_file(directory, ref.input))
+            inputs.append(arrays.mapped(file, ref.input))
+    if batch:
+        given = arrays.stacked(inputs)
+        pts: Any = [ref.pts for ref in refs]
+        index: Any = [ref.index for ref in refs]
+    else:
+        given, pts, index = inputs[0], refs[0].pts, refs[0].index
+    answer = function(given, pts=pts, index=index, params=dict(message.params))
+    outputs = arrays.checked(answer, given.shape, name)
+    for ref, output in zip(refs, outputs if batch else [outputs], strict=True):
+        if attempt.over:
+            return
+        store.replace(
+            directory,
+            ref.output,
+            lambda fd, output=output: arrays.write(fd, output),  # type: ignore[misc]
+            f"{ref.output}.{message.attempt}.tmp",
+        )
+
+
+def _refuse_without_store(**_: Any) -> None:
+    """Ends a worker at its start where its store is not there."""
+    try:
+        not_stale(Store.from_environment)
+    except StoreError as reason:
+        raise SystemExit(f"frameloom: error: {reason}") from None
