@@ -7,7 +7,7 @@ packages=(
     build-essential pkg-config clang libclang-dev ca-certificates
     ffmpeg libavcodec-dev libavformat-dev libavfilter-dev libavutil-dev libavdevice-dev
     libswscale-dev libswresample-dev libopencv-dev
-    fonts-dejavu-core python3 python3-pip redis-server
+    fonts-dejavu-core python3 python3-pip python3-venv redis-server
 )
 # The dashboard is tested in a browser.
 [ "${1:-}" != test ] || packages+=(chromium chromium-driver)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -35,7 +36,7 @@ class Attempt:
         self.over = False
         self._store = store
         self._job = ("frames", message.job)
-        self._timeout = timeout
+        self._timeout = min(timeout, threading.TIMEOUT_MAX)
         self._settling = threading.Lock()
         self._stop = threading.Event()
         self._claimed_at = 0.0
@@ -46,8 +47,7 @@ class Attempt:
         Raises Gone where there is nothing to take, Unsafe for a directory that is a symlink.
         """
         try:
-            with self._store.directory(self._job):
-                pass
+            self._store.look_into(self._job)
         except FileNotFoundError as error:
             raise Gone("its job is gone") from error
         for name in (self.id, "all"):
@@ -114,7 +114,7 @@ class Attempt:
                 self._store.replace(
                     (*self._job, "beats"),
                     self.id,
-                    lambda fd, content=content: write_all(fd, content),  # type: ignore[misc]
+                    functools.partial(write_all, content=content),
                     f"{self.id}.tmp",
                 )
             except FileNotFoundError:

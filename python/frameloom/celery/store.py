@@ -113,6 +113,15 @@ class Store:
         finally:
             os.close(fd)
 
+    def look_into(self, parts: tuple[str, ...]) -> None:
+        """Opens a directory and closes it; raises as ``directory`` does."""
+
+        def look() -> None:
+            with self.directory(parts):
+                pass
+
+        not_stale(look)
+
     def exists(self, parts: tuple[str, ...], name: str) -> bool:
         """Whether something is there by this name."""
 

@@ -6,10 +6,9 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from celery import Celery
-from celery.exceptions import Reject
+from celery import Celery, current_task
 from celery.signals import worker_init
 
 from frameloom.celery import arrays
@@ -18,16 +17,6 @@ from frameloom.celery.message import FrameRef, Message, Rejected
 from frameloom.celery.store import Store, StoreError, Unsafe, not_stale
 
 logger = logging.getLogger(__name__)
-
-_PUBLISHED_TASK = TypeVar("_PUBLISHED_TASK", bound="Callable[..., Any]")
-
-
-class FrameFunction(Protocol):
-    """A function on a frame, or on a batch; pts and index are lists for a batch."""
-
-    def __call__(
-        self, frame: arrays.Frame, *, pts: Any, index: Any, params: dict[str, Any]
-    ) -> arrays.Frame: ...
 
 
 def frame_task(
@@ -40,7 +29,8 @@ def frame_task(
     one array with their number before the height, and lists as ``pts`` and ``index``.
 
     ``timeout`` is in seconds from the claim, where the message tells none; waiting in a queue
-    never counts. ``options`` go to Celery's ``app.task``.
+    never counts. ``options`` go to Celery's ``app.task``. The task's attribute ``function`` is
+    the function itself, for tests.
     """
     if frames < 1:
         raise ValueError(f"frames: expected at least 1, got {frames}")
@@ -60,10 +50,10 @@ def frame_task(
 
     def register(function: Callable[..., arrays.Frame]) -> Any:
         @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> None:
-            perform(function, name, timeout, frames, args, kwargs)
+        def run(*args: Any, **kwargs: Any) -> str:
+            return perform(function, name, timeout, frames, args, kwargs)
 
-        return app.task(**settings)(run)
+        return app.task(**settings, function=staticmethod(function))(run)
 
     return register
 
@@ -75,10 +65,11 @@ def perform(
     frames: int,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> None:
-    """Obeys one message of the task ``name``.
+) -> str:
+    """Obeys one message of the task ``name``; answers in words what became of it.
 
-    Raises Reject for a message that must not be obeyed, and what the function raised.
+    Nobody keeps the answer; it is what Celery logs and Flower shows. Raises what the function
+    raised.
     """
     try:
         message = Message.parse(args, kwargs)
@@ -91,11 +82,10 @@ def perform(
         attempt = Attempt(store, message, message.timeout or timeout)
         attempt.claim()
     except Gone as reason:
-        logger.debug("task %s: message dropped: %s", name, reason)
-        return
+        return f"dropped: {reason}"
     except (Rejected, StoreError, Unsafe, OSError) as reason:
-        logger.warning("task %s: message rejected: %s", name, reason)
-        raise Reject(str(reason), requeue=False) from reason
+        logger.warning("task %s%s: message rejected: %s", name, _origin(), reason)
+        return f"rejected: {reason}"
     with attempt:
         try:
             for some in _chunks(message.frames, frames):
@@ -106,6 +96,14 @@ def perform(
                 raise RuntimeError(f"'{name}' called exit") from error
             raise
         attempt.succeed()
+    return "done"
+
+
+def _origin() -> str:
+    """The message's id and who sent it, as far as it says."""
+    request = getattr(current_task, "request", None)
+    origin = repr(getattr(request, "origin", None))[:80]
+    return f"[{getattr(request, 'id', None)}] from {origin}"
 
 
 def _chunks(frames: tuple[FrameRef, ...], size: int) -> list[tuple[FrameRef, ...]]:
@@ -143,7 +141,7 @@ def _process(
         store.replace(
             directory,
             ref.output,
-            lambda fd, output=output: arrays.write(fd, output),  # type: ignore[misc]
+            functools.partial(arrays.write, frame=output),
             f"{ref.output}.{message.attempt}.tmp",
         )
 
