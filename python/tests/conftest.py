@@ -17,7 +17,7 @@ import pytest
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 20) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 20) -> T:
     """Asks until the answer is true; fails with what was awaited."""
     deadline = time.monotonic() + seconds
     while True:

@@ -38,7 +38,7 @@ class Serving:
 
     def __init__(self, binary: Path, home: Path, *arguments: str) -> None:
         self.log = home / "log"
-        command = [binary, "serve", "--listen", "127.0.0.1:0", "--data", home / "data"]
+        command = [str(binary), "serve", "--listen", "127.0.0.1:0", "--data", str(home / "data")]
         command += ["--min-free", "1M", *arguments]
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -294,7 +294,8 @@ def test_the_copy_of_the_openapi_document_is_the_servers(client: Client) -> None
 
 def _fits(value: Mapping[str, Any], type_: Any) -> bool:
     """Whether an object has all fields that it must have, and no others."""
-    return type_.__required_keys__ <= set(value) <= set(type_.__annotations__)
+    needed, known = type_.__required_keys__, type_.__annotations__
+    return set(needed) <= set(value) <= set(known)
 
 
 def test_filters_and_workers_are_as_typed(client: Client) -> None:
@@ -309,7 +310,7 @@ def test_filters_and_workers_are_as_typed(client: Client) -> None:
 def view(**changes: Any) -> JobView:
     """A job that runs."""
     progress = {"frames": 30, "total": 100, "percent": 30.0, "fps": 12.5, "eta_seconds": 5.6}
-    return {"id": "0123456789", "state": "running", "progress": progress, **changes}  # type: ignore[return-value, typeddict-item]
+    return {"id": "0123456789", "state": "running", "progress": progress, **changes}  # type: ignore[typeddict-item]
 
 
 def test_progress_is_a_line() -> None:

@@ -129,7 +129,7 @@ def test_a_message_of_several_frames_for_a_function_on_one(server: Server) -> No
         (np.zeros((4, 4, 3), np.float32), "got (4, 4, 3) of float32"),
         (np.zeros((4, 4, 3), np.uint8, order="F"), "in Fortran order"),
         ("cut", "is shorter than its header says"),
-        (None, "FileNotFoundError"),
+        (None, "0.npy' is not there"),
     ],
 )
 def test_an_input_that_is_no_frame(server: Server, content: Any, error: str) -> None:
@@ -144,6 +144,31 @@ def test_an_input_that_is_no_frame(server: Server, content: Any, error: str) -> 
     result = server.result(server.send("tests.negative", message))
     assert result["outcome"] == "failed"
     assert error in result["error"]
+
+
+def test_an_input_that_shows_late_is_waited_for(server: Server, worker: Worker) -> None:
+    message = server.message()
+    source = server.root / message["frames"][0]["input"]
+    source.rename(server.root / "later")
+    attempt = server.send("tests.negative", message)
+    wait_for((server.dir / "claims" / attempt).exists, "the claim")
+    (server.root / "later").rename(source)
+    assert server.result(attempt)["outcome"] == "done"
+
+
+def test_a_job_that_goes_while_its_frame_is_at_work(
+    server: Server, worker: Worker, tmp_path: Path
+) -> None:
+    params = {"began": str(tmp_path / "began"), "go": str(tmp_path / "go")}
+    server.send("tests.hold", server.message(params=params))
+    wait_for(Path(params["began"]).exists, "the function's begin")
+    (server.root / "trash").mkdir()
+    server.dir.rename(server.root / "trash" / server.job)
+    Path(params["go"]).touch()
+    server.begin_job()
+    handled(server)
+    assert worker.said("'dropped: its job is gone'")
+    assert not list((server.root / "trash").rglob("*-out.npy"))
 
 
 def handled(server: Server) -> None:
@@ -302,7 +327,9 @@ def test_a_fifo_does_not_hang_the_worker(server: Server) -> None:
     assert "is no regular file" in result["error"]
 
 
-def test_past_its_timeout_an_attempt_has_failed(server: Server, tmp_path: Path) -> None:
+def test_past_its_timeout_an_attempt_has_failed(
+    server: Server, worker: Worker, tmp_path: Path
+) -> None:
     params = {"began": str(tmp_path / "began"), "go": str(tmp_path / "go")}
     message = server.message(params=params, timeout=0.3)
     result = server.result(server.send("tests.hold", message))
@@ -310,6 +337,7 @@ def test_past_its_timeout_an_attempt_has_failed(server: Server, tmp_path: Path) 
     assert result["error"] == "timeout: not done 0.3 s after its claim"
     Path(params["go"]).touch()
     handled(server)
+    assert worker.said("'dropped: it has timed out'")
     assert server.result(message["attempt"]) == result
     assert not (server.root / message["frames"][0]["output"]).exists()
 

@@ -75,11 +75,11 @@ class Attempt:
         self._stop.set()
 
     def succeed(self) -> None:
-        """Publishes that the outputs are there."""
+        """Publishes that the outputs are there; raises Gone where that counts no more."""
         self._settle({"outcome": "done"})
 
     def fail(self, error: BaseException) -> None:
-        """Publishes why there is no output."""
+        """Publishes why there is no output; raises Gone where that counts no more."""
         text = "".join(traceback.format_exception(error))
         self._settle({"outcome": "failed", "error": told(error), "traceback": tail(text)})
 
@@ -87,7 +87,7 @@ class Attempt:
         """Publishes the attempt's result, unless it has one: the first counts."""
         with self._settling:
             if self.over:
-                return
+                raise Gone("it has timed out")
             result = {
                 "version": 1,
                 "attempt": self.id,
@@ -97,12 +97,15 @@ class Attempt:
                 "seconds": round(time.monotonic() - self._claimed_at, 6),
             }
             content = json.dumps(result, ensure_ascii=False).encode("utf-8", "replace")
+            results = (*self._job, "results")
             try:
-                self._store.publish_once((*self._job, "results"), f"{self.id}.json", content)
-            except FileNotFoundError:
-                logger.info("attempt %s: its job is gone, its result with it", self.id)
+                first = self._store.publish_once(results, f"{self.id}.json", content)
+            except FileNotFoundError as error:
+                raise Gone("its job is gone") from error
             self.over = True
         self._stop.set()
+        if not first:
+            raise Gone("it has a result already")
 
     def _beat(self) -> None:
         counter = 0
@@ -129,7 +132,7 @@ class Attempt:
             return
         error = f"timeout: not done {self._timeout:g} s after its claim"
         logger.error("attempt %s: %s; the function cannot be interrupted", self.id, error)
-        with contextlib.suppress(OSError, Unsafe):
+        with contextlib.suppress(OSError, Unsafe, Gone):
             self._settle({"outcome": "failed", "error": error, "traceback": ""})
 
 

@@ -71,9 +71,13 @@ class Store:
                 f"{VARIABLE}: '{root}' is not a directory; mount the server's --data there"
             )
         store = cls(root, "")
+
+        def read() -> bytes:
+            with store.open_file((), "store.json") as file:
+                return file.read(_MARK_LIMIT)
+
         try:
-            with store.read_file((), "store.json") as file:
-                mark = json.loads(file.read(_MARK_LIMIT))
+            mark = json.loads(not_stale(read))
         except (OSError, Unsafe, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise StoreError(
@@ -135,12 +139,9 @@ class Store:
 
         return not_stale(look)
 
-    @contextlib.contextmanager
-    def read_file(self, parts: tuple[str, ...], name: str) -> Iterator[BinaryIO]:
-        """A regular file, opened for reading."""
-        fd = not_stale(lambda: self._open_regular(parts, name))
-        with os.fdopen(fd, "rb") as file:
-            yield file
+    def open_file(self, parts: tuple[str, ...], name: str) -> BinaryIO:
+        """Opens a regular file for reading."""
+        return os.fdopen(not_stale(lambda: self._open_regular(parts, name)), "rb")
 
     def _open_regular(self, parts: tuple[str, ...], name: str) -> int:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

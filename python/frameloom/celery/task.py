@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from celery import Celery, current_task
 from celery.signals import worker_init
@@ -14,9 +15,12 @@ from celery.signals import worker_init
 from frameloom.celery import arrays
 from frameloom.celery.attempt import Attempt, Gone
 from frameloom.celery.message import FrameRef, Message, Rejected
-from frameloom.celery.store import Store, StoreError, Unsafe, not_stale
+from frameloom.celery.store import Store, StoreError, Unsafe
 
 logger = logging.getLogger(__name__)
+
+#: Seconds between looks for an input that is not there.
+_LATE = (0.05, 0.1, 0.2, 0.4)
 
 
 def frame_task(
@@ -86,16 +90,19 @@ def perform(
     except (Rejected, StoreError, Unsafe, OSError) as reason:
         logger.warning("task %s%s: message rejected: %s", name, _origin(), reason)
         return f"rejected: {reason}"
-    with attempt:
-        try:
-            for some in _chunks(message.frames, frames):
-                _process(function, name, store, message, some, attempt, batch=frames > 1)
-        except (Exception, SystemExit) as error:
-            attempt.fail(error)
-            if isinstance(error, SystemExit):
-                raise RuntimeError(f"'{name}' called exit") from error
-            raise
-        attempt.succeed()
+    try:
+        with attempt:
+            try:
+                for some in _chunks(message.frames, frames):
+                    _process(function, name, store, message, some, attempt, batch=frames > 1)
+            except (Exception, SystemExit) as error:
+                attempt.fail(error)
+                if isinstance(error, SystemExit):
+                    raise RuntimeError(f"'{name}' called exit") from error
+                raise
+            attempt.succeed()
+    except Gone as reason:
+        return f"dropped: {reason}"
     return "done"
 
 
@@ -125,7 +132,7 @@ def _process(
     with contextlib.ExitStack() as files:
         inputs = []
         for ref in refs:
-            file = files.enter_context(store.read_file(directory, ref.input))
+            file = files.enter_context(_input(store, directory, ref.input))
             inputs.append(arrays.mapped(file, ref.input))
     if batch:
         given = arrays.stacked(inputs)
@@ -146,9 +153,22 @@ def _process(
         )
 
 
+def _input(store: Store, directory: tuple[str, ...], name: str) -> BinaryIO:
+    """Opens an input; a network file system may show it late."""
+    for pause in (*_LATE, None):
+        try:
+            return store.open_file(directory, name)
+        except FileNotFoundError as error:
+            if pause is None:
+                where = "/".join((*directory, name))
+                raise arrays.FrameError(f"input '{where}' is not there") from error
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
 def _refuse_without_store(**_: Any) -> None:
     """Ends a worker at its start where its store is not there."""
     try:
-        not_stale(Store.from_environment)
+        Store.from_environment()
     except StoreError as reason:
         raise SystemExit(f"frameloom: error: {reason}") from None
