@@ -204,8 +204,12 @@ def status(job: str) -> Steps[JobView]:
 
 
 def cancel(job: str) -> Steps[None]:
-    """Stops a job."""
-    yield from ask(Request("DELETE", job_path(job)))
+    """Stops a job; one that is cancelled already stays so."""
+    try:
+        yield from ask(Request("DELETE", job_path(job)))
+    except Error as error:
+        if error.status != 409 or (yield from status(job))["state"] != "cancelled":
+            raise
 
 
 def page(state: str | None, sort: str | None, after: str | None) -> Steps[JobList]:

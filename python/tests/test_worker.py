@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -342,57 +341,12 @@ def test_past_its_timeout_an_attempt_has_failed(
     assert not (server.root / message["frames"][0]["output"]).exists()
 
 
-def test_a_killed_worker_leaves_its_claim_and_beats_no_more(tmp_path: Path, redis_url: str) -> None:
-    server = Server(tmp_path / "data", redis_url, "doomed")
-    worker = Worker(tmp_path / "log", redis_url, "doomed", server.root)
-    params = {"began": str(tmp_path / "began"), "go": str(tmp_path / "go")}
-    message = server.message(params=params)
-    attempt = server.send("tests.hold", message)
-    beat = server.dir / "beats" / attempt
-    wait_for(Path(params["began"]).exists, "the function's begin")
-    wait_for(lambda: beat.exists() and json.loads(beat.read_text())["counter"] >= 2, "two beats")
-    worker.stop(signal.SIGKILL)
-    last = beat.read_text()
-    assert (server.dir / "claims" / attempt).exists()
-    Path(params["go"]).touch()
-
-    # The server sends the frame again, as another attempt, and the first message once more.
-    again = Worker(tmp_path / "log2", redis_url, "doomed", server.root)
-    server.send("tests.hold", message)
-    second = message | {"attempt": new_id()}
-    assert server.result(server.send("tests.hold", second))["outcome"] == "done"
-    assert beat.read_text() == last
-    assert not (server.dir / "results" / f"{attempt}.json").exists()
-    again.stop()
-    assert again.process.returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("prepare", "line"),
-    [
-        ("unset", "FRAMELOOM_DATA is not set; set it to the directory that the server has"),
-        ("missing", "data' is not a directory; mount the server's --data there"),
-        ("empty", "store.json' cannot be read: No such file or directory"),
-        ("rubbish", "store.json' cannot be read: Expecting value"),
-        ("no id", "store.json' has no id of 32 hexadecimal digits"),
-        ("newer", "store.json' is of version 2, this worker knows 1"),
-    ],
-)
-def test_without_its_store_a_worker_does_not_start(
-    tmp_path: Path, redis_url: str, prepare: str, line: str
+def test_a_function_that_kills_its_process_costs_its_attempt_alone(
+    server: Server, worker: Worker
 ) -> None:
-    data = tmp_path / "data"
-    if prepare not in ("unset", "missing"):
-        data.mkdir()
-    content = {
-        "rubbish": "rubbish",
-        "no id": '{"version": 1, "id": "../"}',
-        "newer": json.dumps({"version": 2, "id": new_id()}),
-    }.get(prepare)
-    if content:
-        (data / "store.json").write_text(content)
-    worker = Worker(tmp_path / "log", redis_url, "none", None if prepare == "unset" else data)
-    assert worker.process.wait(20) == 1
-    last = worker.log.read_text().strip().splitlines()[-1]
-    assert last.startswith("frameloom: error: ")
-    assert line in last
+    attempt = server.send("tests.answer", server.message(params={"what": "die"}))
+    handled(server)
+    assert worker.said("WorkerLostError")
+    assert (server.dir / "claims" / attempt).exists()
+    assert not (server.dir / "results" / f"{attempt}.json").exists()
+    assert worker.process.poll() is None

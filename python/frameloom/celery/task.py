@@ -109,8 +109,8 @@ def perform(
 def _origin() -> str:
     """The message's id and who sent it, as far as it says."""
     request = getattr(current_task, "request", None)
-    origin = repr(getattr(request, "origin", None))[:80]
-    return f"[{getattr(request, 'id', None)}] from {origin}"
+    task, origin = (repr(getattr(request, field, None))[:80] for field in ("id", "origin"))
+    return f"[{task}] from {origin}"
 
 
 def _chunks(frames: tuple[FrameRef, ...], size: int) -> list[tuple[FrameRef, ...]]:
