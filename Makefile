@@ -35,6 +35,7 @@ ifeq ($(NEXTEST),yes)
 else
 	FRAMELOOM_CLIPS=$(CURDIR)/$(CLIPS) cargo test --workspace --locked --no-fail-fast
 endif
+	FRAMELOOM_BIN=$(CURDIR)/target/debug/frameloom scripts/python.sh
 
 fmt: ## Format the code.
 	cargo fmt --all

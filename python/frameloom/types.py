@@ -172,6 +172,7 @@ class FilterParam(TypedDict):
     min: NotRequired[float]
     max: NotRequired[float]
     odd: NotRequired[bool]
+    values: NotRequired[list[str]]
     default: str | None
     required: bool
     help: str

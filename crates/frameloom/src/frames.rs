@@ -316,6 +316,7 @@ impl Frames {
             group.attempt = None;
             return Ok(if group.errors.len() >= MOST_FAILURES {
                 group.attempt = Some(attempt);
+                group.errors.dedup();
                 Next::Failed(format!("{} ({MOST_FAILURES} tries)", group.errors.join("; then ")))
             } else {
                 Next::Send

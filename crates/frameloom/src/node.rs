@@ -251,7 +251,8 @@ impl Node {
             let message = match message {
                 Ok(message) => message,
                 Err(error) => {
-                    tracing::error!(%error, "the broker does not answer");
+                    // Brokers that come back are waited for; this one has ended with the process.
+                    tracing::debug!(%error, "no more tasks");
                     return;
                 }
             };

@@ -43,20 +43,19 @@ pub enum Progress {
 }
 
 /// Runs segments, one after the other, and keeps the source open between those of a job.
-#[derive(Default)]
 pub struct SegmentRunner {
     open: Option<(JobId, Demuxer)>,
+    exchange: Option<Exchange>,
 }
 
 impl SegmentRunner {
-    /// A runner with nothing open.
-    pub fn new() -> Self {
-        Self::default()
+    /// A runner with nothing open; `exchange` carries frames that are processed elsewhere.
+    pub fn new(exchange: Option<Exchange>) -> Self {
+        Self { open: None, exchange }
     }
 
     /// Processes one segment and writes its file to `out`; `progress` hears the frames done, and with
-    /// `task.previews` small pictures of them now and then. `exchange` carries frames that filters
-    /// have processed elsewhere.
+    /// `task.previews` small pictures of them now and then.
     ///
     /// # Errors
     /// Of the source, the pipeline or the encoder; Invalid where the task doesn't fit the plan.
@@ -66,7 +65,6 @@ impl SegmentRunner {
         plan: &Plan,
         task: &SegmentTask,
         out: File,
-        exchange: Option<&Exchange>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<SegmentOutput> {
         let (wall, cpu) = (Instant::now(), cpu_time());
@@ -75,7 +73,7 @@ impl SegmentRunner {
             .get(task.segment as usize)
             .ok_or_else(|| Error::invalid(format!("the plan has no segment {}", task.segment)))?;
         let made = self
-            .attempts(source, plan, task, segment, out, exchange, progress)
+            .attempts(source, plan, task, segment, out, progress)
             .map_err(|e| e.at(format!("segment {}", task.segment)))?;
         Ok(SegmentOutput {
             file: made.file,
@@ -92,7 +90,6 @@ impl SegmentRunner {
         task: &SegmentTask,
         segment: &Segment,
         out: File,
-        exchange: Option<&Exchange>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Made> {
         let mut entry = segment.entry as usize;
@@ -100,9 +97,11 @@ impl SegmentRunner {
         let (mut step, mut careful) = (1, false);
         let mut decoded = 0;
         loop {
+            let exchange = self.exchange.clone();
             let demuxer = self.demuxer(source, plan, task.job)?;
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
-            let mut pass = Pass::new(plan, segment, task.segment, entry, file, exchange, progress)?;
+            let mut pass =
+                Pass::new(plan, segment, task.segment, entry, file, exchange.as_ref(), progress)?;
             pass.careful = careful;
             pass.previewer = task.previews.then(Previewer::new);
             let end = pass.run(source, demuxer, threads)?;

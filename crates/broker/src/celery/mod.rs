@@ -33,6 +33,9 @@ use receiver::{MADE_KNOWN_EVERY, Request};
 pub use names::{TASKS, queue_name, task_name};
 pub use worker::{Active, Events, Steered, WorkerConfig};
 
+/// Slots of a process that wait for a message of a queue, at most.
+const MOST_WAITING: usize = 1024;
+
 /// How urgent tasks with frames are: a slot waits for them.
 const FRAMES_URGENCY: Urgency = 3;
 
@@ -100,7 +103,7 @@ impl Shared {
 /// Queues in Redis.
 pub struct Celery {
     shared: Arc<Shared>,
-    receivers: Mutex<BTreeMap<Queue, mpsc::UnboundedSender<Request>>>,
+    receivers: Mutex<BTreeMap<Queue, mpsc::Sender<Request>>>,
     /// When queues were last made known.
     known: Mutex<BTreeMap<String, Instant>>,
 }
@@ -365,7 +368,7 @@ impl Broker for Celery {
         let requests = {
             let mut all = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
             let requests = all.entry(queue).or_insert_with(|| {
-                let (sender, requests) = mpsc::unbounded_channel();
+                let (sender, requests) = mpsc::channel(MOST_WAITING);
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(receiver::receive(shared, queue_name(queue), requests));
                 sender

@@ -61,11 +61,11 @@ async fn give_back(shared: &Shared, delivery: Delivery) {
 /// Waits for a message of a queue whose receiver listens to `requests`.
 pub(super) async fn wait(
     shared: Arc<Shared>,
-    requests: &mpsc::UnboundedSender<Request>,
+    requests: &mpsc::Sender<Request>,
 ) -> Result<TaskMessage> {
     let ended = || frameloom_core::Error::unavailable("the broker was closed");
     let (sender, delivery) = oneshot::channel();
-    requests.send(Request(sender)).map_err(|_| ended())?;
+    requests.send(Request(sender)).await.map_err(|_| ended())?;
     let mut wait = Wait { delivery, shared };
     match (&mut wait.delivery).await {
         Ok(delivery) => Ok(delivery.message),
@@ -77,7 +77,7 @@ pub(super) async fn wait(
 pub(super) async fn receive(
     shared: Arc<Shared>,
     queue: String,
-    mut requests: mpsc::UnboundedReceiver<Request>,
+    mut requests: mpsc::Receiver<Request>,
 ) {
     let mut tries = 0;
     let mut connection = None;
@@ -124,11 +124,7 @@ pub(super) async fn receive(
 }
 
 /// Gives a message to the next who waits, or back.
-async fn hand_on(
-    shared: &Shared,
-    mut delivery: Delivery,
-    requests: &mut mpsc::UnboundedReceiver<Request>,
-) {
+async fn hand_on(shared: &Shared, mut delivery: Delivery, requests: &mut mpsc::Receiver<Request>) {
     while let Ok(request) = requests.try_recv() {
         match request.0.send(delivery) {
             Ok(()) => return,

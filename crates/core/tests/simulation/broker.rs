@@ -1,10 +1,29 @@
 //! The broker: two queues by urgency that lose, delay, repeat and reorder messages.
 
 use frameloom_core::id::AttemptId;
-use frameloom_core::wire::{Queue, Task};
+use frameloom_core::wire::Task;
 
 use crate::random::{Random, Time};
 use crate::scenario::Faults;
+
+/// The queues of one engine's nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Queue {
+    /// Short tasks: plan and concat.
+    Control,
+    /// Segments.
+    Segment,
+}
+
+impl Queue {
+    /// The queue that a task waits in.
+    pub(crate) fn of(task: Task) -> Self {
+        match task {
+            Task::Segment(_) => Self::Segment,
+            Task::Plan | Task::Concat => Self::Control,
+        }
+    }
+}
 
 /// What a broker carries.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +96,7 @@ impl Broker {
 
     /// A message arrives in its queue.
     pub(crate) fn arrive(&mut self, message: Message, faults: &Faults, random: &mut Random) {
-        let waiting = &mut self.queue(message.task.queue()).messages;
+        let waiting = &mut self.queue(Queue::of(message.task)).messages;
         let at = if random.chance(faults.reordered) {
             random.index(waiting.len() + 1)
         } else {

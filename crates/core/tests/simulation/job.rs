@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use frameloom_core::scheduler::{MAX_ATTEMPTS, Phase, Scheduler};
-use frameloom_core::wire::{Queue, Task};
+use frameloom_core::wire::Task;
 
+use crate::broker::Queue;
 use crate::random::Time;
 use crate::world::World;
 

@@ -3,9 +3,8 @@
 use frameloom_core::Error;
 use frameloom_core::id::AttemptId;
 use frameloom_core::scheduler::MAX_ATTEMPTS;
-use frameloom_core::wire::Queue;
 
-use crate::broker::{Message, Place};
+use crate::broker::{Message, Place, Queue};
 use crate::random::Time;
 use crate::scenario::SLOWEST;
 use crate::store::{Beat, Outcome, Report};

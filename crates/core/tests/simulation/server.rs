@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use frameloom_core::id::AttemptId;
 use frameloom_core::scheduler::{Command, MAX_ATTEMPTS, Phase, Scheduler, Verdict};
-use frameloom_core::wire::{Queue, Task};
+use frameloom_core::wire::Task;
 use frameloom_core::{Error, ErrorKind};
 
-use crate::broker::Message;
+use crate::broker::{Message, Queue};
 use crate::job::Run;
 use crate::nodes::{LEASE, Nodes};
 use crate::random::Time;
@@ -338,7 +338,7 @@ impl Server {
                 continue;
             }
             let old = |(message, at): &(Message, Time)| {
-                message.task.queue() == queue && now - at >= TWO_BEATS
+                Queue::of(message.task) == queue && now - at >= TWO_BEATS
             };
             let old: Vec<(Message, Time)> =
                 self.sent.values().filter(|s| old(s)).copied().collect();

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use frameloom_core::id::AttemptId;
-use frameloom_core::wire::{Queue, Task};
+use frameloom_core::wire::Task;
 
-use crate::broker::{Broker, Message, Place};
+use crate::broker::{Broker, Message, Place, Queue};
 use crate::node::Node;
 use crate::random::{Random, Time};
 use crate::scenario::Scenario;
@@ -210,7 +210,7 @@ impl World {
             Event::Look(server) => self.look(server),
             Event::Arrive(message) => {
                 self.broker.arrive(message, &self.scenario.faults, &mut self.random);
-                self.hand_out(message.task.queue());
+                self.hand_out(Queue::of(message.task));
             }
             Event::Take(place) => self.take(place),
             Event::End(place, run) => self.slot_ends(place, run),

@@ -394,6 +394,10 @@ async fn serve(
         "memory" => None,
         url => Some(Arc::new(connect(url, args.broker_password_file.as_deref(), store_id).await?)),
     };
+    let stop = CancellationToken::new();
+    if let Some(celery) = &celery {
+        announce(celery, store_id, &stop).await?;
+    }
     let broker: Arc<dyn Broker> = match &celery {
         Some(celery) => Arc::clone(celery) as Arc<dyn Broker>,
         None => Arc::new(Memory::new()),
@@ -447,10 +451,6 @@ async fn serve(
         new_id: Box::new(|| random::bits().map(JobId::from_bits)),
         before_commit: Box::new(move || ending.check()),
     };
-    let stop = CancellationToken::new();
-    if let Some(celery) = &celery {
-        announce(celery, store_id, &stop).await?;
-    }
     let server = Arc::new(Server::new(parts, config, stop.clone())?);
     let mut lines = String::new();
     for listener in &listeners {

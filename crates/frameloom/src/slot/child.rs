@@ -45,7 +45,8 @@ pub(crate) fn run() -> Result<()> {
     let mut peer = Peer(UnixStream::from(socket));
     frameloom_media::init();
     peer.send(&SlotEvent::Ready(SlotReady { engine }))?;
-    let mut runner = SegmentRunner::new();
+    let exchange: Exchange = Arc::new(Mutex::new(peer.another()?));
+    let mut runner = SegmentRunner::new(Some(exchange));
     let mut plans = Plans::default();
     while let Some((command, descriptors)) = peer.receive::<SlotCommand>()? {
         let event = match task(&mut peer, &mut runner, &mut plans, command, descriptors) {
@@ -215,9 +216,8 @@ fn segment(
     let (source, plan, out) = (descriptors.take()?, descriptors.take()?, descriptors.take()?);
     let plan = plans.get(plan)?;
     let mut teller = Teller { told: None };
-    let exchange: Exchange = Arc::new(Mutex::new(peer.another()?));
     runner
-        .run(&source, plan, task, out, Some(&exchange), &mut |progress| match progress {
+        .run(&source, plan, task, out, &mut |progress| match progress {
             Progress::Frames(frames) => teller.tell(peer, frames),
             Progress::Preview(pair) => {
                 let base64 = base64::engine::general_purpose::STANDARD;

@@ -298,7 +298,8 @@ impl Slot {
 
     /// Ends the process, and adds to `error` how it ended and its last words.
     async fn end(&mut self, error: Error) -> Error {
-        let Some(mut running) = self.running.take() else { return error };
+        // Kept until it has ended: whoever gives up waiting for this ends it again.
+        let Some(running) = &mut self.running else { return error };
         self.stats.restarts += 1;
         // A slot that has hung up is about to be gone; one that has not is stopped.
         let grace = tokio::time::timeout(Duration::from_millis(200), running.process.wait()).await;
@@ -315,21 +316,25 @@ impl Slot {
             Err(e) => e.to_string(),
         };
         let words = running.words.lock().unwrap_or_else(PoisonError::into_inner);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let said = if words.is_empty() {
             String::new()
         } else {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
             format!("; its last words: {}", words.join(" | "))
         };
-        Error::new(error.kind(), format!("{} (pid {}, {how}{said})", error.message(), running.pid))
+        let text = format!("{} (pid {}, {how}{said})", error.message(), running.pid);
+        drop(words);
+        self.running = None;
+        Error::new(error.kind(), text)
     }
 
     /// Ends the process.
     pub(crate) async fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
+        if let Some(running) = &mut self.running {
             // It may have ended by itself.
             drop(running.process.kill().await);
         }
+        self.running = None;
     }
 
     /// Ends the process without waiting for it.

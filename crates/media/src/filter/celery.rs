@@ -15,7 +15,7 @@ use frameloom_core::{Error, Result};
 
 use super::Filter;
 use crate::ff;
-use crate::frame::{Frame, FrameFormat};
+use crate::frame::{Frame, FrameFormat, PixelFormat};
 
 /// Length of the head of an array file as we write it.
 const HEAD: usize = 128;
@@ -240,6 +240,9 @@ impl Shape {
 impl Rgb {
     /// Writes a frame as rows of RGB without gaps.
     fn write(&mut self, frame: &Frame, bytes: &mut [u8]) -> Result<()> {
+        if frame.pixel()? == PixelFormat::Gray8 {
+            return gray_to_rgb(frame, bytes);
+        }
         let shape = Shape::of(frame);
         let scaler = scaler(&mut self.to, shape, true)?;
         let (planes, strides) = rows(bytes.as_mut_ptr(), shape.width);
@@ -264,6 +267,9 @@ impl Rgb {
 
     /// A frame like another one, with the picture of rows of RGB.
     fn read(&mut self, like: &Frame, bytes: &[u8]) -> Result<Frame> {
+        if like.pixel()? == PixelFormat::Gray8 {
+            return gray_from_rgb(like, bytes);
+        }
         let shape = Shape::of(like);
         let scaler = scaler(&mut self.from, shape, false)?;
         let mut frame = like.new_like(like.pixel()?, like.width(), like.height())?;
@@ -285,6 +291,41 @@ impl Rgb {
         ff::check(code, "cannot convert a frame from RGB")?;
         Ok(frame)
     }
+}
+
+/// Grey as RGB. Libswscale takes every grey for one of full range on this way, and not on the way back.
+fn gray_to_rgb(frame: &Frame, bytes: &mut [u8]) -> Result<()> {
+    let full = frame.is_full_range();
+    let plane = frame.plane(0)?;
+    for (y, row) in bytes.chunks_exact_mut(plane.width * 3).take(plane.height).enumerate() {
+        for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
+            let luma = plane.bytes[y * plane.stride + x];
+            let level = (f32::from(luma) - 16.0) * 255.0 / 219.0;
+            pixel.fill(if full { luma } else { rounded(level) });
+        }
+    }
+    Ok(())
+}
+
+/// The luma of RGB, by the weights of Rec. 601, as that of a grey frame.
+fn gray_from_rgb(like: &Frame, bytes: &[u8]) -> Result<Frame> {
+    let full = like.is_full_range();
+    let mut frame = like.new_like(PixelFormat::Gray8, like.width(), like.height())?;
+    let plane = frame.plane_mut(0)?;
+    for (y, row) in bytes.chunks_exact(plane.width * 3).take(plane.height).enumerate() {
+        for (x, pixel) in row.chunks_exact(3).enumerate() {
+            let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(f32::from);
+            let level = 0.299 * r + 0.587 * g + 0.114 * b;
+            let luma = if full { level } else { 16.0 + level * 219.0 / 255.0 };
+            plane.bytes[y * plane.stride + x] = rounded(luma);
+        }
+    }
+    Ok(frame)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+fn rounded(level: f32) -> u8 {
+    level.round().clamp(0.0, 255.0) as u8
 }
 
 fn rows(bytes: *mut u8, width: c_int) -> ([*mut u8; 4], [c_int; 4]) {
@@ -361,7 +402,6 @@ mod tests {
     use std::io::{Seek, SeekFrom};
 
     use super::*;
-    use crate::frame::PixelFormat;
 
     #[test]
     fn a_head_is_that_of_numpy_and_comes_back() {

@@ -1,16 +1,44 @@
 //! What every filter of the table must keep, and every row of the graph allow list.
 
-use frameloom_core::ErrorKind;
 use frameloom_core::catalogue::Footprint;
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::ColorTags;
+use frameloom_core::slot::FrameNumber;
 use frameloom_core::time::{Rational, TimeBase};
+use frameloom_core::{ErrorKind, Result};
 
 use super::table::FILTERS;
-use super::{Chain, graph_lists, plan_chain};
+use super::{Chain, Elsewhere, Exchange, graph_lists, plan_chain};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 
 const FRAMES: i64 = 12;
+
+/// Gives each frame back as it went.
+#[derive(Default)]
+struct Echo(std::collections::BTreeMap<FrameNumber, std::fs::File>);
+
+impl Elsewhere for Echo {
+    fn away(&mut self, frame: FrameNumber) -> Result<std::fs::File> {
+        let file = tempfile::tempfile().unwrap();
+        self.0.insert(frame, file.try_clone().unwrap());
+        Ok(file)
+    }
+
+    fn gone(&mut self, frame: FrameNumber) -> Result<()> {
+        assert!(self.0.contains_key(&frame), "a frame went that was never away");
+        Ok(())
+    }
+
+    fn back(&mut self, frame: FrameNumber) -> Result<std::fs::File> {
+        let mut file = self.0.remove(&frame).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        Ok(file)
+    }
+}
+
+fn echo() -> Exchange {
+    std::sync::Arc::new(std::sync::Mutex::new(Echo::default()))
+}
 
 fn format(pixel: PixelFormat, width: u32, height: u32) -> FrameFormat {
     let unknown = || "unknown".to_owned();
@@ -105,7 +133,7 @@ fn run(
             return None;
         }
     };
-    let mut chain = Chain::new(&filters, format, None).unwrap();
+    let mut chain = Chain::new(&filters, format, Some(&echo())).unwrap();
     let mut out = Vec::new();
     (from..to).for_each(|pts| chain.push(make(pts), &mut out).unwrap());
     chain.finish(&mut out).unwrap();

@@ -52,7 +52,7 @@ pub fn plan(source: &Path, spec: &JobSpec) -> Result<Plan> {
 pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Made> {
     let plan = plan(source, spec)?;
     let file = File::open(source).unwrap();
-    let mut runner = SegmentRunner::new();
+    let mut runner = SegmentRunner::new(None);
     let mut accepted = BTreeMap::new();
     let mut concealed = 0;
     for segment in plan.segments.iter().rev() {
@@ -65,7 +65,7 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
             decode_threads: threads,
         };
         let out = create(&dir.join(format!("{}.seg", segment.index)));
-        let made = runner.run(&file, &plan, &task, out, None, &mut |_| {})?;
+        let made = runner.run(&file, &plan, &task, out, &mut |_| {})?;
         concealed += made.frames.concealed;
         let slot = "test/0".to_owned();
         accepted.insert(segment.index, AcceptedSegment { attempt, slot, sha256: made.file.sha256 });

@@ -314,8 +314,17 @@ async function refresh() {
       return row;
     }));
     const workers = await json("/v1/workers");
-    $("workers").replaceChildren(...workers.map((w) => make("li", `${w.id.slice(0, 8)}: ${w.held} at work, ${w.free_slots} slots free`)));
-    $("server").textContent = `${total} jobs, ${workers.reduce((sum, w) => sum + w.free_slots, 0)} slots free`;
+    $("workers").replaceChildren(...workers.map((w) => {
+      const row = make("tr"), versions = make("td", w.engine ?? "");
+      versions.title = w.versions ?? "";
+      const state = !w.lives ? "silent" : w.apart ? `apart: ${w.apart}` : "lives";
+      row.append(make("td", w.name ?? w.id.slice(0, 8)), make("td", w.host ?? ""),
+        make("td", `${w.held} at work, ${w.free_slots} of ${w.slots ?? "?"} slots free`), make("td", w.load.toFixed(2)),
+        make("td", `${Math.round(w.silent_seconds)} s ago`), versions, make("td", state));
+      return row;
+    }));
+    const free = workers.filter((w) => w.lives).reduce((sum, w) => sum + w.free_slots, 0);
+    $("server").textContent = `${total} jobs, ${free} slots free`;
     $("login").hidden = true;
   } catch (error) {
     $("server").textContent = error.message;

@@ -1,0 +1,97 @@
+//! Nodes whose slots only sleep, to see how many tasks a second go through server, broker and store.
+//!
+//! `nodes BROKER DATA NODES SLOTS MILLISECONDS`, beside `frameloom serve --broker BROKER --data DATA
+//! --no-local-slots`. What they "make" is no video: joining it fails, which ends the try.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use frameloom_broker::Broker;
+use frameloom_broker::celery::Celery;
+use frameloom_core::id::NodeId;
+use frameloom_core::metrics::FrameCounts;
+use frameloom_core::slot::{SegmentOutput, TaskOutput, WrittenFile};
+use frameloom_core::wire::{AttemptReport, Beat, NodeInfo, Outcome, Queue, TaskMessage};
+use frameloom_core::{Error, Result};
+use frameloom_server::store::Store;
+
+const CONTENT: &[u8] = b"nothing";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut args = std::env::args().skip(1);
+    let mut next =
+        |what: &str| args.next().ok_or_else(|| Error::invalid(format!("{what} is missing")));
+    let (broker, data) = (next("BROKER")?, next("DATA")?);
+    let mut number = |what: &str| -> Result<u32> {
+        next(what)?.parse().map_err(|_| Error::invalid(format!("{what} is no number")))
+    };
+    let (nodes, slots, sleep) = (number("NODES")?, number("SLOTS")?, number("MILLISECONDS")?);
+    let store = Arc::new(Store::mounted(data.as_ref())?);
+    let named =
+        store.known_as()?.ok_or_else(|| Error::not_found("no server has used this store"))?;
+    let celery = Arc::new(Celery::connect(&broker, None, named).await?);
+    let server = store.nodes()?.into_iter().find_map(|node| store.read_node(node).ok().flatten());
+    let server = server.ok_or_else(|| Error::not_found("no server runs on this store"))?;
+    let done = Arc::new(AtomicU64::new(0));
+    for n in 0..nodes {
+        let id = NodeId::from_bits(u128::from(n) + 1);
+        let info = NodeInfo {
+            name: format!("sleeper-{n}"),
+            slots,
+            within_server: false,
+            ..server.clone()
+        };
+        store.write_node(id, &info)?;
+        let free = Arc::new(AtomicU32::new(slots));
+        let (beating, left) = (Arc::clone(&store), Arc::clone(&free));
+        tokio::spawn(async move {
+            for counter in 1.. {
+                let free_slots = left.load(Ordering::Relaxed);
+                let beat = Beat { counter, held: Vec::new(), free_slots, load: 0 };
+                drop(beating.write_beat(id, &beat));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        for _ in 0..slots {
+            let (store, celery) = (Arc::clone(&store), Arc::clone(&celery));
+            let (free, done) = (Arc::clone(&free), Arc::clone(&done));
+            let queue = Queue::Segment(info.engine.id());
+            tokio::spawn(async move {
+                while let Ok(message) = celery.receive(queue).await {
+                    free.fetch_sub(1, Ordering::Relaxed);
+                    let slept = work(&store, id, &message, sleep).await;
+                    free.fetch_add(1, Ordering::Relaxed);
+                    done.fetch_add(u64::from(slept.is_ok()), Ordering::Relaxed);
+                }
+            });
+        }
+    }
+    tokio::signal::ctrl_c().await.map_err(|e| Error::io("cannot watch signals", &e))
+}
+
+async fn work(store: &Store, node: NodeId, message: &TaskMessage, sleep: u32) -> Result<()> {
+    let dir = store.job(message.job);
+    if !dir.claim(message.attempt)? {
+        return Ok(());
+    }
+    tokio::time::sleep(Duration::from_millis(sleep.into())).await;
+    let path = dir.result_path(message.task, message.attempt, "");
+    std::fs::write(&path, CONTENT).map_err(|e| Error::io("cannot write a result", &e))?;
+    let size = CONTENT.len() as u64;
+    let output = SegmentOutput {
+        file: WrittenFile { size, sha256: String::new() },
+        frames: FrameCounts { input: 1, output: 1, ..FrameCounts::default() },
+        cpu_us: 0,
+        wall_us: u64::from(sleep) * 1000,
+    };
+    dir.report(&AttemptReport {
+        attempt: message.attempt,
+        task: message.task,
+        node,
+        slot: format!("{node}/0"),
+        slot_pid: 0,
+        outcome: Outcome::Done(TaskOutput::Segment(output)),
+    })
+}
