@@ -23,6 +23,16 @@ use crate::store::JobDir;
 /// Samples of the queue that are kept; then every second one is dropped.
 const MOST_SAMPLES: usize = 512;
 
+/// A result that is the task's once it is written down.
+struct Accepted {
+    report: AttemptReport,
+    output: TaskOutput,
+    /// The plan, where it is one.
+    plan: Option<Plan>,
+    /// What is to be done about other attempts.
+    losers: Vec<Command>,
+}
+
 /// A job at work.
 pub(super) struct JobRun {
     job: JobFile,
@@ -204,34 +214,39 @@ impl JobRun {
         self.scheduler.under_way() as usize
     }
 
-    /// Sends the next task; with `idle` slots and nothing to send, a second attempt at a slow one.
-    /// Answers whether a task was sent.
+    /// Sends the next tasks, `most` at a time; with `idle` slots and nothing to send, a second attempt
+    /// at a slow one. Answers how many were sent.
     pub(super) async fn send(
         &mut self,
         shared: &Shared,
+        most: usize,
         idle: usize,
         urgency: Urgency,
-    ) -> Result<bool> {
+    ) -> Result<usize> {
         let now = self.started.elapsed();
-        let commands = self.scheduler.step(now, 1, idle, &mut || (shared.config.new_id)());
-        let mut sent = false;
+        let commands = self.scheduler.step(now, most, idle, &mut || (shared.config.new_id)());
+        let mut sent = Vec::new();
         for command in commands {
             match command {
-                Command::Send { task, attempt, .. } => {
-                    let decision = Decision::Sent { task, attempt };
-                    self.decide(shared, &[decision])?;
-                    let now = Instant::now();
-                    self.sent_at.insert(attempt, (now, now));
-                    let message = TaskMessage { job: self.job.id, task, attempt };
-                    let queue = self.queue().ok_or_else(|| Error::internal("no queue"))?;
-                    // Where the broker does not answer, the message counts as lost, and is sent again.
-                    shared.broker.send(queue, message, urgency).await?;
-                    sent = true;
-                }
+                Command::Send { task, attempt, .. } => sent.push((task, attempt)),
                 Command::Cancel { attempt } => self.dir(shared).cancel(attempt)?,
             }
         }
-        Ok(sent)
+        if sent.is_empty() {
+            return Ok(0);
+        }
+        let queue = self.queue().ok_or_else(|| Error::internal("no queue"))?;
+        let decision =
+            |(task, attempt): &(Task, AttemptId)| Decision::Sent { task: *task, attempt: *attempt };
+        self.decide(shared, &sent.iter().map(decision).collect::<Vec<_>>())?;
+        let now = Instant::now();
+        self.sent_at.extend(sent.iter().map(|(_, attempt)| (*attempt, (now, now))));
+        for (task, attempt) in &sent {
+            let message = TaskMessage { job: self.job.id, task: *task, attempt: *attempt };
+            // Where the broker does not answer, the messages count as lost, and are sent again.
+            shared.broker.send(queue, message, urgency).await?;
+        }
+        Ok(sent.len())
     }
 
     /// Writes decisions down, unless another server has taken over.
@@ -290,16 +305,23 @@ impl JobRun {
             // They are the new server's where one has taken over.
             (shared.config.before_commit)()?;
         }
+        let mut read = Vec::new();
+        let mut accepted = Vec::new();
         for (attempt, report) in reports {
             match report {
-                Ok(report) if report.attempt == attempt => self.report(shared, report)?,
+                Ok(report) if report.attempt == attempt => {
+                    accepted.extend(self.report(shared, report)?);
+                }
                 Ok(_) | Err(_) => {
                     let why = Error::internal("its report is malformed");
                     self.failed(shared, attempt, why, true)?;
                 }
             }
-            dir.remove_report(attempt)?;
+            read.push(attempt);
         }
+        // Written down together: the disk is waited for once.
+        self.accept(shared, accepted)?;
+        read.into_iter().try_for_each(|attempt| dir.remove_report(attempt))?;
         let (waiting, running, _) = self.scheduler.counts();
         // After the reports: what was accepted just now is not at work any more.
         let open = self.held.iter().filter(|(task, _)| self.scheduler.accepted(**task).is_none());
@@ -330,10 +352,11 @@ impl JobRun {
         }
     }
 
-    fn report(&mut self, shared: &Shared, report: AttemptReport) -> Result<()> {
+    /// Hears what became of an attempt; answers what is to be written down as accepted.
+    fn report(&mut self, shared: &Shared, report: AttemptReport) -> Result<Option<Accepted>> {
         let attempt = report.attempt;
         if self.scheduler.task_of(attempt) != Some(report.task) {
-            return Ok(());
+            return Ok(None);
         }
         self.claimed(attempt);
         if self.holders.remove(&attempt).is_none() && self.scheduler.is_live(attempt) {
@@ -343,13 +366,22 @@ impl JobRun {
         }
         match &report.outcome {
             Outcome::Failed { error, by_task } => {
-                self.failed(shared, attempt, error.clone(), *by_task)
+                self.failed(shared, attempt, error.clone(), *by_task)?;
+                Ok(None)
             }
             Outcome::Done(output) => {
                 if let Err(error) = self.matches(shared, report.task, attempt, output) {
-                    return self.failed(shared, attempt, error, true);
+                    self.failed(shared, attempt, error, true)?;
+                    return Ok(None);
                 }
-                self.accept(shared, report.clone(), output.clone())
+                let plan = match report.task {
+                    Task::Plan => self.dir(shared).read_plan(attempt)?,
+                    _ => None,
+                };
+                let (verdict, losers) = self.scheduler.done(attempt, self.started.elapsed());
+                let output = output.clone();
+                let accepted = Accepted { report, output, plan, losers };
+                Ok((verdict == Verdict::Accept).then_some(accepted))
             }
         }
     }
@@ -377,20 +409,22 @@ impl JobRun {
         }
     }
 
-    fn accept(&mut self, shared: &Shared, report: AttemptReport, output: TaskOutput) -> Result<()> {
-        let (task, attempt) = (report.task, report.attempt);
-        let plan = match task {
-            Task::Plan => self.dir(shared).read_plan(attempt)?,
-            _ => None,
-        };
-        let (verdict, losers) = self.scheduler.done(attempt, self.started.elapsed());
-        if verdict != Verdict::Accept {
+    fn accept(&mut self, shared: &Shared, all: Vec<Accepted>) -> Result<()> {
+        if all.is_empty() {
             return Ok(());
         }
         (shared.config.fault)("before accept")?;
-        let slot = report.slot.clone();
-        self.decide(shared, &[Decision::Accepted(report)])?;
+        let decisions: Vec<Decision> =
+            all.iter().map(|accepted| Decision::Accepted(accepted.report.clone())).collect();
+        self.decide(shared, &decisions)?;
         (shared.config.fault)("after accept")?;
+        all.into_iter().try_for_each(|accepted| self.accepted(shared, accepted))
+    }
+
+    /// What follows from a result that is written down.
+    fn accepted(&mut self, shared: &Shared, accepted: Accepted) -> Result<()> {
+        let Accepted { report, output, plan, losers } = accepted;
+        let AttemptReport { task, attempt, slot, .. } = report;
         for command in losers {
             if let Command::Cancel { attempt } = command {
                 self.dir(shared).cancel(attempt)?;

@@ -48,8 +48,8 @@ pub struct EngineConfig {
     pub poll: Duration,
     /// How long a silent node is believed.
     pub lease: Duration,
-    /// Segments that wait in a queue at most, of all jobs, beside those at work; where there are more
-    /// slots, one for two of them. The smaller, the sooner a new job has its turn.
+    /// Segments that wait in a queue at most, of all jobs, beside those at work and one for each slot of
+    /// a node of its own. The smaller, the sooner a new job has its turn.
     pub window: usize,
     /// Draws a new attempt id.
     pub new_id: Box<dyn Fn() -> AttemptId + Send + Sync>,
@@ -409,14 +409,15 @@ impl Engine {
             for queue in self.jobs.values().filter_map(|entry| entry.run.wants()) {
                 *open.entry(queue).or_default() += 1;
             }
-            // For each queue: whether there is room, and a job's share of the slots.
-            let state: BTreeMap<Queue, (bool, usize)> = open
+            // For each queue: how much room there is, how many jobs want it, and a job's share of the slots.
+            let state: BTreeMap<Queue, (usize, usize, usize)> = open
                 .into_iter()
                 .map(|(queue, open)| {
-                    let slots = self.pool(queue).slots;
-                    let window = self.shared.config.window.max(slots.div_ceil(2));
+                    let Pool { slots, remote, .. } = self.pool(queue);
+                    let window = self.shared.config.window + remote;
                     let depth = waiting.get(&queue).copied().unwrap_or(0);
-                    (queue, (!hold && depth < window, if open > 1 { slots / open } else { 0 }))
+                    let room = if hold { 0 } else { window.saturating_sub(depth) };
+                    (queue, (room, open, if open > 1 { slots / open } else { 0 }))
                 })
                 .collect();
             // A job that has no more than its share of the slots need not wait for room, and goes
@@ -427,24 +428,25 @@ impl Engine {
                 .iter_mut()
                 .filter_map(|(id, entry)| Some((id, entry.run.wants()?, entry)))
                 .filter_map(|(id, queue, entry)| {
-                    let (room, share) = state.get(&queue).copied()?;
+                    let (room, open, share) = state.get(&queue).copied()?;
                     let has_less = entry.run.under_way() <= share;
-                    let may = queue == Queue::Control || room || (has_less && !hold);
-                    may.then_some((id, queue, has_less, entry))
+                    let may = queue == Queue::Control || room > 0 || (has_less && !hold);
+                    // A job alone gets all the room at once: the disk is waited for once.
+                    let most = if open == 1 { room.max(1) } else { 1 };
+                    may.then_some((id, queue, (has_less, most), entry))
                 })
                 .min_by_key(|(_, queue, _, entry)| {
                     (*queue != Queue::Control, Reverse(entry.priority), entry.served)
                 });
-            let Some((id, queue, has_less, entry)) = next else { break };
+            let Some((id, queue, (has_less, most), entry)) = next else { break };
             let id = *id;
             let urgency = urgency(entry.priority, has_less);
             self.turn += 1;
             entry.served = self.turn;
-            *waiting.entry(queue).or_default() += 1;
-            match entry.run.send(&self.shared, 0, urgency).await {
-                Ok(true) => {}
+            match entry.run.send(&self.shared, most, 0, urgency).await {
                 // It was about to have its turn, and has not: others come first.
-                Ok(false) => break,
+                Ok(0) => break,
+                Ok(sent) => *waiting.entry(queue).or_default() += sent,
                 Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
                 Err(error) => self.end(id, |_, _| Err(error)),
             }
@@ -461,9 +463,8 @@ impl Engine {
             let free = idle.entry(engine).or_default();
             if *free > 0 && depth == 0 {
                 let urgency = urgency(entry.priority, false);
-                if entry.run.send(&self.shared, *free, urgency).await? {
-                    *free -= 1;
-                }
+                let sent = entry.run.send(&self.shared, 1, *free, urgency).await?;
+                *free = free.saturating_sub(sent);
             }
         }
         Ok(())

@@ -37,6 +37,8 @@ pub(super) struct Pool {
     pub(super) slots: usize,
     /// Those without work.
     pub(super) idle: usize,
+    /// Those of nodes of their own, which nobody wakes: a task waits for each of them.
+    pub(super) remote: usize,
 }
 
 /// One look at all signs of life.
@@ -94,6 +96,7 @@ impl Nodes {
                     let pool = look.pools.entry(engine).or_default();
                     pool.slots += info.slots as usize;
                     pool.idle += seen.beat.free_slots as usize;
+                    pool.remote += if info.within_server { 0 } else { info.slots as usize };
                 }
             } else {
                 look.lost.push(node);
