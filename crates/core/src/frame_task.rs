@@ -33,8 +33,9 @@ pub struct FrameTaskSpec {
     pub window: u32,
     /// Frames a task.
     pub batch: u32,
-    /// Seconds that a worker may take for a task from when it has begun.
-    pub timeout: u32,
+    /// Seconds that a worker may take for a task from when it has begun; `None` for what its own code
+    /// says.
+    pub timeout: Option<u32>,
     /// What becomes of frames that cannot be done.
     pub on_error: OnError,
     /// What the function gets as `params`.
@@ -62,7 +63,7 @@ impl FrameTaskSpec {
             queue: name("queue", params.text("queue")?, &["_kombu", "unacked", "frameloom."])?,
             window: number("window")?,
             batch: number("batch")?,
-            timeout: number("timeout")?,
+            timeout: params.optional_integer("timeout").and_then(|t| u32::try_from(t).ok()),
             on_error: match params.text("on_error")? {
                 "hold" => OnError::Hold,
                 "original" => OnError::Original,
@@ -72,10 +73,11 @@ impl FrameTaskSpec {
         })
     }
 
-    /// Frames of `bytes` each that a slot has under way at most: whole tasks, and at least one.
+    /// Frames of `bytes` each that a slot has under way at most, and at least one. Where a task would
+    /// have more it has so many.
     pub fn window(&self, bytes: u64) -> u64 {
         let fits = (MOST_BYTES / bytes.max(1)).min(u64::from(self.window));
-        fits.max(u64::from(self.batch))
+        fits.max(1)
     }
 
     /// Whether one of an operator's patterns, `NAME@QUEUE` with `*` and `?`, allows it.
@@ -158,7 +160,7 @@ mod tests {
             queue: "q".into(),
             window: 32,
             batch: 1,
-            timeout: 300,
+            timeout: None,
             on_error: OnError::Fail,
             params: Map::new(),
         };

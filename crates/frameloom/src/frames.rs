@@ -10,7 +10,6 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use frameloom_core::frame_task::{FILTER, FrameTaskSpec};
 use frameloom_core::id::AttemptId;
 use frameloom_core::slot::FrameNumber;
 use frameloom_core::wire::JobFile;
-use frameloom_core::{Error, ErrorKind, Result};
+use frameloom_core::{Error, Result};
 use frameloom_server::store::{FrameDir, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -33,6 +32,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long a task's message is believed to be under way while its queue is empty.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
 
+/// How long an unclaimed message is believed to wait in a queue that is never empty.
+const WAITS_AT_MOST: Duration = Duration::from_secs(60);
+
+/// Frames that are away at most, of one attempt.
+const MOST_AWAY: usize = 4096;
+
 /// How long a worker is believed whose sign of life stands still.
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -41,6 +46,16 @@ const NO_WORKER_AFTER: Duration = Duration::from_secs(30);
 
 /// Workers that die while they hold a frame, after which it is given up: its function kills them.
 const MOST_LOST: u32 = 5;
+
+/// Messages that somebody takes and does not begin, after which it is said so.
+const SWALLOWED: u32 = 5;
+
+/// How long nobody does a task before its attempt at a segment is given up, so that other jobs have
+/// the slot for a while.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(900);
+
+/// How long a frame that is told to be done may take to show.
+const SHOWS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Failures of a frame's own, after which it is given up.
 const MOST_FAILURES: usize = 3;
@@ -53,20 +68,57 @@ struct Answer {
     error: String,
 }
 
+/// Why a frame does not come back.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// Its function cannot do it.
+    ByFunction(Error),
+    /// Whatever else: the frame is not to blame, and is tried again with its segment.
+    Otherwise(Error),
+}
+
 /// Frames that are one task.
 struct Group {
     filter: u32,
     frames: Vec<FrameNumber>,
+    /// How many of them have come back.
+    opened: usize,
     /// The attempt that is under way; none yet while frames are collected.
     attempt: Option<AttemptId>,
     sent: Instant,
+    /// When its message was last sent.
     resent: Instant,
     /// The worker's counter, and when it last moved.
     beat: Option<(u64, Instant)>,
     errors: Vec<String>,
     /// Workers that died while they held it.
     lost: u32,
-    done: bool,
+    /// Messages that were taken and came to nothing.
+    swallowed: u32,
+    /// When it was told to be done.
+    done: Option<Instant>,
+    /// Why it is given up.
+    failed: Option<String>,
+}
+
+impl Group {
+    fn new(filter: u32) -> Self {
+        let now = Instant::now();
+        Self {
+            filter,
+            frames: Vec::new(),
+            opened: 0,
+            attempt: None,
+            sent: now,
+            resent: now,
+            beat: None,
+            errors: Vec::new(),
+            lost: 0,
+            swallowed: 0,
+            done: None,
+            failed: None,
+        }
+    }
 }
 
 /// The frames of one attempt at a segment.
@@ -77,17 +129,16 @@ pub(crate) struct Frames {
     /// The job's filters that send frames away.
     specs: BTreeMap<u32, FrameTaskSpec>,
     state: Mutex<State>,
-    /// Nobody has taken a task for a while.
-    starved: AtomicBool,
 }
 
-#[derive(Default)]
 struct State {
     groups: BTreeMap<AttemptId, Group>,
-    /// The group of each frame that is away.
-    of: BTreeMap<FrameNumber, AttemptId>,
+    /// The group of each frame that is away, by filter and number.
+    of: BTreeMap<(u32, u64), AttemptId>,
     /// The group that collects a filter's frames.
     open: BTreeMap<u32, AttemptId>,
+    /// When a worker was last seen to take or do something.
+    seen: Instant,
 }
 
 /// What is to be done about a group now.
@@ -97,6 +148,7 @@ enum Next {
     Failed(String),
     Send,
     SendAgain(AttemptId),
+    GiveUp(String),
 }
 
 impl Frames {
@@ -122,13 +174,20 @@ impl Frames {
         let celery = celery.ok_or_else(|| {
             Error::unsupported("the filter 'celery' needs a server with --broker redis://")
         })?;
+        // Made once: where it is gone later the job is over.
+        store.frames(job.id).make()?;
+        let state = State {
+            groups: BTreeMap::new(),
+            of: BTreeMap::new(),
+            open: BTreeMap::new(),
+            seen: Instant::now(),
+        };
         Ok(Some(Self {
             store: Arc::clone(store),
             celery: Arc::clone(celery),
             job: job.clone(),
             specs,
-            state: Mutex::new(State::default()),
-            starved: AtomicBool::new(false),
+            state: Mutex::new(state),
         }))
     }
 
@@ -148,7 +207,8 @@ impl Frames {
 
     /// Whether nobody has taken a task for a while.
     pub(crate) fn are_starved(&self) -> bool {
-        self.starved.load(Ordering::Relaxed)
+        let state = self.state();
+        !state.groups.is_empty() && state.seen.elapsed() > NO_WORKER_AFTER
     }
 
     /// A file for a frame that is about to go.
@@ -157,24 +217,23 @@ impl Frames {
     /// Of the file system.
     pub(crate) fn away(&self, frame: FrameNumber) -> Result<OwnedFd> {
         self.spec(frame.filter)?;
+        if frame.number == 0 {
+            // A segment that is decoded again from further back begins anew.
+            self.forget(|group| group.filter == frame.filter);
+        }
         let mut state = self.state();
+        if state.of.len() >= MOST_AWAY {
+            return Err(Error::internal(format!("{MOST_AWAY} frames are away already")));
+        }
+        if state.groups.is_empty() {
+            // Nobody was waited for until now.
+            state.seen = Instant::now();
+        }
         let open = match state.open.get(&frame.filter) {
             Some(open) => *open,
             None => {
                 let group = AttemptId::from_bits(random::bits()?);
-                let now = Instant::now();
-                let fresh = Group {
-                    filter: frame.filter,
-                    frames: Vec::new(),
-                    attempt: None,
-                    sent: now,
-                    resent: now,
-                    beat: None,
-                    errors: Vec::new(),
-                    lost: 0,
-                    done: false,
-                };
-                state.groups.insert(group, fresh);
+                state.groups.insert(group, Group::new(frame.filter));
                 state.open.insert(frame.filter, group);
                 group
             }
@@ -182,13 +241,9 @@ impl Frames {
         let group = state.groups.get_mut(&open).ok_or_else(|| Error::internal("no group"))?;
         let number = group.frames.len();
         group.frames.push(frame);
-        // A segment that is decoded again from further back begins anew.
-        state.of.retain(|known, _| (known.filter, known.number) != (frame.filter, frame.number));
-        state.of.insert(frame, open);
+        state.of.insert((frame.filter, frame.number), open);
         drop(state);
-        let dir = self.dir();
-        dir.make()?;
-        dir.create(&format!("{open}.{number}.in.npy")).map(OwnedFd::from)
+        self.dir().create(&format!("{open}.{number}.in.npy")).map(OwnedFd::from)
     }
 
     /// The frame's file is written: its task is sent once it has all its frames.
@@ -199,10 +254,11 @@ impl Frames {
         let batch = self.spec(frame.filter)?.batch as usize;
         let full = {
             let mut state = self.state();
-            let Some(group) = state.of.get(&frame).copied() else {
+            let Some(group) = state.of.get(&(frame.filter, frame.number)).copied() else {
                 return Err(Error::internal("a frame that was never away"));
             };
-            let full = state.groups.get(&group).is_some_and(|group| group.frames.len() >= batch);
+            let full = state.open.get(&frame.filter) == Some(&group)
+                && state.groups.get(&group).is_some_and(|group| group.frames.len() >= batch);
             if full {
                 state.open.remove(&frame.filter);
             }
@@ -249,43 +305,50 @@ impl Frames {
             });
             (spec, message)
         };
-        let sent = self.celery.send_frames(&spec.queue, &spec.task, attempt, message).await;
-        match sent {
+        if let Err(error) = self.celery.send_frames(&spec.queue, &spec.task, attempt, message).await
+        {
             // It counts as lost, and is sent again.
-            Err(error) if error.kind() == ErrorKind::Unavailable => {
-                tracing::debug!(%error, "a frame's task is not sent yet");
-                Ok(())
-            }
-            sent => sent,
+            tracing::debug!(%error, "a frame's task is not sent yet");
         }
+        Ok(())
     }
 
     /// Waits for a frame to come back.
     ///
     /// # Errors
-    /// Invalid where its function failed three times, with what it said.
-    pub(crate) async fn back(&self, frame: FrameNumber) -> Result<OwnedFd> {
+    /// Why it does not: Invalid where its function failed three times, with what it said.
+    pub(crate) async fn back(&self, frame: FrameNumber) -> Result<OwnedFd, Lost> {
         let id = {
             let mut state = self.state();
-            let known = state.of.get(&frame).copied();
-            let id = known.ok_or_else(|| Error::internal("a frame that was never away"))?;
+            let known = state.of.get(&(frame.filter, frame.number)).copied();
+            let never = || Error::internal("a frame that was never away");
+            let id = known.ok_or_else(never).map_err(Lost::Otherwise)?;
             if state.open.get(&frame.filter) == Some(&id) {
                 state.open.remove(&frame.filter);
             }
             id
         };
         loop {
-            match self.next(id).await? {
-                Next::Done => return self.open(id, frame),
-                Next::Send => self.send(id, None).await?,
-                Next::SendAgain(attempt) => self.send(id, Some(attempt)).await?,
-                Next::Failed(why) => {
-                    let spec = self.spec(frame.filter)?;
-                    return Err(Error::invalid(format!(
-                        "task '{}' failed on the frame at pts {}: {why}",
-                        spec.task, frame.pts
-                    )));
+            match self.next(id).await.map_err(Lost::Otherwise)? {
+                Next::Done => {
+                    if let Some(file) = self.open(id, frame).map_err(Lost::Otherwise)? {
+                        return Ok(file);
+                    }
+                    tokio::time::sleep(LOOK_EVERY).await;
                 }
+                Next::Send => self.send(id, None).await.map_err(Lost::Otherwise)?,
+                Next::SendAgain(attempt) => {
+                    self.send(id, Some(attempt)).await.map_err(Lost::Otherwise)?;
+                }
+                Next::Failed(why) => {
+                    let task = self.spec(frame.filter).map_err(Lost::Otherwise)?.task.clone();
+                    self.came_back(id, frame);
+                    return Err(Lost::ByFunction(Error::invalid(format!(
+                        "task '{task}' failed on the frame at pts {}: {why}",
+                        frame.pts
+                    ))));
+                }
+                Next::GiveUp(why) => return Err(Lost::Otherwise(Error::unavailable(why))),
                 Next::Wait => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
@@ -293,129 +356,195 @@ impl Frames {
 
     /// Looks at the store for what has become of a group's task.
     async fn next(&self, id: AttemptId) -> Result<Next> {
-        let (attempt, sent, resent, filter) = {
+        let no_group = || Error::internal("no group");
+        let (attempt, resent, filter, swallowed, seen) = {
             let state = self.state();
-            let group = state.groups.get(&id).ok_or_else(|| Error::internal("no group"))?;
-            if group.done {
+            let group = state.groups.get(&id).ok_or_else(no_group)?;
+            if let Some(why) = &group.failed {
+                return Ok(Next::Failed(why.clone()));
+            }
+            if group.done.is_some() {
                 return Ok(Next::Done);
             }
             let Some(attempt) = group.attempt else { return Ok(Next::Send) };
-            (attempt, group.sent, group.resent, group.filter)
+            (attempt, group.resent, group.filter, group.swallowed, state.seen)
         };
         let dir = self.dir();
+        if !dir.exists() {
+            return Ok(Next::GiveUp("the job is over".into()));
+        }
         if let Some(answer) = dir.answer::<Answer>(attempt)? {
-            self.starved.store(false, Ordering::Relaxed);
             let mut state = self.state();
-            let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
+            let now = Instant::now();
+            state.seen = now;
+            let group = state.groups.get_mut(&id).ok_or_else(no_group)?;
             if answer.outcome == "done" {
-                group.done = true;
+                group.done = Some(now);
                 return Ok(Next::Done);
             }
-            let said: String = answer.error.chars().take(500).collect();
-            group.errors.push(said);
-            group.attempt = None;
-            return Ok(if group.errors.len() >= MOST_FAILURES {
-                group.attempt = Some(attempt);
-                group.errors.dedup();
-                Next::Failed(format!("{} ({MOST_FAILURES} tries)", group.errors.join("; then ")))
-            } else {
-                Next::Send
-            });
+            return Ok(group.failure(&answer.error));
         }
-        if resent.elapsed() < RESEND_AFTER {
+        if resent.elapsed() < RESEND_AFTER * (1 << swallowed.min(4)) {
             return Ok(Next::Wait);
         }
         if dir.is_claimed(attempt) {
             return self.watch(id, attempt);
         }
         // Not claimed for long: is the message still there?
-        let queue = &self.spec(filter)?.queue;
-        let waiting = self.celery.depth_of(queue).await;
-        if sent.elapsed() > NO_WORKER_AFTER {
-            self.starved.store(true, Ordering::Relaxed);
+        let spec = self.spec(filter)?;
+        if seen.elapsed() > GIVEN_UP_AFTER {
+            return Ok(Next::GiveUp(format!("no worker on queue '{}'", spec.queue)));
         }
+        let waiting = self.celery.depth_of(&spec.queue).await;
         let mut state = self.state();
-        let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
+        let group = state.groups.get_mut(&id).ok_or_else(no_group)?;
         match waiting {
-            Ok(0) => Ok(Next::SendAgain(attempt)),
-            _ => {
-                group.resent = Instant::now();
-                Ok(Next::Wait)
+            Ok(0) => {
+                // Celery's workers hold some messages back before they begin: that is no reason to give up.
+                group.swallowed += 1;
+                if group.swallowed == SWALLOWED {
+                    tracing::warn!(
+                        queue = spec.queue,
+                        task = spec.task,
+                        "workers take this task and do not begin it: do they have it, with @frame_task, and \
+                         FRAMELOOM_DATA at this server's store? Their log says why"
+                    );
+                }
+                Ok(Next::SendAgain(attempt))
             }
+            Ok(_) if resent.elapsed() > WAITS_AT_MOST => Ok(Next::SendAgain(attempt)),
+            _ => Ok(Next::Wait),
         }
     }
 
     /// Watches over a task that a worker has claimed.
     fn watch(&self, id: AttemptId, attempt: AttemptId) -> Result<Next> {
-        self.starved.store(false, Ordering::Relaxed);
         let counter = self.dir().beat(attempt);
         let mut state = self.state();
-        let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
         let now = Instant::now();
-        let (seen, at) = *group.beat.get_or_insert((counter.unwrap_or(0), now));
+        let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
+        let (before, at) = *group.beat.get_or_insert((counter.unwrap_or(0), now));
         match counter {
-            Some(counter) if counter != seen => {
+            Some(counter) if counter != before => {
                 group.beat = Some((counter, now));
+                state.seen = now;
                 Ok(Next::Wait)
             }
             _ if now.duration_since(at) > LEASE => {
                 group.lost += 1;
                 let lost = group.lost;
+                let given_up = (lost >= MOST_LOST).then(|| format!("{lost} workers died of it"));
+                group.failed.clone_from(&given_up);
                 drop(state);
                 self.dir().cancel(attempt)?;
                 tracing::info!(%attempt, lost, "a frame's task is lost with its worker");
-                Ok(if lost < MOST_LOST {
-                    Next::Send
-                } else {
-                    Next::Failed(format!("{lost} workers died of it"))
-                })
+                Ok(given_up.map_or(Next::Send, Next::Failed))
             }
             _ => Ok(Next::Wait),
         }
     }
 
-    fn open(&self, id: AttemptId, frame: FrameNumber) -> Result<OwnedFd> {
-        let (attempt, number) = {
+    /// Opens a frame that is told to be done; `None` where it does not show yet.
+    fn open(&self, id: AttemptId, frame: FrameNumber) -> Result<Option<OwnedFd>> {
+        let (attempt, number, done) = {
             let state = self.state();
             let group = state.groups.get(&id);
             let number = group.and_then(|group| group.frames.iter().position(|f| *f == frame));
-            let attempt = group.and_then(|group| group.attempt);
-            attempt.zip(number).ok_or_else(|| Error::internal("a frame that was never away"))?
+            let found = group.and_then(|group| Some((group.attempt?, number?, group.done?)));
+            found.ok_or_else(|| Error::internal("a frame that was never away"))?
         };
         let dir = self.dir();
         let name = format!("{attempt}.{number}.out.npy");
-        let file = dir.open(&name)?.ok_or_else(|| {
-            Error::invalid(format!(
-                "the frame at pts {} was told to be done and is not there",
-                frame.pts
-            ))
-        })?;
+        let Some(file) = dir.open(&name)? else {
+            if done.elapsed() < SHOWS_WITHIN {
+                return Ok(None);
+            }
+            let mut state = self.state();
+            let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
+            group.done = None;
+            group.failure("it was told to be done, and its file is not there");
+            return Ok(None);
+        };
         // Both are of no use any more once the slot has read what it holds open.
         dir.remove(&[PathBuf::from(name), PathBuf::from(format!("{id}.{number}.in.npy"))]);
-        Ok(OwnedFd::from(file))
+        self.came_back(id, frame);
+        Ok(Some(OwnedFd::from(file)))
     }
 
-    /// The segment's attempt is over: what is away is called back, and what was written is removed.
-    pub(crate) fn end(&self) {
-        let groups = std::mem::take(&mut self.state().groups);
-        let dir = self.dir();
-        let mut names = Vec::new();
-        for (id, group) in groups {
-            let Some(attempt) = group.attempt else { continue };
-            if !group.done && dir.exists() {
-                // Where the job is gone everything is.
-                drop(dir.cancel(attempt));
-            }
-            for n in 0..group.frames.len() {
-                names.push(PathBuf::from(format!("{id}.{n}.in.npy")));
-                names.push(PathBuf::from(format!("{attempt}.{n}.out.npy")));
-            }
-            if group.done {
-                names.push(PathBuf::from(format!("claims/{attempt}")));
-                names.push(PathBuf::from(format!("beats/{attempt}")));
-                names.push(PathBuf::from(format!("results/{attempt}.json")));
+    /// A frame is not away any more; with its last one a group is over.
+    fn came_back(&self, id: AttemptId, frame: FrameNumber) {
+        let mut state = self.state();
+        state.of.remove(&(frame.filter, frame.number));
+        let Some(group) = state.groups.get_mut(&id) else { return };
+        group.opened += 1;
+        if group.opened < group.frames.len() {
+            return;
+        }
+        let group = state.groups.remove(&id);
+        drop(state);
+        if let Some(group) = group {
+            self.clear(id, &group);
+        }
+    }
+
+    /// Drops groups: what is away is called back, and what was written is removed.
+    fn forget(&self, which: impl Fn(&Group) -> bool) {
+        let mut dropped = Vec::new();
+        {
+            let mut state = self.state();
+            let ids: Vec<AttemptId> =
+                state.groups.iter().filter(|(_, g)| which(g)).map(|(id, _)| *id).collect();
+            for id in ids {
+                state.of.retain(|_, group| *group != id);
+                state.open.retain(|_, group| *group != id);
+                dropped.extend(state.groups.remove(&id).map(|group| (id, group)));
             }
         }
-        dir.remove(&names);
+        for (id, group) in dropped {
+            if let Some(attempt) = group.attempt.filter(|_| group.done.is_none())
+                && self.dir().exists()
+            {
+                // Where the job is gone everything is.
+                drop(self.dir().cancel(attempt));
+            }
+            self.clear(id, &group);
+        }
+    }
+
+    /// Removes a group's files.
+    fn clear(&self, id: AttemptId, group: &Group) {
+        let mut names = Vec::new();
+        for n in 0..group.frames.len() {
+            names.push(PathBuf::from(format!("{id}.{n}.in.npy")));
+            names.extend(group.attempt.map(|attempt| format!("{attempt}.{n}.out.npy").into()));
+        }
+        if let Some(attempt) = group.attempt.filter(|_| group.done.is_some()) {
+            names.push(format!("claims/{attempt}").into());
+            names.push(format!("beats/{attempt}").into());
+            names.push(format!("results/{attempt}.json").into());
+        }
+        self.dir().remove(&names);
+    }
+}
+
+impl Group {
+    /// One more failure of its own.
+    fn failure(&mut self, said: &str) -> Next {
+        self.errors.push(said.chars().take(500).collect());
+        if self.errors.len() < MOST_FAILURES {
+            self.attempt = None;
+            return Next::Send;
+        }
+        let mut said = self.errors.clone();
+        said.dedup();
+        let why = format!("{} ({MOST_FAILURES} tries)", said.join("; then "));
+        self.failed = Some(why.clone());
+        Next::Failed(why)
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        self.forget(|_| true);
     }
 }

@@ -30,6 +30,12 @@ use tokio_util::sync::CancellationToken;
 use crate::frames::Frames;
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
+/// How long a slot takes nothing after it could not claim.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Jobs whose plan is remembered.
+const MOST_PLANS: usize = 10_000;
+
 /// How a node works.
 #[derive(Clone)]
 pub(crate) struct NodeConfig {
@@ -65,6 +71,8 @@ pub(crate) struct Node {
     revoked: Mutex<BTreeSet<AttemptId>>,
     /// Takes no new task once cancelled.
     drained: CancellationToken,
+    /// Takes no plans and joins any more once cancelled.
+    apart: CancellationToken,
     /// Tells tools what becomes of tasks.
     events: OnceLock<Events>,
     /// Tasks that ended well, and that did not.
@@ -120,6 +128,7 @@ impl Node {
             held: Mutex::new(BTreeMap::new()),
             revoked: Mutex::new(BTreeSet::new()),
             drained: CancellationToken::new(),
+            apart: CancellationToken::new(),
             events: OnceLock::new(),
             ended: Mutex::new((0, 0)),
             free,
@@ -149,6 +158,16 @@ impl Node {
     pub(crate) fn tell_by(&self, events: Events) {
         // Set once, before it runs.
         drop(self.events.set(events));
+    }
+
+    /// Takes no plans and joins any more: the server has another engine now.
+    pub(crate) fn stand_apart(&self) {
+        self.apart.cancel();
+    }
+
+    /// Whether it takes no new task.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.is_cancelled()
     }
 
     /// Its numbers, as Prometheus reads them.
@@ -246,6 +265,7 @@ impl Node {
                 biased;
                 () = stop.cancelled() => return,
                 () = self.drained.cancelled() => return,
+                () = self.apart.cancelled(), if queue == Queue::Control => return,
                 message = self.broker.receive(queue) => message,
             };
             let message = match message {
@@ -262,7 +282,17 @@ impl Node {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.take(&message, slot) => {}
+                taken = self.take(&message, slot) => if let Err(error) = taken {
+                    tracing::warn!(%error, attempt = %message.attempt, "cannot claim; others may");
+                    // A node that sees no store must not take from those that do.
+                    if let Err(error) = self.broker.send(queue, message.clone(), 3).await {
+                        tracing::debug!(%error, "a message is not given back");
+                    }
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(PAUSE) => {}
+                    }
+                }
             }
             lock(&self.held).remove(&message.attempt);
             lock(&self.revoked).remove(&message.attempt);
@@ -274,15 +304,13 @@ impl Node {
     }
 
     /// Claims a task, does it and reports.
-    async fn take(&self, message: &TaskMessage, slot: &mut Slot) {
+    ///
+    /// # Errors
+    /// Of the store, where it cannot be claimed.
+    async fn take(&self, message: &TaskMessage, slot: &mut Slot) -> Result<()> {
         let dir = self.store.job(message.job);
-        match dir.claim(message.attempt) {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                tracing::warn!(%error, attempt = %message.attempt, "cannot claim");
-                return;
-            }
+        if !dir.claim(message.attempt)? {
+            return Ok(());
         }
         let events = self.events.get();
         if let Some(events) = events {
@@ -308,7 +336,7 @@ impl Node {
                 if let Some(events) = events {
                     events.revoked(message);
                 }
-                return;
+                return Ok(());
             }
         };
         let report = AttemptReport {
@@ -323,6 +351,7 @@ impl Node {
             tracing::error!(%error, attempt = %message.attempt, "cannot report");
         }
         self.wake.notify_one();
+        Ok(())
     }
 
     async fn perform(
@@ -331,7 +360,15 @@ impl Node {
         message: &TaskMessage,
         slot: &mut Slot,
     ) -> Result<TaskOutput, Trouble> {
-        let ours = |error: Error| Trouble::Failed { error, by_task: false };
+        // What is wrong with a node of its own says nothing about the job: others may do it.
+        let ours = |error: Error| {
+            let error = if self.config.within_server || error.kind().is_retryable() {
+                error
+            } else {
+                Error::unavailable(format!("node {}: {error}", self.config.name))
+            };
+            Trouble::Failed { error, by_task: false }
+        };
         let (task, attempt) = (message.task, message.attempt);
         let job =
             dir.read_job().and_then(|job| job.ok_or_else(|| Error::not_found("the job is gone")));
@@ -399,9 +436,8 @@ impl Node {
                 .await
             }
         };
-        if let Some(away) = away {
-            away.end();
-        }
+        // What is still away is called back.
+        drop(away);
         match ended {
             Ok(output) => {
                 pending.publish(&out).map_err(ours)?;
@@ -436,17 +472,25 @@ impl Node {
             let (name, spec) = (job.source.name.clone(), job.spec.clone());
             return Ok((SlotCommand::Plan(PlanTask { attempt, name, spec }), vec![source]));
         }
-        let plan = match lock(&self.plans).get(&message.job) {
-            Some(plan) => *plan,
-            None => accepted
-                .iter()
-                .find(|r| r.task == Task::Plan)
-                .map(|r| r.attempt)
-                .ok_or_else(|| Error::internal("the job has no plan"))?,
+        let known = lock(&self.plans).get(&message.job).copied();
+        let plan = known.or_else(|| plan_of(accepted));
+        let plan = plan.ok_or_else(|| Error::internal("the job has no plan"))?;
+        let (plan, file) = match dir.open_result(Task::Plan, plan, "")? {
+            Some(file) => (plan, file),
+            // A job that was tried again may have been planned anew elsewhere.
+            None => {
+                let gone = || Error::unavailable("the plan is gone");
+                let plan = plan_of(&self::accepted(dir)).ok_or_else(gone)?;
+                (plan, dir.open_result(Task::Plan, plan, "")?.ok_or_else(gone)?)
+            }
         };
-        lock(&self.plans).insert(message.job, plan);
-        let file = dir.open_result(Task::Plan, plan, "")?;
-        let file = file.ok_or_else(|| Error::internal("the plan is gone"))?;
+        {
+            let mut plans = lock(&self.plans);
+            if plans.len() >= MOST_PLANS {
+                plans.clear();
+            }
+            plans.insert(message.job, plan);
+        }
         let descriptors = vec![source, OwnedFd::from(file)];
         let command = match task {
             Task::Segment(segment) => SlotCommand::Segment(SegmentTask {
@@ -515,6 +559,11 @@ impl Node {
         let busy = self.config.slots.saturating_sub(free).max(1);
         u32::try_from(1 + free / busy).unwrap_or(1).min(16)
     }
+}
+
+/// The attempt that made the plan.
+fn plan_of(accepted: &[AttemptReport]) -> Option<AttemptId> {
+    accepted.iter().rev().find(|report| report.task == Task::Plan).map(|report| report.attempt)
 }
 
 /// Keeps what a slot's frame looks like, the newest of all slots.

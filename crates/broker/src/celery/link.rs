@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use frameloom_core::{Error, Result};
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
     ServerErrorKind,
@@ -86,23 +86,10 @@ impl Link {
         !local && info.redis_settings().password().is_none()
     }
 
-    /// A connection for short commands, shared; it comes back by itself.
+    /// A connection of its own.
     ///
     /// # Errors
     /// Unavailable, Unauthorized or Invalid: which of address, password and database is wrong.
-    pub(super) async fn manager(&self) -> Result<ConnectionManager> {
-        // Whoever calls decides when to try again: nothing may hold up the engine's turns.
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(CONNECT_WITHIN))
-            .set_response_timeout(Some(ANSWER_WITHIN));
-        self.client.get_connection_manager_with_config(config).await.map_err(|e| self.error(&e))
-    }
-
-    /// A connection of its own, for a command that waits.
-    ///
-    /// # Errors
-    /// As [`Link::manager`].
     pub(super) async fn connection(&self) -> Result<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_WITHIN))
@@ -114,7 +101,7 @@ impl Link {
     /// A connection that hears what is published.
     ///
     /// # Errors
-    /// As [`Link::manager`].
+    /// As [`Link::connection`].
     pub(super) async fn listener(&self) -> Result<redis::aio::PubSub> {
         let made = tokio::time::timeout(CONNECT_WITHIN, self.client.get_async_pubsub()).await;
         let late = || Error::unavailable(format!("{} does not answer", self.shown));
@@ -164,6 +151,7 @@ fn host_of(host: &str) -> String {
 /// An address as given, with what stands before `@` left out.
 fn without_password(url: &str) -> String {
     match (url.find("://"), url.rfind('@')) {
+        _ if url.contains('?') => without_password(url.split('?').next().unwrap_or_default()),
         (Some(scheme), Some(at)) if at > scheme => format!("{}://…{}", &url[..scheme], &url[at..]),
         (None, Some(at)) => format!("…{}", &url[at..]),
         _ => url.to_owned(),
@@ -188,7 +176,12 @@ mod tests {
         let link = Link::new("redis://me:secret@[::1]:7000/3", None).unwrap();
         assert_eq!(link.shown(), "redis://[::1]:7000/3");
         assert_eq!((link.database(), link.is_open()), (3, false));
-        for bad in ["redis://me:secret@host:x/0", "http://me:secret@host", "me:secret@host"] {
+        for bad in [
+            "redis://me:secret@host:x/0",
+            "http://me:secret@host",
+            "me:secret@host",
+            "unix:///run/x.sock?db=x&pass=secret",
+        ] {
             let error = Link::new(bad, None).unwrap_err();
             assert!(!error.message().contains("secret"), "{error}");
             assert!(error.message().contains("redis://HOST:6379/0"), "{error}");

@@ -19,7 +19,7 @@ use std::time::Duration;
 use frameloom_core::id::{AttemptId, EngineId, StoreId};
 use frameloom_core::wire::{PROTOCOL, Queue, TaskMessage};
 use frameloom_core::{Error, Result};
-use redis::aio::ConnectionManager;
+use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -51,7 +51,8 @@ const MOST_SKEW: Duration = Duration::from_secs(30);
 /// What queues and connections share.
 struct Shared {
     link: Link,
-    manager: ConnectionManager,
+    /// The connection for short commands; none while it is broken.
+    connection: tokio::sync::Mutex<Option<MultiplexedConnection>>,
     store: StoreId,
     /// Who sends, as Celery has it: `gen4711@host`.
     origin: String,
@@ -61,6 +62,28 @@ struct Shared {
 }
 
 impl Shared {
+    /// Sends commands over the shared connection, which is made anew where it is broken.
+    async fn ask<T: redis::FromRedisValue>(&self, pipe: &redis::Pipeline) -> Result<T> {
+        let mut connection = {
+            let mut place = self.connection.lock().await;
+            match &*place {
+                Some(connection) => connection.clone(),
+                None => place.insert(self.link.connection().await?).clone(),
+            }
+        };
+        let answer: redis::RedisResult<T> = pipe.query_async(&mut connection).await;
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(e) => {
+                // What Redis answers comes over a connection that works; all else may not.
+                if !matches!(e.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension) {
+                    *self.connection.lock().await = None;
+                }
+                Err(self.link.error(&e))
+            }
+        }
+    }
+
     /// Makes a queue known to tools that list queues.
     async fn make_known(&self, queue: &str) -> Result<()> {
         let (sets, member) = names::binding(queue);
@@ -69,8 +92,7 @@ impl Shared {
         for set in sets {
             pipe.sadd(set, &member).ignore();
         }
-        let done: std::result::Result<(), _> = pipe.query_async(&mut self.manager.clone()).await;
-        done.map_err(|e| self.link.error(&e))
+        self.ask(&pipe).await
     }
 
     /// An event's message and where it is published.
@@ -151,19 +173,16 @@ impl Celery {
     /// Invalid, Unauthorized or Unavailable: what is wrong with address, password or database.
     pub async fn connect(url: &str, password: Option<&Path>, store: StoreId) -> Result<Self> {
         let link = Link::new(url, password)?;
-        let manager = link.manager().await?;
         let name = host_name();
         let shared = Shared {
-            manager,
+            connection: tokio::sync::Mutex::new(None),
             store,
             origin: format!("gen{}@{name}", std::process::id()),
             refused: AtomicU64::new(0),
             clock: AtomicU64::new(0),
             link,
         };
-        let answer: std::result::Result<String, _> =
-            redis::cmd("PING").query_async(&mut shared.manager.clone()).await;
-        answer.map_err(|e| shared.link.error(&e))?;
+        let _: Vec<String> = shared.ask(redis::pipe().cmd("PING")).await?;
         Ok(Self {
             shared: Arc::new(shared),
             receivers: Mutex::new(BTreeMap::new()),
@@ -179,24 +198,22 @@ impl Celery {
     /// What should be set otherwise in Redis, with what to do.
     pub async fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let mut connection = self.shared.manager.clone();
         let at = self.shared.link.shown();
-        let info: std::result::Result<String, _> =
-            redis::cmd("INFO").arg("server").query_async(&mut connection).await;
+        let info: Result<Vec<String>> =
+            self.shared.ask(redis::pipe().cmd("INFO").arg("server")).await;
         let version = info.ok().and_then(|info| {
-            let line = info.lines().find_map(|line| line.strip_prefix("redis_version:"))?;
+            let line =
+                info.first()?.lines().find_map(|line| line.strip_prefix("redis_version:"))?;
             Some(line.trim().to_owned())
         });
         if let Some(version) = version.filter(|version| is_old(version)) {
             warnings.push(format!("{at} is Redis {version}; take 6.2 or newer"));
         }
         // Managed Redis often allows no CONFIG.
-        let policy: std::result::Result<Vec<String>, _> = redis::cmd("CONFIG")
-            .arg("GET")
-            .arg("maxmemory-policy")
-            .query_async(&mut connection)
-            .await;
-        if let Ok([_, policy]) = policy.as_deref()
+        let mut asked = redis::pipe();
+        asked.cmd("CONFIG").arg("GET").arg("maxmemory-policy");
+        let policy: Result<Vec<Vec<String>>> = self.shared.ask(&asked).await;
+        if let Some([_, policy]) = policy.unwrap_or_default().first().map(Vec::as_slice)
             && policy != "noeviction"
         {
             warnings.push(format!(
@@ -220,19 +237,14 @@ impl Celery {
     pub async fn announce(&self, said: &Announcement) -> Result<()> {
         let text = serde_json::to_string(said)
             .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
-        let mut command = redis::cmd("SET");
-        command.arg(SERVER_KEY).arg(text).arg("EX").arg(SERVER_LASTS);
-        let done: std::result::Result<(), _> =
-            command.query_async(&mut self.shared.manager.clone()).await;
-        done.map_err(|e| self.shared.link.error(&e))
+        let mut command = redis::pipe();
+        command.cmd("SET").arg(SERVER_KEY).arg(text).arg("EX").arg(SERVER_LASTS).ignore();
+        self.shared.ask(&command).await
     }
 
     /// Takes back what was announced: the server ends.
     pub async fn withdraw(&self) {
-        let mut command = redis::cmd("DEL");
-        command.arg(SERVER_KEY);
-        let done: std::result::Result<i64, _> =
-            command.query_async(&mut self.shared.manager.clone()).await;
+        let done: Result<()> = self.shared.ask(redis::pipe().del(SERVER_KEY).ignore()).await;
         // It ends by itself soon.
         drop(done);
     }
@@ -242,11 +254,7 @@ impl Celery {
     /// # Errors
     /// Unavailable where Redis does not answer; Conflict where somebody else uses the key.
     pub async fn announced(&self) -> Result<Option<Announcement>> {
-        let text: Option<String> = redis::cmd("GET")
-            .arg(SERVER_KEY)
-            .query_async(&mut self.shared.manager.clone())
-            .await
-            .map_err(|e| self.shared.link.error(&e))?;
+        let (text,): (Option<String>,) = self.shared.ask(redis::pipe().get(SERVER_KEY)).await?;
         let read = text.map(|text| serde_json::from_str(&text)).transpose();
         read.map_err(|e| {
             Error::conflict(format!(
@@ -285,9 +293,7 @@ impl Celery {
         for key in names::keys(queue) {
             pipe.llen(key);
         }
-        let lengths: std::result::Result<Vec<usize>, _> =
-            pipe.query_async(&mut self.shared.manager.clone()).await;
-        let lengths = lengths.map_err(|e| self.shared.link.error(&e))?;
+        let lengths: Vec<usize> = self.shared.ask(&pipe).await?;
         Ok(lengths.into_iter().sum())
     }
 
@@ -316,11 +322,8 @@ impl Celery {
         let mut pipe = redis::pipe();
         pipe.lpush(names::key(queue, urgency), raw).ignore();
         pipe.publish(channel, event).ignore();
-        let done: std::result::Result<(), _> = pipe.query_async(&mut shared.manager.clone()).await;
-        done.map_err(|e| {
-            self.set_known(queue, false);
-            shared.link.error(&e)
-        })
+        let done: Result<()> = shared.ask(&pipe).await;
+        done.inspect_err(|_| self.set_known(queue, false))
     }
 
     /// Messages that nobody should have sent, so far.

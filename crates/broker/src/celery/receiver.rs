@@ -49,12 +49,12 @@ impl Drop for Wait {
 
 /// Puts a message that nobody wants any more back to where it came from, as the next.
 async fn give_back(shared: &Shared, delivery: Delivery) {
-    let mut command = redis::cmd("RPUSH");
-    command.arg(&delivery.key).arg(&delivery.raw);
-    let done: std::result::Result<i64, _> = command.query_async(&mut shared.manager.clone()).await;
-    if let Err(e) = done {
+    let mut command = redis::pipe();
+    command.rpush(&delivery.key, &delivery.raw).ignore();
+    let done: Result<()> = shared.ask(&command).await;
+    if let Err(error) = done {
         // Then it is lost, and the server sends it again.
-        tracing::debug!(error = %shared.link.error(&e), "a message cannot be given back");
+        tracing::debug!(%error, "a message cannot be given back");
     }
 }
 

@@ -25,6 +25,9 @@ const EVERY: f64 = 2.0;
 /// Events that wait to be published at most; more are left out.
 const MOST_EVENTS: usize = 10_000;
 
+/// The exchange by which tools get answers.
+const REPLIES: &str = "reply.celery.pidbox";
+
 /// Answers to remote control are kept for so long, in seconds.
 const ANSWER_KEPT: i64 = 60;
 
@@ -184,10 +187,9 @@ impl Visible {
         for (channel, message) in messages {
             pipe.publish(channel, message).ignore();
         }
-        let done: std::result::Result<(), _> =
-            pipe.query_async(&mut self.shared.manager.clone()).await;
-        if let Err(e) = done {
-            tracing::debug!(error = %self.shared.link.error(&e), "an event is lost");
+        let done: Result<()> = self.shared.ask(&pipe).await;
+        if let Err(error) = done {
+            tracing::debug!(%error, "an event is lost");
         }
     }
 
@@ -353,13 +355,12 @@ impl Visible {
     }
 
     async fn reply(&self, to: &ReplyTo, ticket: Option<&str>, answer: Value) -> Result<()> {
-        let mut connection = self.shared.manager.clone();
-        let failed = |e: redis::RedisError| self.shared.link.error(&e);
-        let members: Vec<String> = redis::cmd("SMEMBERS")
-            .arg(format!("_kombu.binding.{}", to.exchange))
-            .query_async(&mut connection)
-            .await
-            .map_err(failed)?;
+        if to.exchange != REPLIES {
+            // Whoever else's queue it is.
+            return Ok(());
+        }
+        let known = format!("_kombu.binding.{REPLIES}");
+        let (members,): (Vec<String>,) = self.shared.ask(redis::pipe().smembers(known)).await?;
         let body = json!({ &self.hostname: answer });
         let clock = self.shared.clock.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let headers = json!({ "ticket": ticket, "clock": clock });
@@ -383,8 +384,7 @@ impl Visible {
             pipe.lpush(queue, message).ignore();
             // Whoever asked may be gone, and nobody else reads it.
             pipe.expire(queue, ANSWER_KEPT).ignore();
-            let done: std::result::Result<(), _> = pipe.query_async(&mut connection).await;
-            done.map_err(failed)?;
+            let () = self.shared.ask(&pipe).await?;
         }
         Ok(())
     }

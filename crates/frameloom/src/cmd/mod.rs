@@ -48,6 +48,11 @@ pub(crate) fn slots(asked: Option<u16>) -> usize {
     )
 }
 
+/// Lets the store's group write what this process makes there, and others read nothing of it.
+pub(crate) fn share_with_group() {
+    rustix::process::umask(rustix::fs::Mode::RWXO);
+}
+
 /// This machine's name.
 pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()

@@ -276,6 +276,9 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
             "--allow-task '{pattern}' is not NAME@QUEUE, like 'mytasks.*@python'"
         )));
     }
+    if args.broker != "memory" {
+        super::share_with_group();
+    }
     let places = places(&args.listen)?;
     let config = config(&args, &places, slots)?;
     let tls = match (&args.tls_cert, &args.tls_key) {

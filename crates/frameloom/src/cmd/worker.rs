@@ -26,6 +26,9 @@ use crate::random;
 /// How often a node without a server looks for one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a node looks whether the server is still the one that it knows.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(10);
+
 /// How to work.
 #[derive(Debug, Args)]
 #[command(
@@ -124,6 +127,7 @@ pub(crate) fn run(args: WorkerArgs) -> Result<u8> {
         )),
         _ => Error::io(format!("cannot use --data '{}'", shown(&args.data)), &e),
     })?;
+    super::share_with_group();
     let places = if args.listen.is_empty() { Vec::new() } else { places(&args.listen)? };
     let sockets = bind_all(&places)?;
     let slots = super::slots(args.slots);
@@ -230,7 +234,13 @@ async fn work(
     let running = tokio::spawn(Arc::clone(&node).run(stop.clone()));
     tokio::pin!(running);
     let mut stopping: Option<(Instant, u8)> = None;
+    let mut look = tokio::time::interval(LOOK_AGAIN_EVERY);
+    let mut elsewhere = None;
     let code = loop {
+        if stopping.is_none() && node.is_drained() {
+            // By remote control.
+            stopping = Some((Instant::now(), 0));
+        }
         let deadline = stopping.map(|(since, _)| since + args.drain_timeout);
         let late = async {
             match deadline {
@@ -242,6 +252,16 @@ async fn work(
             _ = &mut running => break 0,
             _ = interrupt.recv() => 130,
             _ = terminate.recv() => 143,
+            _ = look.tick() => {
+                let Ok(Some(said)) = celery.announced().await else { continue };
+                if said.store != store_id && elsewhere.is_none() {
+                    frameloom_broker::celery::Steered::drain(&*node);
+                    elsewhere = Some(said.store);
+                } else if said.engine != server.engine || said.protocol != server.protocol {
+                    node.stand_apart();
+                }
+                continue;
+            }
             () = late => {
                 eprintln!("frameloom: the tasks at work are given up; others do them");
                 break stopping.map_or(0, |(_, code)| code);
@@ -261,6 +281,12 @@ async fn work(
     good_bye.cancel();
     drop(tokio::time::timeout(Duration::from_secs(2), seen).await);
     store.forget_node(id)?;
+    if let Some(store) = elsewhere {
+        return Err(Error::conflict(format!(
+            "the server at {} works on another store now, {store}; mount its --data and start again",
+            celery.address()
+        )));
+    }
     Ok(code)
 }
 

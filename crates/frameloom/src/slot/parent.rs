@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::wire;
-use crate::frames::Frames;
+use crate::frames::{Frames, Lost};
 
 /// How often memory and cancellation are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
@@ -192,6 +192,14 @@ impl Slot {
                     heard = Instant::now();
                     let number = awaited.take().map(|(number, _)| number);
                     let Some(number) = number else { continue };
+                    let came = match came {
+                        Ok(file) => Ok(file),
+                        Err(Lost::ByFunction(error)) => Err(error),
+                        Err(Lost::Otherwise(error)) => {
+                            self.kill().await;
+                            return Err(Trouble::Failed { error, by_task: false });
+                        }
+                    };
                     if give(&running.socket, number, came).await.is_err() {
                         return Err(self.died().await);
                     }
@@ -236,7 +244,14 @@ impl Slot {
                 }
                 Ok(SlotEvent::Away(number)) => {
                     let given = job.frames.ok_or_else(not_away).and_then(|f| f.away(number));
-                    if give(&running.socket, number, given).await.is_err() {
+                    let given = match given {
+                        Ok(given) => given,
+                        Err(error) => {
+                            self.kill().await;
+                            return Err(Trouble::Failed { error, by_task: false });
+                        }
+                    };
+                    if give(&running.socket, number, Ok(given)).await.is_err() {
                         return Err(self.died().await);
                     }
                 }
@@ -249,6 +264,8 @@ impl Slot {
                         self.kill().await;
                         return Err(Trouble::Failed { error, by_task: false });
                     }
+                    // Redis may have taken its time.
+                    heard = Instant::now();
                 }
                 Ok(SlotEvent::Back(number)) => match job.frames {
                     Some(frames) => awaited = Some((number, Box::pin(frames.back(number)))),
@@ -351,10 +368,10 @@ impl Slot {
 }
 
 /// A frame that is waited for.
-type Coming<'a> = Pin<Box<dyn Future<Output = Result<OwnedFd>> + Send + 'a>>;
+type Coming<'a> = Pin<Box<dyn Future<Output = Result<OwnedFd, Lost>> + Send + 'a>>;
 
 /// Waits for the frame that a slot waits for; for ever where it waits for none.
-async fn bring(awaited: &mut Option<(FrameNumber, Coming<'_>)>) -> Result<OwnedFd> {
+async fn bring(awaited: &mut Option<(FrameNumber, Coming<'_>)>) -> Result<OwnedFd, Lost> {
     match awaited {
         Some((_, coming)) => coming.await,
         None => std::future::pending().await,

@@ -20,6 +20,9 @@ use crate::frame::{Frame, FrameFormat, PixelFormat};
 /// Length of the head of an array file as we write it.
 const HEAD: usize = 128;
 
+/// Bytes behind the last row.
+const PADDING: usize = 64;
+
 /// Longest head of an array file that is read.
 const LONGEST_HEAD: usize = 4096;
 
@@ -83,9 +86,15 @@ impl CeleryFilter {
             next: 0,
             away: VecDeque::new(),
             rgb: Rgb { to: None, from: None },
-            bytes: vec![0; bytes],
+            // Libswscale may read some bytes past the last row.
+            bytes: vec![0; bytes + PADDING],
             before: None,
         }))
+    }
+
+    /// Bytes of a frame as RGB.
+    fn size(&self) -> usize {
+        self.width * self.height * 3
     }
 
     fn send(&mut self, frame: Frame) -> Result<()> {
@@ -96,7 +105,7 @@ impl CeleryFilter {
         let mut file = exchange.away(number)?;
         let failed = |e: std::io::Error| Error::io("cannot write a frame", &e);
         file.write_all(&head(self.width, self.height)).map_err(failed)?;
-        file.write_all(&self.bytes).map_err(failed)?;
+        file.write_all(&self.bytes[..self.size()]).map_err(failed)?;
         drop(file);
         exchange.gone(number)?;
         drop(exchange);
@@ -138,7 +147,8 @@ impl CeleryFilter {
     fn read(&mut self, like: &Frame, mut file: File) -> Result<Frame> {
         read_head(&mut file, self.width, self.height)?;
         let wrong = |e: std::io::Error| Error::io("a frame that came back is cut off", &e);
-        file.read_exact(&mut self.bytes).map_err(wrong)?;
+        let size = self.size();
+        file.read_exact(&mut self.bytes[..size]).map_err(wrong)?;
         self.rgb.read(like, &self.bytes)
     }
 }
@@ -429,7 +439,7 @@ mod tests {
                     frame.plane_mut(plane).unwrap().bytes.fill(value);
                 }
                 let mut rgb = Rgb { to: None, from: None };
-                let mut bytes = vec![0; 34 * 18 * 3];
+                let mut bytes = vec![0; 34 * 18 * 3 + PADDING];
                 rgb.write(&frame, &mut bytes).unwrap();
                 let back = rgb.read(&frame, &bytes).unwrap();
                 for plane in 0..pixel.planes() {

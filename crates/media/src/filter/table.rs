@@ -420,7 +420,12 @@ pub(super) static FILTERS: &[Row] = &[
                     "1",
                     "frames a task, for functions that take several at a time",
                 ),
-                integer("timeout", 1, 86_400, "300", "seconds that a worker may take for a task"),
+                optional(
+                    "timeout",
+                    86_400,
+                    1,
+                    "seconds that a worker may take for a task, instead of what its code says",
+                ),
                 ParamInfo {
                     name: "on_error",
                     kind: ParamKind::Choice { values: &["fail", "hold", "original"] },

@@ -1,6 +1,6 @@
 //! One job: what nodes report of it, what is accepted, and how far it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use frameloom_broker::Urgency;
@@ -23,6 +23,16 @@ use crate::store::JobDir;
 /// Samples of the queue that are kept; then every second one is dropped.
 const MOST_SAMPLES: usize = 512;
 
+/// When an attempt was sent.
+struct Sent {
+    first: Instant,
+    last: Instant,
+    /// When its claim was last looked for.
+    looked: Instant,
+    /// How often it was sent again.
+    again: u32,
+}
+
 /// A result that is the task's once it is written down.
 struct Accepted {
     report: AttemptReport,
@@ -43,8 +53,10 @@ pub(super) struct JobRun {
     concat: Option<ConcatOutput>,
     done: BTreeMap<u32, FrameCounts>,
     done_frames: u64,
-    /// When attempts were sent that nobody has claimed yet; first, and last.
-    sent_at: BTreeMap<AttemptId, (Instant, Instant)>,
+    /// Attempts that were sent and that nobody has claimed yet.
+    sent_at: BTreeMap<AttemptId, Sent>,
+    /// Attempts that were sent and not reported: whoever holds one is told to stop in the end.
+    unreported: BTreeSet<AttemptId>,
     claimed_at: BTreeMap<AttemptId, Instant>,
     started: Instant,
     depth: Vec<DepthSample>,
@@ -86,6 +98,7 @@ impl JobRun {
             done: BTreeMap::new(),
             done_frames: 0,
             sent_at: BTreeMap::new(),
+            unreported: BTreeSet::new(),
             claimed_at: BTreeMap::new(),
             started: now,
             depth: Vec::new(),
@@ -177,33 +190,45 @@ impl JobRun {
         self.no_node = engine;
     }
 
-    /// Sends again what nobody has claimed while its queue was empty: those messages are lost. An
-    /// attempt that a node claimed, and never told of since, is lost with that node.
-    pub(super) async fn resend(&mut self, shared: &Shared, urgency: Urgency) -> Result<()> {
+    /// Sends again what nobody has claimed: at once where the queue has been empty for a while, for then
+    /// the message is lost; after long in any case, for nobody can tell, and one too many does no harm.
+    /// An attempt that a node claimed, and never told of, is lost with that node.
+    pub(super) async fn resend(
+        &mut self,
+        shared: &Shared,
+        drained: bool,
+        urgency: Urgency,
+    ) -> Result<()> {
         let Some(queue) = self.queue() else { return Ok(()) };
-        let late: Vec<(AttemptId, Instant)> = self
-            .sent_at
-            .iter()
-            .filter(|(_, (_, last))| last.elapsed() > super::RESEND_AFTER)
-            .map(|(attempt, (first, _))| (*attempt, *first))
-            .collect();
-        for (attempt, first) in late {
+        let lease = shared.config.lease;
+        let mut late = Vec::new();
+        for (attempt, sent) in &mut self.sent_at {
+            let long = super::WAITS_AT_MOST * (1 << sent.again.min(super::MOST_DOUBLINGS));
+            let lost = sent.last.elapsed() > if drained { super::RESEND_AFTER } else { long };
+            if lost || sent.looked.elapsed() > lease {
+                sent.looked = Instant::now();
+                late.push((*attempt, lost, sent.first.elapsed() > lease));
+            }
+        }
+        for (attempt, lost, old) in late {
             let task = self.scheduler.task_of(attempt).filter(|_| self.scheduler.is_live(attempt));
             let Some(task) = task else {
                 self.sent_at.remove(&attempt);
                 continue;
             };
-            let now = Instant::now();
-            if !self.dir(shared).is_claimed(attempt) {
-                let message = TaskMessage { job: self.job.id, task, attempt };
-                tracing::info!(job = %self.job.id, %task, %attempt, "a message is lost; sent again");
-                shared.broker.send(queue, message, urgency).await?;
-                self.sent_at.insert(attempt, (first, now));
-            } else if first.elapsed() > shared.config.lease {
+            let claimed = self.dir(shared).is_claimed(attempt);
+            if claimed && old {
                 tracing::info!(job = %self.job.id, %task, %attempt, "claimed and never heard of");
                 self.dir(shared).cancel(attempt)?;
                 self.sent_at.remove(&attempt);
                 self.scheduler.lost(attempt);
+            } else if lost && !claimed {
+                let message = TaskMessage { job: self.job.id, task, attempt };
+                tracing::info!(job = %self.job.id, %task, %attempt, "not claimed; sent again");
+                shared.broker.send(queue, message, urgency).await?;
+                if let Some(sent) = self.sent_at.get_mut(&attempt) {
+                    (sent.last, sent.again) = (Instant::now(), sent.again + 1);
+                }
             }
         }
         Ok(())
@@ -240,7 +265,10 @@ impl JobRun {
             |(task, attempt): &(Task, AttemptId)| Decision::Sent { task: *task, attempt: *attempt };
         self.decide(shared, &sent.iter().map(decision).collect::<Vec<_>>())?;
         let now = Instant::now();
-        self.sent_at.extend(sent.iter().map(|(_, attempt)| (*attempt, (now, now))));
+        for (_, attempt) in &sent {
+            self.sent_at.insert(*attempt, Sent { first: now, last: now, looked: now, again: 0 });
+            self.unreported.insert(*attempt);
+        }
         for (task, attempt) in &sent {
             let message = TaskMessage { job: self.job.id, task: *task, attempt: *attempt };
             // Where the broker does not answer, the messages count as lost, and are sent again.
@@ -258,7 +286,7 @@ impl JobRun {
     /// Stops what is at work for it.
     pub(super) fn stop(&mut self, shared: &Shared) -> Result<()> {
         let dir = self.dir(shared);
-        self.scheduler.live().into_iter().try_for_each(|attempt| dir.cancel(attempt))
+        self.unreported.iter().try_for_each(|attempt| dir.cancel(*attempt))
     }
 
     /// Hears what nodes hold, before [`JobRun::look`].
@@ -347,14 +375,15 @@ impl JobRun {
         self.scheduler.claimed(attempt, self.started.elapsed());
         self.claimed_at.entry(attempt).or_insert_with(Instant::now);
         let is_segment = matches!(self.scheduler.task_of(attempt), Some(Task::Segment(_)));
-        if let Some((sent, _)) = self.sent_at.remove(&attempt).filter(|_| is_segment) {
-            self.waited_ms.push(sent.elapsed().as_secs_f32() * 1e3);
+        if let Some(sent) = self.sent_at.remove(&attempt).filter(|_| is_segment) {
+            self.waited_ms.push(sent.first.elapsed().as_secs_f32() * 1e3);
         }
     }
 
     /// Hears what became of an attempt; answers what is to be written down as accepted.
     fn report(&mut self, shared: &Shared, report: AttemptReport) -> Result<Option<Accepted>> {
         let attempt = report.attempt;
+        self.unreported.remove(&attempt);
         if self.scheduler.task_of(attempt) != Some(report.task) {
             return Ok(None);
         }

@@ -33,6 +33,11 @@ pub use status::{NodeStatus, Status};
 /// How long an unclaimed message is believed to be under way while its queue is empty.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
 
+/// How long an unclaimed message is believed to wait in a queue that is never empty; doubled each
+/// time, so many times.
+const WAITS_AT_MOST: Duration = Duration::from_secs(30);
+const MOST_DOUBLINGS: u32 = 6;
+
 /// How long a job waits for a node before it says so.
 const NO_NODE_AFTER: Duration = Duration::from_secs(10);
 
@@ -380,14 +385,13 @@ impl Engine {
             depths.insert(queue, depth);
             if depth > 0 {
                 self.empty.remove(&queue);
-                continue;
+            } else {
+                self.empty.entry(queue).or_insert_with(Instant::now);
             }
-            let since = self.empty.entry(queue).or_insert_with(Instant::now);
-            if since.elapsed() < RESEND_AFTER {
-                continue;
-            }
+            let since = self.empty.get(&queue);
+            let drained = since.is_some_and(|since| since.elapsed() > RESEND_AFTER);
             for entry in self.jobs.values_mut().filter(|entry| entry.run.queue() == Some(queue)) {
-                entry.run.resend(&self.shared, urgency(entry.priority, true)).await?;
+                entry.run.resend(&self.shared, drained, urgency(entry.priority, true)).await?;
             }
         }
         Ok(depths)

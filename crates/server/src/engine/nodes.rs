@@ -102,7 +102,9 @@ impl Nodes {
                 look.lost.push(node);
                 if silent > SHOWN {
                     // It makes its place anew where it wakes.
-                    store.forget_node(node)?;
+                    if let Err(error) = store.forget_node(node) {
+                        tracing::debug!(%error, "a dead node's place is left");
+                    }
                     continue;
                 }
             }

@@ -343,6 +343,8 @@ impl Jobs {
         if job.submission.upload && !job.file.source.path.exists() {
             return Err(job.conflict("its source never came, or is gone"));
         }
+        // What its operator allowed may have changed since.
+        self.may_ask(&job.file.spec)?;
         (self.parts.before_commit)()?;
         let (mut journal, _) = Journal::open(&dir.journal())?;
         journal.append(&[Decision::Retried])?;
@@ -366,6 +368,7 @@ impl Jobs {
     pub(crate) fn purge(&self, job: &Job) -> Result<()> {
         job.stop();
         self.list().remove(&job.id());
+        self.parts.store.frames(job.id()).drop_all()?;
         self.parts.store.remove(job.id())
     }
 

@@ -90,7 +90,7 @@ pub struct JobView {
     /// Where it stands.
     pub state: State,
     /// What it waits for, where it waits: `upload`, `store full`, `broker gone`,
-    /// `no node for engine ID`.
+    /// `no node for engine ID`, `no worker on queue NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
     /// Whose it is.

@@ -260,8 +260,22 @@ impl Store {
     pub fn tidy(&self) -> Result<()> {
         for node in self.nodes()? {
             let info = self.read_node(node).ok().flatten();
-            if info.is_none_or(|info| info.within_server) {
-                self.forget_node(node)?;
+            if info.is_none_or(|info| info.within_server)
+                && let Err(error) = self.forget_node(node)
+            {
+                tracing::warn!(%error, "a node's place is left");
+            }
+        }
+        // Whoever works on frames now does so for an attempt of the server before.
+        for part in ["frames", "nodes"] {
+            let path = self.root.join(part);
+            for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if part == "frames" {
+                    drop(fs::remove_dir_all(&path));
+                } else if path.is_file() {
+                    drop(fs::remove_file(&path));
+                }
             }
         }
         let path = self.root.join("trash");
