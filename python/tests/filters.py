@@ -56,7 +56,7 @@ def batch(frame: Any, *, pts: list[int], index: list[int], params: dict[str, Any
     assert not frame.flags.writeable
     out = frame.copy()
     for at in range(len(frame)):
-        out[at, 0, 0] = (len(frame), index[at], pts[at])
+        out[at, 0, 0] = (len(frame), index[at] % 256, pts[at] % 256)
     return out
 
 

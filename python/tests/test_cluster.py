@@ -98,9 +98,9 @@ def pixels(video: Path) -> np.ndarray[Any, Any]:
     return np.frombuffer(subprocess.check_output(command), np.uint8).reshape(-1, 120, 160, 3)
 
 
-def submit(cluster: Cluster, clip: Path, task: str, **params: Any) -> Any:
+def submit(cluster: Cluster, clip: Path, task: str, more: str = "", **params: Any) -> Any:
     text = json.dumps(params)
-    text = f"celery:task={task}:queue=python:params='{text}'"
+    text = f"celery:task={task}:queue=python{more}:params='{text}'"
     return cluster.client.submit(clip, filters=[text], codec="ffv1", container="mkv", segment=1)
 
 
@@ -120,6 +120,35 @@ def test_every_frame_goes_to_python_and_comes_back_in_order(
     assert (off.mean(axis=(1, 2, 3)) < 2).all()
     left = [path for path in (cluster.data / "frames").rglob("*") if path.is_file()]
     assert not left, "frames are left behind"
+
+
+@pytest.mark.parametrize("cluster", [ALLOWED], indirect=True)
+def test_frames_go_in_batches_also_where_fewer_are_under_way(
+    cluster: Cluster, clip: Path, tmp_path: Path
+) -> None:
+    cluster.python("one")
+    for more in (":batch=4", ":batch=4:window=3", ":batch=64:window=1"):
+        job = submit(cluster, clip, "tests.batch", more)
+        job.wait(progress=False)
+        out = tmp_path / "out.mkv"
+        job.download(out)
+        # The function marks one sample of each frame, and leaves the others.
+        off = np.abs(pixels(clip).astype(int) - pixels(out).astype(int))
+        assert off.mean() < 1.5, more
+    left = [path for path in (cluster.data / "frames").rglob("*") if path.is_file()]
+    assert not left, "frames are left behind"
+
+
+@pytest.mark.parametrize("cluster", [ALLOWED], indirect=True)
+def test_frames_that_fail_stay_as_they_are_where_that_is_asked_for(
+    cluster: Cluster, clip: Path, tmp_path: Path
+) -> None:
+    cluster.python("one")
+    job = submit(cluster, clip, "tests.answer", ":on_error=original:batch=20", what="raise")
+    job.wait(progress=False)
+    out = tmp_path / "out.mkv"
+    job.download(out)
+    assert (pixels(out) == pixels(clip)).all()
 
 
 @pytest.mark.parametrize("cluster", [ALLOWED], indirect=True)
