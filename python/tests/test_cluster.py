@@ -131,7 +131,7 @@ def test_frames_go_in_batches_also_where_fewer_are_under_way(
         job = submit(cluster, clip, "tests.batch", more)
         job.wait(progress=False)
         out = tmp_path / "out.mkv"
-        job.download(out)
+        job.download(out, overwrite=True)
         # The function marks one sample of each frame, and leaves the others.
         off = np.abs(pixels(clip).astype(int) - pixels(out).astype(int))
         assert off.mean() < 1.5, more
