@@ -4,10 +4,10 @@ CLIPS := .cache/clips
 BIN   := target/release/frameloom
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup build demo test check fmt docs bench fuzz clips
+.PHONY: help setup build demo demo-cluster test check fmt docs bench fuzz clips
 
 help: ## Show the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: ## Install the system packages that building and testing need.
 	@scripts/setup.sh
@@ -20,6 +20,10 @@ build: setup ## Build the release binary.
 
 demo: build clips ## Run a pipeline over a real clip and say where to look.
 	@scripts/demo.sh $(BIN) $(CLIPS)
+
+demo-cluster: build clips ## The same over Redis: two nodes, Python functions, and a node killed on the way.
+	@scripts/venv.sh
+	@scripts/demo-cluster.sh $(BIN) $(CLIPS)
 
 test: clips ## Set up, then check everything.
 	@scripts/setup.sh test

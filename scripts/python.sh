@@ -1,21 +1,11 @@
 #!/usr/bin/env bash
-# Checks the Python package: lints, types, tests. Makes a virtual environment in .cache/venv where it is not complete.
+# Checks the Python package: lints, types, tests.
 # FRAMELOOM_BIN names the binary that the client is tested against [default: target/release/frameloom].
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+scripts/venv.sh
 venv=$PWD/.cache/venv
-wanted=$(python3 --version; cat python/requirements-test.txt python/pyproject.toml; echo "$PWD")
-wanted=$(sha256sum <<<"$wanted" | cut -d ' ' -f 1)
-if [ "$(cat "$venv/complete" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c 'import frameloom' 2>/dev/null; then
-    rm -rf "$venv"
-    mkdir -p .cache
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r python/requirements-test.txt
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e python
-    echo "$wanted" >"$venv/complete"
-fi
-
 export FRAMELOOM_BIN=${FRAMELOOM_BIN:-$PWD/target/release/frameloom}
 cd python
 code=(. ../examples/python-opencv)
