@@ -172,7 +172,7 @@ def test_a_job_waits_for_workers_and_survives_their_death(
     cluster: Cluster, clip: Path, tmp_path: Path
 ) -> None:
     job = submit(cluster, clip, "tests.negative")
-    waits = "no worker on queue python"
+    waits = "no worker on queue python (task tests.negative)"
     wait_for(lambda: job.status().get("waiting") == waits, "the job to say so", 60)
     first = cluster.python("first")
     wait_for(lambda: job.status()["progress"]["frames"] > 0, "the first frames")

@@ -175,7 +175,7 @@ impl Frames {
             Error::unsupported("the filter 'celery' needs a server with --broker redis://")
         })?;
         // Made once: where it is gone later the job is over.
-        store.frames(job.id).make()?;
+        store.frames(job.id).make().map_err(|e| Error::unavailable(e.message().to_owned()))?;
         let state = State {
             groups: BTreeMap::new(),
             of: BTreeMap::new(),

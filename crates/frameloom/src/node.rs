@@ -225,7 +225,7 @@ impl Node {
 
     /// Tells that the node lives, now and then and whenever something has changed.
     async fn beat(self: Arc<Self>, stop: CancellationToken) {
-        let mut counter = 0;
+        let (mut counter, mut silent) = (0, false);
         loop {
             counter += 1;
             let held = lock(&self.held).values().map(|held| held.told.clone()).collect();
@@ -242,8 +242,14 @@ impl Node {
                     .and_then(|()| self.store.write_beat(self.id, &beat)),
                 told => told,
             };
-            if let Err(error) = told {
-                tracing::warn!(%error, "cannot tell that the node lives");
+            match told {
+                Ok(()) => silent = false,
+                // Said once, not each time.
+                Err(error) if !silent => {
+                    tracing::warn!(%error, "cannot tell that the node lives");
+                    silent = true;
+                }
+                Err(_) => {}
             }
             self.wake.notify_one();
             tokio::select! {

@@ -73,7 +73,7 @@ impl WorkDir {
     pub(crate) fn remove(self) -> Result<()> {
         let failed =
             |e: std::io::Error| Error::io(format!("cannot remove '{}'", self.path.display()), &e);
-        for part in ["nodes", "jobs", "trash", "spool"] {
+        for part in ["nodes", "jobs", "frames", "trash", "spool"] {
             match fs::remove_dir_all(self.path.join(part)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
                 _ => {}

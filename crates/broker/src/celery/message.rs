@@ -213,12 +213,14 @@ fn task(envelope: &Envelope, store: StoreId) -> Result<TaskMessage> {
     let version = kwargs.get("version").and_then(Value::as_u64);
     if version != Some(u64::from(PROTOCOL)) {
         return Err(Error::invalid(format!(
-            "version {} of our messages; this is version {PROTOCOL}",
-            kwargs.get("version").unwrap_or(&Value::Null)
+            "version {} of our messages; the number {PROTOCOL} is awaited",
+            shown(&kwargs.get("version").unwrap_or(&Value::Null).to_string())
         )));
     }
-    let given: Arguments = Arguments::deserialize(kwargs)
-        .map_err(|e| Error::invalid(format!("arguments of '{name}' that are wrong ({e})")))?;
+    let given: Arguments = Arguments::deserialize(kwargs).map_err(|e| {
+        // It quotes what was given.
+        Error::invalid(format!("arguments of '{name}' that are wrong ({})", shown(&e.to_string())))
+    })?;
     debug_assert_eq!(given.version, PROTOCOL, "looked at above");
     if given.store != store {
         return Err(Error::invalid(format!("a task on store {}; ours is {store}", given.store)));
@@ -319,8 +321,9 @@ mod tests {
             (changed("/headers/eta", json!(future)), "for later"),
             (changed("/headers/task", json!("frameloom.plan")), "with or without a segment"),
             (changed("/body/1/version", json!(2)), "version 2"),
-            (changed("/body/1/version", json!("1")), "version \"1\""),
+            (changed("/body/1/version", json!("1")), "the number 1 is awaited"),
             (changed("/body/1/job", json!("../../etc/passwd")), "32 lower-case"),
+            (changed("/body/1/job", json!("\n forged \u{1b}]0;")), "\\n forged \\u{1b}"),
             (changed("/body/1/segment", json!(-1)), "arguments of"),
             (changed("/body/1/store", json!("0".repeat(32))), "a task on store 0000"),
             (changed("/body/1", json!("x")), "[args, kwargs, …]"),

@@ -25,6 +25,9 @@ const EVERY: f64 = 2.0;
 /// Events that wait to be published at most; more are left out.
 const MOST_EVENTS: usize = 10_000;
 
+/// How long no more is said of calls that are not understood.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// The exchange by which tools get answers.
 const REPLIES: &str = "reply.celery.pidbox";
 
@@ -345,6 +348,7 @@ impl Visible {
                 }
                 json!({ "ok": "tasks are stopped where they are at work" })
             }
+            "enable_events" | "disable_events" => json!({ "ok": "task events are always told" }),
             "terminate" => json!({ "error": "use revoke with terminate" }),
             // Workers greet each other so; no answer is one.
             "hello" => return None,
@@ -437,6 +441,7 @@ fn read_call(raw: &[u8]) -> Result<Option<Call>> {
 async fn listen(shared: Arc<Shared>, calls: mpsc::Sender<Call>) {
     let channel = format!("/{}.celery.pidbox", shared.link.database());
     let mut tries = 0;
+    let mut quiet_until = Instant::now();
     loop {
         match shared.link.listener().await {
             Ok(mut listener) => {
@@ -451,9 +456,11 @@ async fn listen(shared: Arc<Shared>, calls: mpsc::Sender<Call>) {
                                 }
                             }
                             Ok(None) => {}
-                            Err(error) => {
-                                tracing::warn!(%error, "remote control is not understood")
+                            Err(error) if quiet_until <= Instant::now() => {
+                                quiet_until = Instant::now() + QUIET;
+                                tracing::warn!(%error, "remote control is not understood");
                             }
+                            Err(error) => tracing::debug!(%error, "not understood either"),
                         }
                     }
                 }

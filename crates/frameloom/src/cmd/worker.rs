@@ -231,6 +231,14 @@ async fn work(
         };
         tokio::spawn(serve_node(listener, Arc::new(metrics), stop.clone()));
     }
+    let info = node.info();
+    eprintln!(
+        "frameloom: node {} works for the server at {}: {} slots, engine {}",
+        info.name,
+        celery.address(),
+        info.slots,
+        info.engine.id()
+    );
     let running = tokio::spawn(Arc::clone(&node).run(stop.clone()));
     tokio::pin!(running);
     let mut stopping: Option<(Instant, u8)> = None;

@@ -121,6 +121,9 @@ impl Slot {
             .stderr(Stdio::piped())
             // Ctrl-C at a terminal is for the node, which then ends its slots.
             .process_group(0)
+            // Passwords and tokens of the node are none of its business.
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_for_slots(name)))
             // One arena: the encoder's and the filters' memory is given back to the same heap.
             .env("MALLOC_ARENA_MAX", "1")
             .kill_on_drop(true);
@@ -365,6 +368,34 @@ impl Slot {
         self.stats.busy = (self.busy.as_secs_f64() / wall.as_secs_f64().max(1e-9)).min(1.0);
         self.stats
     }
+}
+
+/// Beginnings of the names of variables that slots get: where libraries, fonts and devices are, and how
+/// they are used.
+const FOR_SLOTS: [&str; 19] = [
+    "PATH",
+    "LD_",
+    "LANG",
+    "LC_",
+    "TZ",
+    "RUST_",
+    "FRAMELOOM_LOG",
+    "FRAMELOOM_TEST_FAULTS",
+    "FONTCONFIG_",
+    "CUDA_",
+    "NVIDIA_",
+    "LIBVA_",
+    "VDPAU_",
+    "OPENCV_",
+    "OMP_",
+    "GLIBC_TUNABLES",
+    "MALLOC_",
+    "LLVM_",
+    "XDG_DATA_DIRS",
+];
+
+fn is_for_slots(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| FOR_SLOTS.iter().any(|known| name.starts_with(known)))
 }
 
 /// A frame that is waited for.

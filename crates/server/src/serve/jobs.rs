@@ -287,10 +287,11 @@ impl Jobs {
         Ok(())
     }
 
-    /// The queues that a job's frames are sent to.
+    /// The queues that a job's frames are sent to, and the tasks that do them.
     fn queues_of(&self, job: &Job) -> String {
         let tasks = self.frame_tasks(&job.file.spec).unwrap_or_default();
-        let queues: BTreeSet<String> = tasks.into_iter().map(|task| task.queue).collect();
+        let name = |task: FrameTaskSpec| format!("{} (task {})", task.queue, task.task);
+        let queues: BTreeSet<String> = tasks.into_iter().map(name).collect();
         queues.into_iter().collect::<Vec<_>>().join(", ")
     }
 
@@ -454,7 +455,11 @@ impl Jobs {
             Err(error) if error.kind() == ErrorKind::Cancelled => {
                 self.end(job, End::Cancelled, None)
             }
-            Err(error) => self.end(job, End::Failed, Some(error)),
+            Err(error) => {
+                let retried = u64::from(job.progress().retried);
+                self.retries.fetch_add(retried, Ordering::Relaxed);
+                self.end(job, End::Failed, Some(error))
+            }
         };
         if let Err(error) = written {
             tracing::error!(%error, job = %job.id(), "a job's end cannot be written");

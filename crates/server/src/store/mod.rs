@@ -57,7 +57,7 @@ impl Store {
     /// # Errors
     /// Of the file system.
     pub fn open(root: &Path) -> Result<Self> {
-        for part in ["nodes", "jobs", "trash"] {
+        for part in ["nodes", "jobs", "frames", "trash"] {
             let path = root.join(part);
             fs::create_dir_all(&path).map_err(io(format!("cannot make '{}'", path.display())))?;
         }
@@ -202,7 +202,11 @@ impl Store {
     pub fn write_node(&self, node: NodeId, info: &NodeInfo) -> Result<()> {
         let relative = PathBuf::from("nodes").join(node.to_string());
         let path = self.root.join(&relative);
-        fs::create_dir_all(&path).map_err(io(format!("cannot make '{}'", path.display())))?;
+        match fs::create_dir(&path) {
+            Err(e) if e.kind() == Io::AlreadyExists => {}
+            // Without `nodes/` this is no store, but perhaps the place where one was mounted.
+            made => made.map_err(io(format!("cannot make '{}'", path.display())))?,
+        }
         self.write_json(&relative.join("info.json"), info, false)
     }
 
