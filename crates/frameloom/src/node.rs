@@ -453,6 +453,17 @@ impl Node {
                 Ok(output)
             }
             Err(trouble) => {
+                // Where the program was replaced, a server's jobs wait until it or the node is started
+                // again, and a run ends.
+                let trouble = match trouble {
+                    Trouble::Failed { error, by_task: false }
+                        if error.kind() == ErrorKind::Conflict && job.submission.is_some() =>
+                    {
+                        let error = Error::unavailable(error.message().to_owned());
+                        Trouble::Failed { error, by_task: false }
+                    }
+                    trouble => trouble,
+                };
                 pending.discard();
                 if let Some((_, pending)) = frames {
                     pending.discard();

@@ -228,7 +228,18 @@ impl Slot {
             };
             heard = Instant::now();
             match event {
-                Ok(SlotEvent::Ready(_)) => {}
+                Ok(SlotEvent::Ready(ready)) => {
+                    if ready.engine != frameloom_media::engine() {
+                        // It was replaced while this process ran: other bytes would come of it.
+                        self.kill().await;
+                        return Err(Trouble::Failed {
+                            error: Error::conflict(
+                                "this program or its libraries were replaced; start it again",
+                            ),
+                            by_task: false,
+                        });
+                    }
+                }
                 Ok(SlotEvent::Progress(progress)) => (job.progress)(progress.frames),
                 Ok(SlotEvent::Preview(pair)) => (job.preview)(&pair),
                 Ok(SlotEvent::Need(NeededSegment { segment })) => {
