@@ -2,7 +2,7 @@
 //! for what comes back.
 //!
 //! ```text
-//! frames/JOB/GROUP.N.in.npy  GROUP.N.out.npy     frames on their way, and back
+//! frames/JOB/GROUP.N.in.npy  ATTEMPT.N.out.npy   frames on their way, and back
 //! frames/JOB/{claims,beats,cancelled}/ATTEMPT    as for other tasks, made by the worker and by us
 //! frames/JOB/results/ATTEMPT.json                what became of an attempt
 //! ```
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use frameloom_broker::celery::Celery;
 use frameloom_core::frame_task::{FILTER, FrameTaskSpec};
-use frameloom_core::id::AttemptId;
+use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::slot::FrameNumber;
 use frameloom_core::wire::JobFile;
 use frameloom_core::{Error, Result};
@@ -85,7 +85,6 @@ struct Group {
     opened: usize,
     /// The attempt that is under way; none yet while frames are collected.
     attempt: Option<AttemptId>,
-    sent: Instant,
     /// When its message was last sent.
     resent: Instant,
     /// The worker's counter, and when it last moved.
@@ -109,7 +108,6 @@ impl Group {
             frames: Vec::new(),
             opened: 0,
             attempt: None,
-            sent: now,
             resent: now,
             beat: None,
             errors: Vec::new(),
@@ -125,7 +123,7 @@ impl Group {
 pub(crate) struct Frames {
     store: Arc<Store>,
     celery: Arc<Celery>,
-    job: JobFile,
+    job: JobId,
     /// The job's filters that send frames away.
     specs: BTreeMap<u32, FrameTaskSpec>,
     state: Mutex<State>,
@@ -185,7 +183,7 @@ impl Frames {
         Ok(Some(Self {
             store: Arc::clone(store),
             celery: Arc::clone(celery),
-            job: job.clone(),
+            job: job.id,
             specs,
             state: Mutex::new(state),
         }))
@@ -196,7 +194,7 @@ impl Frames {
     }
 
     fn dir(&self) -> FrameDir<'_> {
-        self.store.frames(self.job.id)
+        self.store.frames(self.job)
     }
 
     fn spec(&self, filter: u32) -> Result<&FrameTaskSpec> {
@@ -281,11 +279,11 @@ impl Frames {
             let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
             let now = Instant::now();
             if same.is_none() {
-                (group.attempt, group.sent, group.beat) = (Some(attempt), now, None);
+                (group.attempt, group.beat) = (Some(attempt), None);
             }
             group.resent = now;
             let spec = self.spec(group.filter)?;
-            let dir = format!("frames/{}", self.job.id);
+            let dir = format!("frames/{}", self.job);
             let frames: Vec<Value> = group
                 .frames
                 .iter()
@@ -300,7 +298,7 @@ impl Frames {
                 })
                 .collect();
             let message = json!({
-                "job": self.job.id, "attempt": attempt, "params": spec.params,
+                "job": self.job, "attempt": attempt, "params": spec.params,
                 "timeout": spec.timeout, "frames": frames,
             });
             (spec, message)

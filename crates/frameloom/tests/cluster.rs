@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use redis_server::Redis;
 use serde_json::{Value, json};
-use server::{Server, agent, answer};
-use support::{clip, frameloom, kill, run_ok, said, text};
+use server::Server;
+use support::{clip, frameloom, kill, run_bytes, said, text};
 
 /// A worker node that ends with the test.
 struct Worker(Child);
@@ -57,18 +57,7 @@ fn submit(server: &Server, source: &str, filter: &str) -> String {
     let request = json!({
         "source": { "upload": true, "name": "in.mp4" }, "filters": [filter], "segment": 1
     });
-    let (status, made) = server.post("/v1/jobs", &request, &[]);
-    assert_eq!(status, 201, "{made}");
-    let url = format!("{}{}", server.url(), made["upload_url"].as_str().unwrap());
-    let (status, said) = answer(agent().put(url).send(fs::File::open(source).unwrap()));
-    assert_eq!(status, 204, "{said}");
-    made["id"].as_str().unwrap().to_owned()
-}
-
-fn run_bytes(dir: &Path, source: &str, filter: &str) -> Vec<u8> {
-    let out = text(&dir.join("by-run.mp4"));
-    run_ok(&["run", source, "-o", &out, "--overwrite", "-f", filter, "--segment", "1"]);
-    fs::read(out).unwrap()
+    server.submit(source, &request)
 }
 
 /// Asks until `wanted` is so.

@@ -6,12 +6,11 @@ mod server;
 mod support;
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use server::{Server, agent, answer, process};
-use support::{clip, frameloom, run, run_ok, said, text};
+use support::{clip, frameloom, run, run_bytes, run_ok, said, text};
 
 #[expect(clippy::disallowed_methods, reason = "kills come at any moment, and a beat has no event")]
 fn moment(ms: u64) {
@@ -20,22 +19,6 @@ fn moment(ms: u64) {
 
 fn job(filters: &[&str]) -> Value {
     json!({ "source": { "upload": true, "name": "in.mp4" }, "filters": filters })
-}
-
-/// Makes a job and sends its source; answers its id.
-fn submit(server: &Server, source: &str, request: &Value) -> String {
-    let (status, made) = server.post("/v1/jobs", request, &[]);
-    assert_eq!(status, 201, "{made}");
-    let url = format!("{}{}", server.url(), made["upload_url"].as_str().unwrap());
-    let (status, said) = answer(agent().put(url).send(fs::File::open(source).unwrap()));
-    assert_eq!(status, 204, "{said}");
-    made["id"].as_str().unwrap().to_owned()
-}
-
-fn run_bytes(dir: &Path, source: &str, filter: &str) -> Vec<u8> {
-    let out = text(&dir.join("by-run.mp4"));
-    run_ok(&["run", source, "-o", &out, "--overwrite", "-f", filter, "--segment", "1"]);
-    fs::read(out).unwrap()
 }
 
 #[test]
@@ -112,7 +95,7 @@ fn a_killed_server_loses_no_job_and_changes_no_byte() {
     for i in 0..8 {
         let mut request = job(&[filters[i % 4]]);
         request["segment"] = json!(1);
-        ids.push(submit(&server, &source, &request));
+        ids.push(server.submit(&source, &request));
     }
     let mut wait = 37;
     let mut restarts = 0;
@@ -252,7 +235,7 @@ fn events_go_on_after_a_break_and_a_job_is_cancelled_within_a_second() {
     let dir = tempfile::tempdir().unwrap();
     let source = clip(dir.path(), "in.mp4", 3);
     let server = Server::start(&dir.path().join("data"), &[]);
-    let id = submit(&server, &source, &job(&["blur"]));
+    let id = server.submit(&source, &job(&["blur"]));
     server.wait(&id);
     let events = |last: u64| -> Vec<String> {
         let request = agent()
@@ -268,7 +251,7 @@ fn events_go_on_after_a_break_and_a_job_is_cancelled_within_a_second() {
     }
     assert_eq!(events(3)[..], all[3..]);
 
-    let id = submit(&server, &source, &job(&["test-fault:kind=hang"]));
+    let id = server.submit(&source, &job(&["test-fault:kind=hang"]));
     server.until_event(&id, |name, task| name == "task" && task["segment"] == 0);
     let asked = Instant::now();
     let stop = agent().delete(format!("{}/v1/jobs/{id}", server.url()));
@@ -289,7 +272,7 @@ fn a_failed_job_is_tried_again_and_a_short_one_does_not_wait_for_a_long_one() {
     let server = Server::start(&dir.path().join("data"), &["--slots", "2"]);
     let mut request = job(&["test-fault:kind=slow"]);
     request["segment"] = json!(2);
-    let slow = submit(&server, &long, &request);
+    let slow = server.submit(&long, &request);
     let done = |server: &Server| {
         let (_, job) = server.get(&format!("/v1/jobs/{slow}"));
         assert_eq!(job["state"], "running", "the long job is not at work: {job}");
@@ -300,13 +283,13 @@ fn a_failed_job_is_tried_again_and_a_short_one_does_not_wait_for_a_long_one() {
     let before = done(&server);
     let mut request = job(&["invert"]);
     request["segment"] = json!(1);
-    let quick = submit(&server, &medium, &request);
+    let quick = server.submit(&medium, &request);
     assert_eq!(server.wait(&quick)["state"], "succeeded");
     // Those that the two slots were at, and two more at most: not one for each of the eight.
     let meanwhile = done(&server) - before;
     assert!(meanwhile <= 4, "{meanwhile} long segments were done before a short job");
 
-    let broken = submit(&server, &short, &self::job(&["test-fault:kind=fail"]));
+    let broken = server.submit(&short, &self::job(&["test-fault:kind=fail"]));
     assert_eq!(server.wait(&broken)["state"], "failed");
     let (status, job) = server.post(&format!("/v1/jobs/{broken}/retry"), &Value::Null, &[]);
     assert_eq!(status, 202, "{job}");

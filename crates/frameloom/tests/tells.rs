@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::{Value, json};
-use server::{Server, agent, answer};
+use server::{Server, agent};
 use support::{clip, text};
 
 /// A request that a [`Receptor`] got.
@@ -67,15 +67,6 @@ impl Receptor {
 }
 
 /// Sends a job with its source; answers its id.
-fn submit(server: &Server, source: &str, request: &Value) -> String {
-    let (status, made) = server.post("/v1/jobs", request, &[]);
-    assert_eq!(status, 201, "{made}");
-    let url = format!("{}{}", server.url(), made["upload_url"].as_str().unwrap());
-    let (status, said) = answer(agent().put(url).send(fs::File::open(source).unwrap()));
-    assert_eq!(status, 204, "{said}");
-    made["id"].as_str().unwrap().to_owned()
-}
-
 fn bytes(server: &Server, path: &str) -> Vec<u8> {
     let response = agent().get(format!("{}{path}", server.url())).call().unwrap();
     assert_eq!(response.status().as_u16(), 200, "{path}");
@@ -111,7 +102,7 @@ fn a_finished_job_shows_any_frame_and_a_moving_preview() {
     assert!(made.unwrap().success());
     let server = Server::start(&dir.path().join("data"), &[]);
     let request = json!({ "source": { "upload": true, "name": "in.mp4" }, "filters": ["invert"] });
-    let id = submit(&server, &source, &request);
+    let id = server.submit(&source, &request);
     let path = |rest: &str| format!("/v1/jobs/{id}/{rest}");
     assert_eq!(server.wait(&id)["state"], "succeeded");
     let near = |picture: &str, wanted: [u8; 3]| {
@@ -268,7 +259,7 @@ fn a_webhook_is_signed_and_sent_until_it_is_taken() {
     let job = |url: &str| json!({ "source": { "upload": true, "name": "in.mp4" }, "webhook": url });
     let (status, problem) = server.post("/v1/jobs", &job("http://169.254.169.254/"), &[]);
     assert_eq!(status, 403, "{problem}");
-    let id = submit(&server, &source, &job(&format!("http://{host}/hook?a=b")));
+    let id = server.submit(&source, &job(&format!("http://{host}/hook?a=b")));
     let (refused, taken) = (receptor.got.recv().unwrap(), receptor.got.recv().unwrap());
     assert_eq!(refused.path, "/hook?a=b");
     assert_eq!(refused.headers["frameloom-event"], "job.ended");
@@ -295,7 +286,7 @@ fn a_webhook_is_signed_and_sent_until_it_is_taken() {
     }
     server.kill();
     let server = Server::start(&data, &args);
-    let next = submit(&server, &source, &job(&format!("http://{host}/next")));
+    let next = server.submit(&source, &job(&format!("http://{host}/next")));
     let told: Value = serde_json::from_str(&receptor.got.recv().unwrap().body).unwrap();
     assert_eq!(told["id"], json!(next));
 }
@@ -312,7 +303,7 @@ fn a_job_is_one_trace() {
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), ("OTEL_EXPORTER_OTLP_HEADERS", "key=value")],
     );
     let request = json!({ "source": { "upload": true, "name": "in.mp4" }, "segment": 1 });
-    let id = submit(&server, &source, &request);
+    let id = server.submit(&source, &request);
     let got = receptor.got.recv().unwrap();
     assert_eq!((got.path.as_str(), got.headers["key"].as_str()), ("/v1/traces", "value"));
     let sent: Value = serde_json::from_str(&got.body).unwrap();
@@ -344,8 +335,8 @@ fn a_source_goes_before_its_output_and_a_failed_job_goes_whole() {
     let server = Server::start(&data, &["--keep", "0s"]);
     let request =
         |filter| json!({ "source": { "upload": true, "name": "in.mp4" }, "filters": [filter] });
-    let kept = submit(&server, &source, &request("invert"));
-    let failed = submit(&server, &source, &request("crop:w=5000"));
+    let kept = server.submit(&source, &request("invert"));
+    let failed = server.submit(&source, &request("crop:w=5000"));
     server.wait(&kept);
     let place = data.join("jobs");
     while place.join(&kept).join("source").exists() || place.join(&failed).exists() {

@@ -73,13 +73,27 @@ pub(crate) struct Converter {
     second: Option<(Shape, Scaler)>,
 }
 
+/// What a conversion depends on.
 #[derive(PartialEq, Eq, Clone, Copy)]
-struct Shape {
-    width: c_int,
-    height: c_int,
-    format: c_int,
-    full: bool,
-    matrix: c_int,
+pub(crate) struct Shape {
+    pub(crate) width: c_int,
+    pub(crate) height: c_int,
+    pub(crate) format: c_int,
+    pub(crate) full: bool,
+    pub(crate) matrix: c_int,
+}
+
+impl Shape {
+    pub(crate) fn of(frame: &Frame) -> Self {
+        let raw = frame.raw();
+        Self {
+            width: raw.width,
+            height: raw.height,
+            format: raw.format,
+            full: frame.is_full_range(),
+            matrix: raw.colorspace as c_int,
+        }
+    }
 }
 
 impl Converter {
@@ -135,22 +149,26 @@ fn scale(
     width: u32,
     height: u32,
 ) -> Result<Frame> {
-    let raw = frame.raw();
-    let shape = Shape {
-        width: raw.width,
-        height: raw.height,
-        format: raw.format,
-        full: frame.is_full_range(),
-        matrix: raw.colorspace as c_int,
-    };
+    let shape = Shape::of(frame);
     if place.as_ref().is_none_or(|(known, _)| *known != shape) {
-        *place = Some((shape, Scaler::new(shape, pixel, width, height)?));
+        let side = |v: u32| c_int::try_from(v).map_err(|_| Error::unsupported("size of a frame"));
+        let flags = ffi::SWS_BICUBIC | ffi::SWS_ACCURATE_RND | ffi::SWS_FULL_CHR_H_INT;
+        let rgb = is_rgb(shape.format);
+        let to = Shape {
+            width: side(width)?,
+            height: side(height)?,
+            format: pixel.ffmpeg() as c_int,
+            full: shape.full && !rgb,
+            ..shape
+        };
+        let matrix = if rgb { ffi::SWS_CS_DEFAULT as c_int } else { shape.matrix };
+        *place = Some((shape, Scaler::new(shape, to, matrix, flags)?));
     }
     let mut out = frame.new_like(pixel, width, height)?;
     if let Some((_, scaler)) = place {
         scaler.run(frame, &mut out)?;
     }
-    if is_rgb(raw.format) {
+    if is_rgb(shape.format) {
         let out = out.raw_mut();
         out.color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
         out.colorspace = ffi::AVColorSpace::AVCOL_SPC_SMPTE170M;
@@ -170,46 +188,46 @@ pub(crate) fn is_rgb(format: c_int) -> bool {
     descriptor.is_some_and(|d| d.flags & flags != 0)
 }
 
-struct Scaler(NonNull<ffi::SwsContext>);
+/// Libswscale between two shapes.
+pub(crate) struct Scaler(NonNull<ffi::SwsContext>);
 
 // SAFETY: the context is used by one thread at a time, whoever holds it.
 unsafe impl Send for Scaler {}
 
 impl Scaler {
-    fn new(from: Shape, pixel: PixelFormat, width: u32, height: u32) -> Result<Self> {
-        let side = |v: u32| c_int::try_from(v).map_err(|_| Error::unsupported("size of a frame"));
-        let flags = ffi::SWS_BICUBIC | ffi::SWS_ACCURATE_RND | ffi::SWS_FULL_CHR_H_INT;
+    /// From one shape to another, both by the coefficients of `matrix`; the shapes' formats are a
+    /// frame's, or constants of FFmpeg's.
+    ///
+    /// # Errors
+    /// Unsupported where libswscale can't convert the format.
+    pub(crate) fn new(from: Shape, to: Shape, matrix: c_int, flags: c_int) -> Result<Self> {
         // SAFETY: plain numbers; null where FFmpeg can't convert.
         unsafe {
-            let format: F = std::mem::transmute::<c_int, F>(from.format);
+            let format = |number: c_int| std::mem::transmute::<c_int, F>(number);
             let context = ffi::sws_getContext(
                 from.width,
                 from.height,
-                format,
-                side(width)?,
-                side(height)?,
-                pixel.ffmpeg(),
-                flags as c_int,
+                format(from.format),
+                to.width,
+                to.height,
+                format(to.format),
+                flags,
                 ptr::null_mut(),
                 ptr::null_mut(),
                 ptr::null(),
             );
             let context = NonNull::new(context).ok_or_else(|| {
-                let name = ff::text(ffi::av_get_pix_fmt_name(format));
+                let name = ff::text(ffi::av_get_pix_fmt_name(format(from.format)));
                 Error::unsupported(format!("cannot convert pixel format '{name}'"))
             })?;
-            let matrix =
-                if is_rgb(from.format) { ffi::SWS_CS_DEFAULT as c_int } else { from.matrix };
             let table = ffi::sws_getCoefficients(matrix);
-            let full = c_int::from(from.full);
-            let out_full = if is_rgb(from.format) { 0 } else { full };
             // Where FFmpeg has no say in a pair of formats this answers -1, and nothing is needed.
             let _: c_int = ffi::sws_setColorspaceDetails(
                 context.as_ptr(),
                 table,
-                full,
+                c_int::from(from.full),
                 table,
-                out_full,
+                c_int::from(to.full),
                 0,
                 1 << 16,
                 1 << 16,
@@ -221,17 +239,28 @@ impl Scaler {
     fn run(&mut self, from: &Frame, to: &mut Frame) -> Result<()> {
         let (from, to) = (from.raw(), to.raw_mut());
         // SAFETY: both frames have planes of the shape that the context was made for.
-        let code = unsafe {
-            ffi::sws_scale(
-                self.0.as_ptr(),
-                from.data.as_ptr().cast(),
-                from.linesize.as_ptr(),
-                0,
+        unsafe {
+            self.scale(
+                (from.data.as_ptr().cast(), from.linesize.as_ptr()),
                 from.height,
-                to.data.as_ptr().cast(),
-                to.linesize.as_ptr(),
+                (to.data.as_ptr().cast(), to.linesize.as_ptr()),
             )
-        };
+        }
+    }
+
+    /// Converts planes, given with their strides.
+    ///
+    /// # Safety
+    /// Both hold pictures of the shapes that the scaler was made for; `height` is the first's.
+    pub(crate) unsafe fn scale(
+        &mut self,
+        from: (*const *const u8, *const c_int),
+        height: c_int,
+        to: (*const *mut u8, *const c_int),
+    ) -> Result<()> {
+        // SAFETY: as the caller promises.
+        let code =
+            unsafe { ffi::sws_scale(self.0.as_ptr(), from.0, from.1, 0, height, to.0, to.1) };
         ff::check(code, "cannot convert a frame").map(drop)
     }
 }

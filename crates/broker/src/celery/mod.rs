@@ -98,13 +98,10 @@ impl Shared {
     /// An event's message and where it is published.
     fn event(&self, kind: &str, hostname: &str, mut fields: serde_json::Value) -> (String, String) {
         let clock = self.clock.fetch_add(1, Ordering::Relaxed) + 1;
-        let now = jiff::Timestamp::now().as_millisecond();
-        #[expect(clippy::cast_precision_loss, reason = "exact for some thousand years")]
-        let timestamp = now as f64 / 1e3;
         if let serde_json::Value::Object(fields) = &mut fields {
             let common = json!({
                 "type": kind, "hostname": hostname, "pid": std::process::id(), "clock": clock,
-                "utcoffset": 0, "timestamp": timestamp,
+                "utcoffset": 0, "timestamp": worker::epoch_seconds(),
             });
             if let serde_json::Value::Object(common) = common {
                 fields.extend(common);

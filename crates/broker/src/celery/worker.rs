@@ -394,7 +394,8 @@ impl Visible {
     }
 }
 
-fn epoch_seconds() -> f64 {
+/// Seconds since 1970, as Celery has times.
+pub(super) fn epoch_seconds() -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "exact for some thousand years")]
     let now = jiff::Timestamp::now().as_millisecond() as f64;
     now / 1e3

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use frameloom_core::{Error, Result};
-use frameloom_server::serve::Listener;
+use frameloom_server::serve::{Listener, Tls};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::shown;
@@ -121,7 +121,7 @@ pub(crate) fn own_addresses() -> Vec<String> {
     v6.chain(v4).collect()
 }
 
-pub(crate) fn unix(path: &Path) -> Result<Listener> {
+fn unix(path: &Path) -> Result<Listener> {
     use std::os::unix::net::{UnixListener, UnixStream};
     let failed =
         |e: std::io::Error| Error::io(format!("cannot listen on 'unix:{}'", shown(path)), &e);
@@ -131,4 +131,35 @@ pub(crate) fn unix(path: &Path) -> Result<Listener> {
     }
     let socket = UnixListener::bind(path).map_err(failed)?;
     Listener::unix(socket, &path.to_string_lossy())
+}
+
+/// Listens at all places; within a tokio runtime.
+///
+/// # Errors
+/// Of the system.
+pub(crate) fn listeners(
+    sockets: Vec<(TcpListener, SocketAddr)>,
+    places: &[Place],
+    tls: Option<&Tls>,
+) -> Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for (socket, _) in sockets {
+        listeners.push(Listener::tcp(socket, tls.cloned())?);
+    }
+    for place in places {
+        if let Place::Unix(path) = place {
+            listeners.push(unix(path)?);
+        }
+    }
+    Ok(listeners)
+}
+
+/// Removes what Unix sockets leave.
+pub(crate) fn remove_sockets(places: &[Place]) {
+    for place in places {
+        if let Place::Unix(path) = place {
+            // It may be gone already.
+            drop(std::fs::remove_file(path));
+        }
+    }
 }

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::listen::{Place, bind_all, own_addresses, places, unix};
+use super::listen::{Place, bind_all, listeners, own_addresses, places, remove_sockets};
 use super::shown;
 use super::units::{bytes, kept, poll_time, roots};
 use crate::node::{Node, NodeConfig};
@@ -300,24 +300,11 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
         .build()
         .map_err(|e| Error::io("cannot start", &e))?;
     let stopped = runtime.block_on(async {
-        let mut listeners = Vec::new();
-        for (socket, _) in sockets {
-            listeners.push(Listener::tcp(socket, tls.clone())?);
-        }
-        for place in &places {
-            if let Place::Unix(path) = place {
-                listeners.push(unix(path)?);
-            }
-        }
+        let listeners = listeners(sockets, &places, tls.as_ref())?;
         serve(&args, config, slots, (store, store_id), epoch, listeners).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
-    for place in &places {
-        if let Place::Unix(path) = place {
-            // It may be gone already.
-            drop(std::fs::remove_file(path));
-        }
-    }
+    remove_sockets(&places);
     stopped
 }
 

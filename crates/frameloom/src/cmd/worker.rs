@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::listen::{Place, bind_all, places, unix};
+use super::listen::{bind_all, listeners, places, remove_sockets};
 use super::serve::{LogFormat, connect, show};
 use super::shown;
 use super::units::{roots, time};
@@ -137,18 +137,11 @@ pub(crate) fn run(args: WorkerArgs) -> Result<u8> {
         .build()
         .map_err(|e| Error::io("cannot start", &e))?;
     let ended = runtime.block_on(async {
-        let mut listeners = Vec::new();
-        for (socket, _) in sockets {
-            listeners.push(Listener::tcp(socket, None)?);
-        }
-        for place in &places {
-            if let Place::Unix(path) = place {
-                listeners.push(unix(path)?);
-            }
-        }
+        let listeners = listeners(sockets, &places, None)?;
         work(&args, &data, slots, listeners).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
+    remove_sockets(&places);
     ended
 }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -49,6 +50,13 @@ pub fn clip(dir: &Path, name: &str, seconds: u32) -> String {
 
 pub fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
+}
+
+/// The bytes of a run with segments of a second.
+pub fn run_bytes(dir: &Path, source: &str, filter: &str) -> Vec<u8> {
+    let out = text(&dir.join("by-run.mp4"));
+    run_ok(&["run", source, "-o", &out, "--overwrite", "-f", filter, "--segment", "1"]);
+    fs::read(out).unwrap()
 }
 
 /// `pts,md5` of every frame of a file's video.

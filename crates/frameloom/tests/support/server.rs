@@ -97,6 +97,16 @@ impl Server {
         process(self.url(), query, source, to)
     }
 
+    /// Makes a job and sends its source; answers its id.
+    pub fn submit(&self, source: &str, request: &Value) -> String {
+        let (status, made) = self.post("/v1/jobs", request, &[]);
+        assert_eq!(status, 201, "{made}");
+        let url = format!("{}{}", self.url(), made["upload_url"].as_str().unwrap());
+        let (status, said) = answer(agent().put(url).send(File::open(source).unwrap()));
+        assert_eq!(status, 204, "{said}");
+        made["id"].as_str().unwrap().to_owned()
+    }
+
     /// Waits until a job is over.
     pub fn wait(&self, id: &str) -> Value {
         self.until_event(id, |name, _| name == "end");

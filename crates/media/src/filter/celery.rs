@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ffmpeg_next::ffi::{self, AVPixelFormat as F};
@@ -14,6 +14,7 @@ use frameloom_core::slot::FrameNumber;
 use frameloom_core::{Error, Result};
 
 use super::Filter;
+use crate::convert::{Scaler, Shape};
 use crate::ff;
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 
@@ -224,29 +225,6 @@ struct Rgb {
     from: Option<(Shape, Scaler)>,
 }
 
-/// What a conversion depends on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Shape {
-    width: c_int,
-    height: c_int,
-    format: c_int,
-    full: bool,
-    matrix: c_int,
-}
-
-impl Shape {
-    fn of(frame: &Frame) -> Self {
-        let raw = frame.raw();
-        Self {
-            width: raw.width,
-            height: raw.height,
-            format: raw.format,
-            full: frame.is_full_range(),
-            matrix: raw.colorspace as c_int,
-        }
-    }
-}
-
 impl Rgb {
     /// Writes a frame as rows of RGB without gaps.
     fn write(&mut self, frame: &Frame, bytes: &mut [u8]) -> Result<()> {
@@ -261,18 +239,13 @@ impl Rgb {
             bytes.len() as u64 >= u64::from(frame.width()) * u64::from(frame.height()) * 3
         );
         // SAFETY: the frame has planes of the scaler's shape, and the bytes hold its rows of RGB.
-        let code = unsafe {
-            ffi::sws_scale(
-                scaler.0.as_ptr(),
-                raw.data.as_ptr().cast(),
-                raw.linesize.as_ptr(),
-                0,
+        unsafe {
+            scaler.scale(
+                (raw.data.as_ptr().cast(), raw.linesize.as_ptr()),
                 raw.height,
-                planes.as_ptr(),
-                strides.as_ptr(),
+                (planes.as_ptr(), strides.as_ptr()),
             )
-        };
-        ff::check(code, "cannot convert a frame to RGB").map(drop)
+        }
     }
 
     /// A frame like another one, with the picture of rows of RGB.
@@ -287,18 +260,13 @@ impl Rgb {
         let planes = planes.map(<*mut u8>::cast_const);
         let raw = frame.raw_mut();
         // SAFETY: the bytes hold rows of RGB of the scaler's shape, which it only reads.
-        let code = unsafe {
-            ffi::sws_scale(
-                scaler.0.as_ptr(),
-                planes.as_ptr(),
-                strides.as_ptr(),
-                0,
+        unsafe {
+            scaler.scale(
+                (planes.as_ptr(), strides.as_ptr()),
                 shape.height,
-                raw.data.as_ptr().cast(),
-                raw.linesize.as_ptr(),
+                (raw.data.as_ptr().cast(), raw.linesize.as_ptr()),
             )
-        };
-        ff::check(code, "cannot convert a frame from RGB")?;
+        }?;
         Ok(frame)
     }
 }
@@ -342,18 +310,6 @@ fn rows(bytes: *mut u8, width: c_int) -> ([*mut u8; 4], [c_int; 4]) {
     ([bytes, ptr::null_mut(), ptr::null_mut(), ptr::null_mut()], [width * 3, 0, 0, 0])
 }
 
-struct Scaler(NonNull<ffi::SwsContext>);
-
-// SAFETY: the context is used by one thread at a time, whoever holds it.
-unsafe impl Send for Scaler {}
-
-impl Drop for Scaler {
-    fn drop(&mut self) {
-        // SAFETY: owned and freed once.
-        unsafe { ffi::sws_freeContext(self.0.as_ptr()) };
-    }
-}
-
 /// The scaler in `place`, made anew for another shape; to RGB, or from it.
 fn scaler(place: &mut Option<(Shape, Scaler)>, shape: Shape, to_rgb: bool) -> Result<&mut Scaler> {
     if place.as_ref().is_none_or(|(known, _)| *known != shape) {
@@ -370,41 +326,9 @@ fn new_scaler(shape: Shape, to_rgb: bool) -> Result<Scaler> {
         | ffi::SWS_ACCURATE_RND
         | ffi::SWS_FULL_CHR_H_INT
         | ffi::SWS_FULL_CHR_H_INP;
-    // SAFETY: plain numbers, the format a valid frame's; null where FFmpeg can't convert.
-    unsafe {
-        let planes: F = std::mem::transmute::<c_int, F>(shape.format);
-        let (from, to) =
-            if to_rgb { (planes, F::AV_PIX_FMT_RGB24) } else { (F::AV_PIX_FMT_RGB24, planes) };
-        let context = ffi::sws_getContext(
-            shape.width,
-            shape.height,
-            from,
-            shape.width,
-            shape.height,
-            to,
-            flags as c_int,
-            ptr::null_mut(),
-            ptr::null_mut(),
-            ptr::null(),
-        );
-        let context = NonNull::new(context)
-            .ok_or_else(|| Error::unsupported("frames of this format do not become RGB"))?;
-        let table = ffi::sws_getCoefficients(shape.matrix);
-        let full = c_int::from(shape.full);
-        let (from_full, to_full) = if to_rgb { (full, 1) } else { (1, full) };
-        // Where FFmpeg has no say in a pair of formats this answers -1, and nothing is needed.
-        let _: c_int = ffi::sws_setColorspaceDetails(
-            context.as_ptr(),
-            table,
-            from_full,
-            table,
-            to_full,
-            0,
-            1 << 16,
-            1 << 16,
-        );
-        Ok(Scaler(context))
-    }
+    let rgb = Shape { format: F::AV_PIX_FMT_RGB24 as c_int, full: true, ..shape };
+    let (from, to) = if to_rgb { (shape, rgb) } else { (rgb, shape) };
+    Scaler::new(from, to, shape.matrix, flags)
 }
 
 #[cfg(test)]
