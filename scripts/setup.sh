@@ -25,6 +25,6 @@ if [ ${#missing[@]} -gt 0 ]; then
         apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 command -v cargo >/dev/null || {
-    echo "no Rust toolchain: install one (rustup, Rust 1.88 or newer) and run this again" >&2
+    echo "no Rust toolchain: install one (rustup, Rust 1.92 or newer) and run this again" >&2
     exit 1
 }

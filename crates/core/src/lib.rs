@@ -4,6 +4,7 @@
 //! calls it hands those in. So everything here can be tested by value.
 
 pub mod catalogue;
+pub mod detection;
 pub mod error;
 pub mod fingerprint;
 pub mod frame_task;
