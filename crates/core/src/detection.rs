@@ -102,9 +102,10 @@ impl fmt::Display for BoxSource {
 }
 
 /// A box of a track in one frame.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TrackedBox {
     /// Where, smoothed over time.
+    #[serde(flatten)]
     pub rect: Rect,
     /// The detector's score; that of the nearest detection where it is interpolated.
     pub score: f32,

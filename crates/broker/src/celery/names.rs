@@ -38,12 +38,20 @@ pub(super) fn binding(queue: &str) -> ([String; 2], String) {
 }
 
 /// The names of the tasks that nodes do.
-pub const TASKS: [&str; 3] = ["frameloom.concat", "frameloom.plan", "frameloom.segment"];
+pub const TASKS: [&str; 5] = [
+    "frameloom.concat",
+    "frameloom.detect",
+    "frameloom.plan",
+    "frameloom.segment",
+    "frameloom.track",
+];
 
 /// A task's name.
 pub fn task_name(task: Task) -> &'static str {
     match task {
         Task::Plan => "frameloom.plan",
+        Task::Detect(_) => "frameloom.detect",
+        Task::Track => "frameloom.track",
         Task::Segment(_) => "frameloom.segment",
         Task::Concat => "frameloom.concat",
     }

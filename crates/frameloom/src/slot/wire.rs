@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 pub(super) const MOST: u32 = 64 << 20;
 
 /// Most descriptors with one message.
-const MOST_DESCRIPTORS: usize = 8;
+const MOST_DESCRIPTORS: usize = 24;
 
 /// A message as it goes over the socket: its length, its text.
 pub(super) fn encode<T: Serialize>(message: &T) -> Result<([u8; 4], Vec<u8>)> {

@@ -7,7 +7,7 @@ use frameloom_core::slot::FrameNumber;
 use frameloom_core::time::{Rational, TimeBase};
 use frameloom_core::{ErrorKind, Result};
 
-use super::table::FILTERS;
+use super::table::rows;
 use super::{Chain, Elsewhere, Exchange, graph_lists, plan_chain};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 
@@ -175,7 +175,7 @@ fn cut_is_whole(spec: &FilterSpec, format: &FrameFormat) -> bool {
 }
 
 fn specs() -> Vec<FilterSpec> {
-    let listed = FILTERS.iter().filter(|row| !row.info.name.starts_with("test-"));
+    let listed = rows().filter(|row| !row.info.name.starts_with("test-"));
     let mut specs: Vec<FilterSpec> =
         listed.clone().map(|row| row.info.example.parse().unwrap()).collect();
     for row in listed {

@@ -12,20 +12,30 @@ mod graph_rules;
 mod laws;
 mod plane;
 mod table;
+mod table_detecting;
 
 mod arithmetic;
 mod celery;
 mod crop;
 mod denoise;
 mod edges;
+mod files;
+mod letters;
+mod motion;
+mod notes;
 mod overlay_time;
+mod paint;
 mod pixelate;
+mod place;
+mod regions;
 mod scale;
 mod smooth;
 mod trial;
 
 pub use celery::{Elsewhere, Exchange};
-pub(crate) use chain::{Chain, FilterTimes, plan_chain, validate};
+pub(crate) use chain::{Chain, FilterTimes, Parts, plan_chain, validate};
+pub use files::Files;
+pub(crate) use notes::Notes;
 pub use graph_rules::{GraphFilters, graph_filters};
 pub use table::catalogue;
 

@@ -16,7 +16,7 @@ use super::events::EventLog;
 use super::problem::{problem, status};
 use super::trace::Trace;
 use super::view::{JobView, ProgressView, SegmentState, State, rfc3339};
-use crate::engine::{JobEvent, Progress};
+use crate::engine::{JobEvent, Progress, Stage};
 
 /// A job.
 #[derive(Debug)]
@@ -229,7 +229,7 @@ impl Job {
                 self.task(task, "started", json!({ "attempt": attempt, "slot_pid": slot_pid }));
             }
             JobEvent::Accepted { task, attempt, .. } => {
-                self.mark(task, |_| SegmentState::Done);
+                self.mark(task, |_| done(task));
                 self.task(task, "accepted", json!({ "attempt": attempt }));
             }
             JobEvent::Failed { task, attempt, error, retried } => {
@@ -239,6 +239,10 @@ impl Job {
             }
             JobEvent::Progress(progress) => {
                 let mut live = self.live();
+                if live.progress.stage != progress.stage && progress.stage == Stage::Running {
+                    // Its frames are counted from the first again.
+                    (live.before, live.begun) = (None, Instant::now());
+                }
                 live.progress = progress;
                 live.before.get_or_insert(progress.frames);
                 let due = live.told.is_none_or(|told| told.elapsed().as_millis() >= 200);
@@ -270,14 +274,14 @@ impl Job {
     }
 
     /// Marks segments that an earlier run has done.
-    pub(crate) fn mark_done(&self, segments: &[u32]) {
-        for k in segments {
-            self.mark(Task::Segment(*k), |_| SegmentState::Done);
+    pub(crate) fn mark_done(&self, tasks: &[Task]) {
+        for task in tasks {
+            self.mark(*task, |_| done(*task));
         }
     }
 
     fn mark(&self, task: Task, change: impl FnOnce(SegmentState) -> SegmentState) {
-        let Task::Segment(k) = task else { return };
+        let Some(k) = task.segment() else { return };
         if let Some(state) = self.live().segments.get_mut(k as usize)
             && *state != SegmentState::Done
         {
@@ -286,12 +290,8 @@ impl Job {
     }
 
     fn task(&self, task: Task, state: &str, more: Value) {
-        let (kind, segment) = match task {
-            Task::Plan => ("plan", None),
-            Task::Segment(k) => ("segment", Some(k)),
-            Task::Concat => ("concat", None),
-        };
-        let mut event = json!({ "task": kind, "state": state, "segment": segment });
+        let mut event =
+            json!({ "task": task.kind(), "state": state, "segment": task.segment() });
         if let (Value::Object(event), Value::Object(more)) = (&mut event, more) {
             event.extend(more);
         }
@@ -338,6 +338,14 @@ impl Job {
     }
 }
 
+/// Where the segment of a task that is done stands.
+fn done(task: Task) -> SegmentState {
+    match task {
+        Task::Detect(_) => SegmentState::Detected,
+        _ => SegmentState::Done,
+    }
+}
+
 impl Live {
     #[expect(clippy::cast_precision_loss, reason = "counts of frames, for display")]
     fn view(&self) -> ProgressView {
@@ -349,6 +357,7 @@ impl Live {
         let percent =
             self.total.map(|total| (p.frames as f64 * 100.0 / total.max(1) as f64).min(100.0));
         ProgressView {
+            stage: p.stage.name(),
             frames: p.frames,
             total: self.total,
             percent,

@@ -393,7 +393,7 @@ impl Jobs {
             let begun = Instant::now();
             let ended = match jobs.find(&job) {
                 Ok(found) => {
-                    let done = found.as_ref().map(done_segments).unwrap_or_default();
+                    let done = found.as_ref().map(done_tasks).unwrap_or_default();
                     let (watched, timed) = (Arc::clone(&job), Arc::clone(&jobs));
                     let mut fresh = true;
                     let begin = Begin {
@@ -486,7 +486,8 @@ impl Jobs {
             Ready::prepare(&copy, to)?.publish(to, true)?;
         }
         dir.write_metrics(&metrics)?;
-        dir.publish_output(&outcome.output, outcome.frame_metrics.as_deref())
+        let (frames, detections) = (&outcome.frame_metrics, &outcome.detections);
+        dir.publish_output(&outcome.output, frames.as_deref(), detections.as_deref())
     }
 
     /// Tells jobs whether they wait for room, and deletes what has been kept long enough.
@@ -536,12 +537,10 @@ impl Jobs {
 /// How long an upload that is not whole is kept.
 const UPLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-fn done_segments(found: &Found) -> Vec<u32> {
-    let number = |task: Task| match task {
-        Task::Segment(k) => Some(k),
-        _ => None,
-    };
-    found.segments.iter().filter_map(|report| number(report.task)).collect()
+fn done_tasks(found: &Found) -> Vec<Task> {
+    let mut tasks: Vec<Task> = found.segments.iter().map(|report| report.task).collect();
+    tasks.sort();
+    tasks
 }
 
 /// Whether a store has less than `least` bytes of room.

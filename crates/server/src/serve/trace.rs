@@ -117,14 +117,10 @@ impl Trace {
         }
         let (root, id) = (span_id(job.bits()), span_id(attempt.bits()));
         let mut attributes = vec![("frameloom.attempt", json!(attempt.to_string()))];
-        if let Task::Segment(k) = task {
+        if let Some(k) = task.segment() {
             attributes.push(("frameloom.segment", json!(k)));
         }
-        let name = match task {
-            Task::Plan => "plan",
-            Task::Segment(_) => "segment",
-            Task::Concat => "concat",
-        };
+        let name = task.kind();
         let span = Span { name: name.into(), id, parent: root, start, end, attributes, error };
         self.spans.push(span);
         if let Some(took) = in_slot {
