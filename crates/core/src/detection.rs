@@ -111,7 +111,7 @@ pub struct TrackedBox {
     pub score: f32,
     /// Its class: an index into the detector's names.
     pub class: u16,
-    /// The track, from 1, in order of the tracks' first frames.
+    /// The track, from 1, in order of the tracks' first frames; 0 where nothing is followed.
     pub track: u32,
     /// How it came to be.
     pub source: BoxSource,

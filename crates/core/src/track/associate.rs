@@ -1,0 +1,223 @@
+//! Which detections are the same thing: forward, then backward from where tracks began.
+
+use std::ops::Range;
+
+use super::MAX_BOXES;
+use super::assign::{Edge, assign};
+use super::motion::{Anchor, Motion, smoothed};
+use super::scene::Scene;
+
+/// How long a track goes on over looks that miss it before it is left to be stitched, in seconds.
+const PATIENCE: f64 = 0.4;
+/// Longest time between two looks that a track goes on over, in seconds.
+const MAX_STEP: f64 = 10.0;
+/// How far from its prediction a detection may lie, in standard deviations.
+const GATE: f64 = 3.5;
+/// The least and the most of that, in sizes.
+const REACH: (f64, f64) = (0.7, 3.0);
+/// How much of it low detections get.
+const LOW_REACH: f64 = 0.6;
+/// How much larger or smaller a detection may be, and how much more for each second.
+const RATIO: (f64, f64) = (1.8, 1.0);
+/// Most detections that one track is weighed against.
+const CHOICES: usize = 16;
+
+/// Detections of one thing, in order of time.
+#[derive(Debug, Clone)]
+pub(super) struct Track {
+    pub(super) class: u16,
+    pub(super) anchors: Vec<Anchor>,
+}
+
+impl Track {
+    /// Frames of its first and its last detection.
+    pub(super) fn ends(&self) -> (usize, usize) {
+        let frame = |anchor: Option<&Anchor>| anchor.map_or(0, |anchor| anchor.frame);
+        (frame(self.anchors.first()), frame(self.anchors.last()))
+    }
+}
+
+/// A track that may still go on.
+struct Live {
+    track: usize,
+    motion: Motion,
+    /// Whether a look has missed it since.
+    missed: bool,
+    /// Whether it was found in this look.
+    seen: bool,
+}
+
+impl Live {
+    fn goes_on(&self, time: f64) -> bool {
+        time - self.motion.time <= if self.missed { PATIENCE } else { MAX_STEP }
+    }
+}
+
+/// Tracks as they look to one who does not know the future, in order of their first frames.
+pub(super) fn forward(scene: &mut Scene) -> Vec<Track> {
+    let mut tracks: Vec<Track> = Vec::new();
+    let mut live: Vec<Live> = Vec::new();
+    for look in 0..scene.looks.len() {
+        let time = scene.times[scene.looks[look]];
+        begin(&mut live, time);
+        let (sure, low) = (scene.sure(look), scene.low(look));
+        follow(scene, look, sure.clone(), time, &mut live, &mut tracks);
+        follow(scene, look, low, time, &mut live, &mut tracks);
+        for at in sure {
+            if scene.detections[at].used {
+                continue;
+            }
+            let anchor = take(scene, look, at, true);
+            live.push(Live {
+                track: tracks.len(),
+                motion: Motion::new(time, &anchor),
+                missed: false,
+                seen: true,
+            });
+            tracks.push(Track { class: scene.detections[at].class, anchors: vec![anchor] });
+        }
+        end(&mut live);
+    }
+    tracks
+}
+
+/// Gives tracks the low detections from before they began.
+pub(super) fn backward(scene: &mut Scene, tracks: &mut [Track]) {
+    for track in tracks.iter_mut() {
+        track.anchors.reverse();
+    }
+    let mut waiting = tracks.len();
+    let mut live: Vec<Live> = Vec::new();
+    for look in (0..scene.looks.len()).rev() {
+        let frame = scene.looks[look];
+        let time = -scene.times[frame];
+        begin(&mut live, time);
+        follow(scene, look, scene.low(look), time, &mut live, tracks);
+        // Tracks are in order of their first frames, and what began here was found here.
+        while waiting > 0 && tracks[waiting - 1].ends().1 == frame {
+            waiting -= 1;
+            let anchors = tracks[waiting].anchors.iter();
+            if let Some(motion) = Motion::at_last(anchors, |frame| -scene.times[frame]) {
+                live.push(Live { track: waiting, motion, missed: false, seen: true });
+            }
+        }
+        end(&mut live);
+    }
+    for track in tracks {
+        track.anchors.reverse();
+    }
+}
+
+/// Gives tracks the low detections that lie on their way inside bridged gaps.
+pub(super) fn inside(scene: &mut Scene, tracks: &mut [Track]) {
+    for track in tracks {
+        let gap = |pair: &[Anchor]| scene.times[pair[1].frame] - scene.times[pair[0].frame];
+        if !track.anchors.windows(2).any(|pair| gap(pair) > PATIENCE) {
+            continue;
+        }
+        let motions = smoothed(&track.anchors, &scene.times);
+        let mut more = Vec::new();
+        for (pair, ends) in track.anchors.windows(2).zip(motions.windows(2)) {
+            let looks = scene.look_of(pair[0].frame) + 1..scene.look_of(pair[1].frame);
+            if scene.times[pair[1].frame] - scene.times[pair[0].frame] <= PATIENCE {
+                continue;
+            }
+            for look in looks {
+                let between = super::fill::between(ends, scene.times[scene.looks[look]]);
+                let reach2 = between.size() * between.size() * REACH.0 * REACH.0;
+                let near = scene
+                    .low(look)
+                    .filter(|&at| {
+                        let detection = &scene.detections[at];
+                        !detection.used
+                            && detection.class == track.class
+                            && detection.shape.distance2(&between) <= reach2
+                            && detection.shape.ratio(&between) <= RATIO.0
+                    })
+                    .min_by(|&a, &b| {
+                        let distance = |at: usize| scene.detections[at].shape.distance2(&between);
+                        distance(a).total_cmp(&distance(b))
+                    });
+                if let Some(at) = near {
+                    more.push(take(scene, look, at, false));
+                }
+            }
+        }
+        track.anchors.append(&mut more);
+        track.anchors.sort_by_key(|anchor| anchor.frame);
+    }
+}
+
+fn begin(live: &mut Vec<Live>, time: f64) {
+    live.retain(|live| live.goes_on(time));
+    for live in live {
+        live.seen = false;
+    }
+}
+
+fn end(live: &mut Vec<Live>) {
+    for live in live.iter_mut() {
+        live.missed = !live.seen;
+    }
+    if live.len() > MAX_BOXES / 2 {
+        live.sort_by(|a, b| b.motion.time.total_cmp(&a.motion.time));
+        live.truncate(MAX_BOXES / 2);
+    }
+}
+
+fn take(scene: &mut Scene, look: usize, at: usize, sure: bool) -> Anchor {
+    let frame = scene.looks[look];
+    let detection = &mut scene.detections[at];
+    detection.used = true;
+    Anchor { frame, shape: detection.shape, score: detection.score, sure }
+}
+
+/// Continues the tracks that were not seen in this look yet with some of its detections.
+fn follow(
+    scene: &mut Scene,
+    look: usize,
+    detections: Range<usize>,
+    time: f64,
+    live: &mut [Live],
+    tracks: &mut [Track],
+) {
+    if detections.is_empty() {
+        return;
+    }
+    let sure = detections.start < scene.sure(look).end;
+    let mut edges = Vec::new();
+    for (row, live) in live.iter().enumerate().filter(|(_, live)| !live.seen) {
+        let motion = live.motion.predict(time);
+        let size = motion.shape.size();
+        let reach = (GATE * motion.spread()).clamp(REACH.0 * size, REACH.1 * size);
+        let reach2 = if sure { reach * reach } else { reach * reach * LOW_REACH * LOW_REACH };
+        let ratio_limit = RATIO.0 + RATIO.1 * (time - live.motion.time).min(1.0);
+        let first = edges.len();
+        for at in detections.clone() {
+            let detection = &scene.detections[at];
+            let distance2 = motion.shape.distance2(&detection.shape);
+            if distance2 > reach2 || detection.used || detection.class != tracks[live.track].class {
+                continue;
+            }
+            let ratio = motion.shape.ratio(&detection.shape);
+            if ratio > ratio_limit {
+                continue;
+            }
+            // Three parts place, one part size.
+            let resize = (ratio - 1.0) / (ratio_limit - 1.0);
+            let cost = 0.75 * distance2 / reach2 + 0.25 * resize * resize;
+            edges.push(Edge { row, column: at - detections.start, cost });
+        }
+        if edges.len() - first > CHOICES {
+            edges[first..].sort_by(|a, b| a.cost.total_cmp(&b.cost));
+            edges.truncate(first + CHOICES);
+        }
+    }
+    for (row, column) in assign(live.len(), detections.len(), edges) {
+        let anchor = take(scene, look, detections.start + column, sure);
+        let live = &mut live[row];
+        live.motion = live.motion.predict(time).update(&anchor);
+        live.seen = true;
+        tracks[live.track].anchors.push(anchor);
+    }
+}
