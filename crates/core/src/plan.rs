@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::catalogue::Footprint;
 use crate::id::EngineId;
 use crate::pipeline::FilterSpec;
-use crate::spec::{Codec, Container, DetectionsFormat};
+use crate::spec::{Codec, Container, DetectionsFormat, KeptMetadata};
 use crate::time::{Interval, Rational, TimeBase};
 
 /// Version of this structure; a plan of another version is made anew.
@@ -43,6 +43,9 @@ pub struct Plan {
     /// Whether a filter hides what is found: then nothing of it may show elsewhere.
     #[serde(default)]
     pub hides: bool,
+    /// What of the source is left out because it may tell of what is hidden.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<KeptMetadata>,
     /// The encoder.
     pub encoder: PlannedEncoder,
     /// What becomes of each stream of the source.

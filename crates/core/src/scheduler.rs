@@ -585,10 +585,7 @@ mod tests {
             [detect(0), detect(1), Task::Track, segment(0), segment(1), Task::Concat]
         );
         let mut s = planned_as(Stages { render: false, ..stages }, &mut new_id);
-        assert_eq!(
-            course(&mut s, &mut new_id),
-            [detect(0), detect(1), Task::Track, Task::Concat]
-        );
+        assert_eq!(course(&mut s, &mut new_id), [detect(0), detect(1), Task::Track, Task::Concat]);
     }
 
     #[test]

@@ -119,6 +119,9 @@ pub struct SegmentTask {
     /// Whether the tracks of the whole video come along.
     #[serde(default)]
     pub tracks: bool,
+    /// Whether previews may show frames as they were before the filters.
+    #[serde(default)]
+    pub reveals: bool,
 }
 
 /// See [`SlotCommand::Track`].

@@ -573,6 +573,8 @@ impl Node {
                     decode_threads: self.decode_threads(),
                     files,
                     tracks,
+                    reveals: job.spec.reveal_previews
+                        || !job.spec.filters.iter().any(frameloom_media::hides_things),
                 };
                 match task {
                     Task::Detect(_) => SlotCommand::Detect(work),

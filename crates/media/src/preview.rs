@@ -32,13 +32,15 @@ pub struct Preview {
 pub(crate) struct Previewer {
     last: Option<Instant>,
     /// The picture before the filters, of the frame with this pts.
-    pending: Option<(i64, Vec<u8>)>,
+    pending: Option<(i64, Option<Vec<u8>>)>,
+    /// Whether frames are shown as they were before the filters, too.
+    reveals: bool,
 }
 
 impl Previewer {
-    /// One that has taken none.
-    pub(crate) fn new() -> Self {
-        Self { last: None, pending: None }
+    /// One that has taken none. Where it does not reveal frames, both pictures are what comes out.
+    pub(crate) fn new(reveals: bool) -> Self {
+        Self { last: None, pending: None, reveals }
     }
 
     /// Looks at a frame before its filters.
@@ -48,7 +50,8 @@ impl Previewer {
     pub(crate) fn before(&mut self, frame: &Frame) -> Result<()> {
         if self.last.is_none_or(|last| last.elapsed() >= EVERY) {
             self.last = Some(Instant::now());
-            self.pending = Some((frame.pts(), jpeg(frame, LONGEST)?));
+            let before = self.reveals.then(|| jpeg(frame, LONGEST)).transpose()?;
+            self.pending = Some((frame.pts(), before));
         }
         Ok(())
     }
@@ -63,7 +66,10 @@ impl Previewer {
             _ => return Ok(None),
         }
         let Some((_, before)) = self.pending.take() else { return Ok(None) };
-        Ok(Some(Preview { before, after: jpeg(frame, LONGEST)? }))
+        let after = jpeg(frame, LONGEST)?;
+        // What is hidden is not shown as it was.
+        let before = before.unwrap_or_else(|| after.clone());
+        Ok(Some(Preview { before, after }))
     }
 }
 

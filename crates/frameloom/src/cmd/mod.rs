@@ -21,8 +21,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use frameloom_core::slot::SlotCommand;
+use frameloom_core::spec::{JobSpec, SpecFile};
 use frameloom_core::{Error, Result};
+use frameloom_server::store::JobDir;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
@@ -70,6 +73,33 @@ pub(crate) fn shown(path: &Path) -> String {
         .collect()
 }
 
+/// SHA-256 of a file's content, hexadecimal.
+pub(crate) fn sha256(mut file: &File) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    file.rewind()?;
+    std::io::copy(&mut file, &mut hash)?;
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Copies the files that a job's filters take into its directory.
+///
+/// # Errors
+/// Conflict where one has changed since it was looked at; of the file system.
+pub(crate) fn attach(dir: &JobDir<'_>, spec: &JobSpec) -> Result<()> {
+    for SpecFile { name, sha256: known, .. } in &spec.files {
+        let failed = |e: std::io::Error| Error::io(format!("cannot keep '{name}'"), &e);
+        let to = dir.attached(known);
+        let temporary = to.with_extension("tmp");
+        std::fs::copy(name, &temporary).map_err(failed)?;
+        let copy = File::open(&temporary).map_err(failed)?;
+        if sha256(&copy).map_err(failed)? != *known {
+            return Err(Error::conflict(format!("'{name}' has just changed; run again")));
+        }
+        std::fs::rename(&temporary, &to).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Opens a source that the user named.
 ///
 /// # Errors
@@ -105,7 +135,11 @@ pub(crate) fn slot_config(memory: u64, timeout: Duration) -> Result<SlotConfig> 
 ///
 /// # Errors
 /// Of the task.
-pub(crate) fn in_slot<T: DeserializeOwned>(source: &File, command: SlotCommand) -> Result<T> {
+pub(crate) fn in_slot<T: DeserializeOwned>(
+    source: &File,
+    files: &[File],
+    command: SlotCommand,
+) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -116,7 +150,11 @@ pub(crate) fn in_slot<T: DeserializeOwned>(source: &File, command: SlotCommand) 
     let copy = |file: &File| {
         file.try_clone().map(OwnedFd::from).map_err(|e| Error::io("cannot hand on a file", &e))
     };
-    let descriptors = vec![copy(source)?, copy(&made)?];
+    let mut descriptors = vec![copy(source)?];
+    for file in files {
+        descriptors.push(copy(file)?);
+    }
+    descriptors.push(copy(&made)?);
     runtime.block_on(async {
         let config = slot_config(2 << 30, Duration::from_secs(60))?;
         let mut slot = Slot::new("control".into(), config);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use frameloom_core::metrics::Metrics;
-use frameloom_core::spec::Container;
+use frameloom_core::spec::{Container, DetectionsFormat};
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::publish::{self, Ready};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -66,7 +66,8 @@ pub(crate) struct SubmitArgs {
 
 /// The request that the command line describes.
 fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result<Value> {
-    let spec = args.job.spec(container)?;
+    let only = args.job.detections_only.then_some(DetectionsFormat::Jsonl);
+    let spec = args.job.spec(container, only)?;
     let name = args.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let source = match size {
         Some(size) => json!({ "upload": true, "name": name, "size": size }),
@@ -96,6 +97,9 @@ fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result
         "strict_streams": spec.strict_streams,
         "keep_depth": spec.keep_depth,
         "verify_source": spec.verify_source,
+        "detections_only": spec.detections_only,
+        "keep_metadata": spec.keep_metadata,
+        "reveal_previews": spec.reveal_previews,
         "priority": args.priority,
     }))
 }

@@ -13,8 +13,8 @@ use base64::Engine as _;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
     ConcatTask, FrameNumber, NeededSegment, PlanOutput, PlanTask, ProbeTask, SegmentOutput,
-    SegmentTask, SlotCommand, SlotDone, SlotEvent, SlotFailed, SlotPreview, SlotProgress, SlotReady,
-    TaskOutput, TrackTask, WrittenFile,
+    SegmentTask, SlotCommand, SlotDone, SlotEvent, SlotFailed, SlotPreview, SlotProgress,
+    SlotReady, TaskOutput, TrackTask, WrittenFile,
 };
 use frameloom_core::{Error, Result};
 use frameloom_media::{Elsewhere, Exchange, Files, Given, Made, Progress, SegmentRunner};

@@ -13,18 +13,30 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek, Write};
 
-use frameloom_core::metrics::{Distribution, FrameLine};
+use frameloom_core::metrics::{DetectionMetrics, Distribution, FrameLine};
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{ConcatOutput, ConcatTask, WrittenFile};
+use frameloom_core::spec::DetectionsFormat;
 use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::{Error, Result};
 
 use crate::encode::StreamParameters;
 use crate::ff::Packet;
-use crate::seg_file::{Reader, Record};
+use crate::follow::{Reporter, TracksReader, write_detections};
+use crate::seg_file::{FrameRecord, Reader, Record};
 use muxer::Muxer;
 pub(crate) use passenger::try_conversion;
 use track::{Track, TrackBuilder};
+
+/// What a join writes to.
+pub struct Made {
+    /// The output; readable, too.
+    pub out: File,
+    /// A line for each frame's metrics, where it is wanted.
+    pub frame_metrics: Option<File>,
+    /// The detections, where they are wanted beside a video.
+    pub detections: Option<File>,
+}
 
 /// Joins the segments of a job into `out`, which must be readable, too.
 ///
@@ -37,12 +49,18 @@ pub fn concat(
     source: &File,
     plan: &Plan,
     task: &ConcatTask,
-    out: File,
-    frame_metrics: Option<File>,
+    tracks: Option<File>,
+    made: Made,
     need: &mut dyn FnMut(u32) -> Result<File>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<ConcatOutput> {
+    let Made { out, frame_metrics, detections } = made;
+    if let Some(format) = plan.detection.as_ref().and_then(|detection| detection.only) {
+        let tracks = tracks.ok_or_else(|| Error::internal("the tracks did not come along"))?;
+        return detections_alone(plan, format, &tracks, &out);
+    }
     let mut survey = Survey::new(plan, task, frame_metrics);
+    survey.detections = Detections::new(plan, tracks, detections)?;
     for segment in &plan.segments {
         let file = need(segment.index)?;
         survey
@@ -94,7 +112,77 @@ pub fn concat(
         duration_us: base.rescale(length, TimeBase::MICROS, Rounding::Nearest).unwrap_or(0),
         time_per_frame_ms: survey.times,
         messages,
+        detections: survey.detections,
     })
+}
+
+/// What a job makes that only looks for things: the detections are its output.
+fn detections_alone(
+    plan: &Plan,
+    format: DetectionsFormat,
+    tracks: &File,
+    out: &File,
+) -> Result<ConcatOutput> {
+    let (detections, frames) = write_detections(plan, format, tracks, out)?;
+    let meta = out.metadata().map_err(|e| Error::io("cannot write the detections", &e))?;
+    Ok(ConcatOutput {
+        file: WrittenFile { size: meta.len(), sha256: String::new() },
+        frames,
+        duration_us: plan.source.duration_us.unwrap_or(0),
+        time_per_frame_ms: BTreeMap::new(),
+        messages: Vec::new(),
+        detections: Some(detections),
+    })
+}
+
+/// The detections file beside a video, written while its frames are counted.
+struct Detections<'a> {
+    reporter: Reporter<'a>,
+    tracks: Option<TracksReader>,
+    out: Option<BufWriter<File>>,
+}
+
+impl<'a> Detections<'a> {
+    fn new(plan: &'a Plan, tracks: Option<File>, out: Option<File>) -> Result<Option<Self>> {
+        let Some(reporter) = Reporter::new(plan) else { return Ok(None) };
+        let tracks = tracks.map(TracksReader::new).transpose()?;
+        let mut new = Self { reporter, tracks, out: out.map(BufWriter::new) };
+        let header = new.reporter.header();
+        new.put(&header)?;
+        Ok(Some(new))
+    }
+
+    fn put(&mut self, value: &impl serde::Serialize) -> Result<()> {
+        let Some(out) = &mut self.out else { return Ok(()) };
+        let failed = |e: std::io::Error| Error::io("cannot write the detections", &e);
+        serde_json::to_writer(&mut *out, value).map_err(|e| failed(e.into()))?;
+        out.write_all(b"\n").map_err(failed)
+    }
+
+    fn frame(&mut self, frame: &FrameRecord) -> Result<()> {
+        let line = self.tracks.as_mut().map(TracksReader::next).transpose()?.flatten();
+        let same = line.as_ref().is_none_or(|line| line.pts == frame.pts);
+        if !same || (self.tracks.is_some() && line.is_none()) {
+            return Err(Error::internal(format!(
+                "frame at {}: the tracks tell of other frames than the segments hold",
+                frame.pts
+            )));
+        }
+        let line = self.reporter.line(frame.pts, line.as_ref(), &frame.noted);
+        self.put(&line)
+    }
+
+    fn finish(mut self) -> Result<DetectionMetrics> {
+        if let Some(tracks) = &mut self.tracks
+            && tracks.next()?.is_some()
+        {
+            return Err(Error::internal("the tracks tell of more frames than the segments hold"));
+        }
+        if let Some(out) = &mut self.out {
+            out.flush().map_err(|e| Error::io("cannot write the detections", &e))?;
+        }
+        Ok(self.reporter.finish())
+    }
 }
 
 fn rewound(file: &File) -> Result<&File> {
@@ -109,6 +197,7 @@ struct Surveyed {
     track: Track,
     frames: u64,
     times: BTreeMap<String, Distribution>,
+    detections: Option<DetectionMetrics>,
 }
 
 /// The first look at the segments.
@@ -116,6 +205,7 @@ struct Survey<'a> {
     plan: &'a Plan,
     task: &'a ConcatTask,
     lines: Option<BufWriter<File>>,
+    detections: Option<Detections<'a>>,
     parameters: Option<StreamParameters>,
     builder: TrackBuilder,
     builder_frames: u64,
@@ -132,6 +222,7 @@ impl<'a> Survey<'a> {
             plan,
             task,
             lines: frame_metrics.map(BufWriter::new),
+            detections: None,
             parameters: None,
             builder: TrackBuilder::default(),
             builder_frames: 0,
@@ -169,6 +260,9 @@ impl<'a> Survey<'a> {
                         list.push(*ms);
                     }
                     self.totals.push(frame.ms.iter().sum());
+                    if let Some(detections) = &mut self.detections {
+                        detections.frame(&frame)?;
+                    }
                     if let Some(lines) = &mut self.lines {
                         let line = FrameLine {
                             pts: frame.pts,
@@ -240,6 +334,7 @@ impl<'a> Survey<'a> {
             track: self.builder.finish(self.delay, frame.unwrap_or(1)),
             frames: self.builder_frames,
             times,
+            detections: self.detections.map(Detections::finish).transpose()?,
         })
     }
 }

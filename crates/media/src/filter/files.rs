@@ -1,11 +1,13 @@
 //! Files that filters take: they come in as open descriptors, by the names that the job gives them.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 
-use crate::detect;
+/// Largest file, in bytes.
+const LARGEST: u64 = 1 << 30;
 
 /// The files that came along with a task.
 #[derive(Default)]
@@ -35,6 +37,18 @@ impl Files {
     /// # Errors
     /// Invalid where none came along; TooLarge above 1 GiB; of reading.
     pub(crate) fn read(&self, name: &str) -> Result<Arc<[u8]>> {
-        detect::read_file(name, &self.get(name)?)
+        let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
+        let file = self.get(name)?;
+        let size = file.metadata().map_err(failed)?.len();
+        if size > LARGEST {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("file '{name}' of {size} bytes; {LARGEST} are allowed"),
+            ));
+        }
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        // Not by the file's own position, which others that hold it share.
+        file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+        Ok(bytes.into())
     }
 }

@@ -36,6 +36,7 @@ pub use celery::{Elsewhere, Exchange};
 pub(crate) use chain::{Chain, FilterTimes, Parts, plan_chain, validate};
 pub use files::Files;
 pub(crate) use notes::Notes;
+pub(crate) use regions::check_regions;
 pub use graph_rules::{GraphFilters, graph_filters};
 pub use table::catalogue;
 

@@ -5,8 +5,9 @@ use std::fs::File;
 use frameloom_core::Result;
 use frameloom_core::catalogue::Params;
 use frameloom_core::detection::Rect;
-use opencv::core::{Mat, MatTraitConst, Rect as Region, Size};
+use opencv::core::{Mat, Rect as Region, Size};
 use opencv::imgproc::{self, INTER_AREA, INTER_LINEAR};
+use opencv::prelude::*;
 
 use super::PerFrame;
 use super::letters;

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek};
 
 use frameloom_core::catalogue::Params;
 use frameloom_core::detection::{DETECTIONS_VERSION, DetectionsHeader, Rect};
+use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::Fingerprint;
 use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::{Error, Result};
 use serde::Deserialize;
 
+use super::files::Files;
 use super::paint::Spot;
 
 /// Longest line of the file, in bytes.
@@ -36,6 +38,25 @@ struct Given {
     track: Option<u32>,
 }
 
+/// Checks the files of the filters `regions` before any work begins.
+///
+/// # Errors
+/// As [`Regions::read`].
+pub(crate) fn check_regions(
+    filters: &[FilterSpec],
+    files: &Files,
+    source: &Fingerprint,
+    time_base: TimeBase,
+) -> Result<()> {
+    for spec in filters.iter().filter(|spec| spec.name == "regions") {
+        let params = super::catalogue().check(spec)?;
+        let name = params.text("file")?;
+        Regions::read(&params, name, files.get(name)?, source, time_base)
+            .map_err(|e| e.at(format!("filter '{spec}'")))?;
+    }
+    Ok(())
+}
+
 /// The boxes of a file, by frame.
 pub(super) struct Regions {
     frames: BTreeMap<i64, Vec<Spot>>,
@@ -54,6 +75,9 @@ impl Regions {
         time_base: TimeBase,
     ) -> Result<Self> {
         let trust = params.boolean("trust")?;
+        // The position is shared with whoever else holds the file.
+        let mut from = &file;
+        from.rewind().map_err(|e| Error::io(format!("cannot read '{name}'"), &e))?;
         let mut file = BufReader::new(file);
         let (mut frames, mut base) = (BTreeMap::new(), time_base);
         let (mut number, mut count) = (0u64, 0usize);
@@ -144,7 +168,7 @@ fn check(header: &DetectionsHeader, source: &Fingerprint, trust: bool) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Seek, Write};
+    use std::io::Write;
 
     fn source() -> Fingerprint {
         Fingerprint { size: 5, modified_ns: 7, sha256: "ab".into(), whole: false }

@@ -12,9 +12,9 @@ mod track;
 mod tracks_file;
 
 pub(crate) use look::Looker;
-pub(crate) use look_file::{LookHeader, LookLine, LookWriter};
+pub(crate) use look_file::{LookHeader, LookLine, LookRecord, LookWriter};
 pub(crate) use report::{Reporter, write as write_detections};
-pub(crate) use spec::{Action, DetectorParams, OnError, Shape, plan_detection};
+pub(crate) use spec::{Action, Shape, is_detector, plan_detection};
 pub use spec::{hides_things, looks_for_things};
 pub use track::track;
 pub(crate) use tracks_file::{Tracks, TracksLine, TracksReader};

@@ -451,7 +451,9 @@ impl JobRun {
     ) -> Result<()> {
         let size = match output.file_of(task) {
             Some(file) => file.size,
-            None => return Err(Error::internal(format!("{task}: a report of another kind of task"))),
+            None => {
+                return Err(Error::internal(format!("{task}: a report of another kind of task")));
+            }
         };
         let file = self.dir(shared).open_result(task, attempt, "")?;
         let found = file.and_then(|file| file.metadata().ok()).map(|meta| meta.len());
@@ -557,9 +559,8 @@ impl JobRun {
             self.scheduler.retried().into_iter().filter_map(Task::segment).collect();
         let retried_frames =
             again.iter().filter_map(|k| self.done.get(k)).map(|counts| counts.output).sum();
-        let beside = |wanted: bool, suffix| {
-            wanted.then(|| dir.result_path(Task::Concat, attempt, suffix))
-        };
+        let beside =
+            |wanted: bool, suffix| wanted.then(|| dir.result_path(Task::Concat, attempt, suffix));
         let plan = self.plan.ok_or_else(gone)?;
         let frame_metrics = beside(self.job.frame_metrics && plan.stages().render, FRAMES);
         let detections = beside(plan.writes_detections(), DETECTIONS);

@@ -290,8 +290,7 @@ impl Job {
     }
 
     fn task(&self, task: Task, state: &str, more: Value) {
-        let mut event =
-            json!({ "task": task.kind(), "state": state, "segment": task.segment() });
+        let mut event = json!({ "task": task.kind(), "state": state, "segment": task.segment() });
         if let (Value::Object(event), Value::Object(more)) = (&mut event, more) {
             event.extend(more);
         }

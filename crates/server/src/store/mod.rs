@@ -529,7 +529,8 @@ impl JobDir<'_> {
         detections: Option<&Path>,
     ) -> Result<()> {
         let done = || -> std::io::Result<()> {
-            for (lines, name) in [(frame_metrics, "frames.jsonl"), (detections, "detections.jsonl")] {
+            for (lines, name) in [(frame_metrics, "frames.jsonl"), (detections, "detections.jsonl")]
+            {
                 if let Some(lines) = lines {
                     fs::rename(lines, self.path().join(name))?;
                 }
