@@ -74,6 +74,10 @@ pub struct Engine {
     pub encoders: String,
     /// OpenCV's version.
     pub opencv: String,
+    /// ONNX Runtime's version by the name of its file; empty where it is not installed.
+    pub onnxruntime: String,
+    /// One digest of the models that are part of the program.
+    pub models: String,
     /// The instruction set class, where a step's bytes depend on it.
     pub cpu: String,
 }
@@ -81,9 +85,9 @@ pub struct Engine {
 impl Engine {
     /// Its short name, by which queues and nodes are told apart.
     pub fn id(&self) -> EngineId {
-        let Self { frameloom, ffmpeg, encoders, opencv, cpu } = self;
+        let Self { frameloom, ffmpeg, encoders, opencv, onnxruntime, models, cpu } = self;
         let mut hash = Sha256::new();
-        for part in [frameloom, ffmpeg, encoders, opencv, cpu] {
+        for part in [frameloom, ffmpeg, encoders, opencv, onnxruntime, models, cpu] {
             // No version holds a zero, so no two engines give the same bytes.
             hash.update(part);
             hash.update([0]);

@@ -8,8 +8,8 @@ mod color;
 mod concat;
 mod convert;
 mod decode;
-mod detect;
 mod demux;
+mod detect;
 mod discontinuity;
 mod encode;
 mod engine;
@@ -36,6 +36,7 @@ mod tags;
 mod validate;
 
 pub use concat::{Made, concat};
+pub use detect::{ModelInfo, RuntimeInfo, cuda, models, runtime, runtime_or_advice};
 pub use engine::{engine, init};
 pub use filter::{Elsewhere, Exchange, Files, GraphFilters, catalogue, graph_filters};
 pub use follow::{hides_things, looks_for_things, track};

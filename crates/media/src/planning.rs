@@ -16,9 +16,9 @@ use frameloom_core::time::{Interval, Rounding, TimeBase};
 use frameloom_core::{Error, Result};
 
 use crate::demux::Demuxer;
+use crate::filter::{Files, Parts};
 use crate::frame::{FrameFormat, PixelFormat};
 use crate::index::{FILE_START, Index, Known};
-use crate::filter::{Files, Parts};
 use crate::{encode, engine, filter, follow, hdr, source, streams};
 
 /// Work a picture's pixel costs, in nanoseconds: what a segment is worth cutting for.

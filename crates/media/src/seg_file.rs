@@ -187,7 +187,8 @@ impl<R: Read> Reader<R> {
         let time_base = TimeBase::MICROS;
         let parameters = StreamParameters::default();
         let header = Header { segment: 0, time_base, parameters, steps: Vec::new() };
-        let mut reader = Self { inner, hash: Sha256::new(), position: 0, header, noted: Vec::new() };
+        let mut reader =
+            Self { inner, hash: Sha256::new(), position: 0, header, noted: Vec::new() };
         if reader.take::<8>()? != *MAGIC {
             return Err(reader.corrupt("is no segment file"));
         }

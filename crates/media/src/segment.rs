@@ -10,9 +10,9 @@ use std::fs::File;
 use std::io::{BufWriter, Seek as _};
 use std::time::{Duration, Instant};
 
+use frameloom_core::catalogue::Footprint;
 use frameloom_core::id::JobId;
 use frameloom_core::metrics::FrameCounts;
-use frameloom_core::catalogue::Footprint;
 use frameloom_core::plan::{Plan, PlannedFilter, Seek, Segment};
 use frameloom_core::slot::{SegmentOutput, SegmentTask, WrittenFile};
 use frameloom_core::time::Interval;
@@ -24,9 +24,7 @@ use crate::demux::Demuxer;
 use crate::encode::Encoder;
 use crate::ff::Packet;
 use crate::filter::{Chain, Exchange, Files, FilterTimes, Notes, Parts};
-use crate::follow::{
-    Look, LookHeader, LookLine, LookRecord, LookWriter, Looker, is_detector,
-};
+use crate::follow::{Look, LookHeader, LookLine, LookRecord, LookWriter, Looker, is_detector};
 use crate::frame::{Frame, FrameFormat};
 use crate::preview::{Preview, Previewer};
 use crate::seek;
@@ -157,8 +155,7 @@ impl SegmentRunner {
             let mut pass =
                 Pass::new(what, segment, entry, file, exchange.as_ref(), looker, progress)?;
             pass.careful = careful;
-            pass.previewer =
-                (task.previews && !what.detects).then(|| Previewer::new(task.reveals));
+            pass.previewer = (task.previews && !what.detects).then(|| Previewer::new(task.reveals));
             let end = pass.run(source, demuxer, threads)?;
             decoded += pass.counts.decoded;
             match end {

@@ -105,23 +105,19 @@ fn action(
         ));
     }
     match p.codec_type {
-        M::AVMEDIA_TYPE_VIDEO => {
-            match (cover, container) {
-                (true, Container::Mp4 | Container::Mov)
-                    if matches!(
-                        p.codec_id,
-                        C::AV_CODEC_ID_MJPEG | C::AV_CODEC_ID_PNG | C::AV_CODEC_ID_BMP
-                    ) =>
-                {
-                    StreamAction::Copy
-                }
-                (true, Container::Mkv) => StreamAction::Copy,
-                (true, _) => {
-                    drop_for(format!(".{container} does not hold cover pictures of {codec}"))
-                }
-                (false, _) => drop_for("one video stream is processed; --stream takes another"),
+        M::AVMEDIA_TYPE_VIDEO => match (cover, container) {
+            (true, Container::Mp4 | Container::Mov)
+                if matches!(
+                    p.codec_id,
+                    C::AV_CODEC_ID_MJPEG | C::AV_CODEC_ID_PNG | C::AV_CODEC_ID_BMP
+                ) =>
+            {
+                StreamAction::Copy
             }
-        }
+            (true, Container::Mkv) => StreamAction::Copy,
+            (true, _) => drop_for(format!(".{container} does not hold cover pictures of {codec}")),
+            (false, _) => drop_for("one video stream is processed; --stream takes another"),
+        },
         M::AVMEDIA_TYPE_AUDIO if spec.no_audio => drop_for("--no-audio"),
         M::AVMEDIA_TYPE_AUDIO if holds_audio(container, p.codec_id) => StreamAction::Copy,
         M::AVMEDIA_TYPE_AUDIO => {

@@ -7,8 +7,20 @@ const PLACE: [&str; 6] = ["location", "gps", "geotag", "latitude", "longitude", 
 
 /// Names of tags of a device, in lower case: whole, or behind the last point.
 const DEVICE: [&str; 14] = [
-    "make", "model", "manufacturer", "device", "software", "serial", "serial_number", "serialnumber",
-    "owner", "author", "identifier", "version", "camera", "lens",
+    "make",
+    "model",
+    "manufacturer",
+    "device",
+    "software",
+    "serial",
+    "serial_number",
+    "serialnumber",
+    "owner",
+    "author",
+    "identifier",
+    "version",
+    "camera",
+    "lens",
 ];
 
 /// What a tag tells of, by its name; `None` for a tag that tells of nothing hidden.
@@ -31,18 +43,30 @@ mod tests {
     #[test]
     fn tags_of_phones_and_cameras_are_known() {
         for place in [
-            "location", "location-eng", "com.apple.quicktime.location.ISO6709", "LOCATION", "xyz",
-            "com.apple.quicktime.location.accuracy.horizontal", "GPSCoordinates",
+            "location",
+            "location-eng",
+            "com.apple.quicktime.location.ISO6709",
+            "LOCATION",
+            "xyz",
+            "com.apple.quicktime.location.accuracy.horizontal",
+            "GPSCoordinates",
         ] {
             assert_eq!(tells(place), Some(KeptMetadata::Location), "{place}");
         }
         for device in [
-            "make", "model", "com.apple.quicktime.make", "com.apple.quicktime.model",
-            "com.apple.quicktime.software", "com.android.version", "com.android.manufacturer", "Make",
+            "make",
+            "model",
+            "com.apple.quicktime.make",
+            "com.apple.quicktime.model",
+            "com.apple.quicktime.software",
+            "com.android.version",
+            "com.android.manufacturer",
+            "Make",
         ] {
             assert_eq!(tells(device), Some(KeptMetadata::Device), "{device}");
         }
-        for plain in ["title", "artist", "language", "creation_time", "comment", "remodel", "maker_note"]
+        for plain in
+            ["title", "artist", "language", "creation_time", "comment", "remodel", "maker_note"]
         {
             assert_eq!(tells(plain), None, "{plain}");
         }

@@ -15,8 +15,8 @@ use crate::demux::Demuxer;
 use crate::encode::StreamParameters;
 use crate::ff::{self, Dict, Packet};
 use crate::frame::PixelFormat;
-use crate::hdr;
 use crate::io_out::Output;
+use crate::{hdr, tags};
 
 const MICROS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 };
 

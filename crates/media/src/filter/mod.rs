@@ -35,9 +35,9 @@ mod trial;
 pub use celery::{Elsewhere, Exchange};
 pub(crate) use chain::{Chain, FilterTimes, Parts, plan_chain, validate};
 pub use files::Files;
+pub use graph_rules::{GraphFilters, graph_filters};
 pub(crate) use notes::Notes;
 pub(crate) use regions::check_regions;
-pub use graph_rules::{GraphFilters, graph_filters};
 pub use table::catalogue;
 
 use frameloom_core::Result;

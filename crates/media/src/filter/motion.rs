@@ -178,7 +178,10 @@ impl Motion {
     fn boxes(&self, mask: &Mat, frame: &Frame) -> opencv::Result<Vec<(Rect, f32)>> {
         let (mut labels, mut stats, mut centers) = (Mat::default(), Mat::default(), Mat::default());
         let count = imgproc::connected_components_with_stats_def(
-            mask, &mut labels, &mut stats, &mut centers,
+            mask,
+            &mut labels,
+            &mut stats,
+            &mut centers,
         )?;
         let (fx, fy) = (
             frame.width() as f32 / self.working.width as f32,
@@ -199,14 +202,20 @@ impl Motion {
         }
         boxes.sort_by(|a, b| {
             let key = |rect: &Rect| (rect.x, rect.y);
-            b.0.area().total_cmp(&a.0.area()).then(
-                key(&a.0).partial_cmp(&key(&b.0)).unwrap_or(std::cmp::Ordering::Equal),
-            )
+            b.0.area()
+                .total_cmp(&a.0.area())
+                .then(key(&a.0).partial_cmp(&key(&b.0)).unwrap_or(std::cmp::Ordering::Equal))
         });
         Ok(boxes)
     }
 
-    fn show(&self, frame: &mut Frame, strength: &Mat, mask: &Mat, boxes: &[(Rect, f32)]) -> Result<()> {
+    fn show(
+        &self,
+        frame: &mut Frame,
+        strength: &Mat,
+        mask: &Mat,
+        boxes: &[(Rect, f32)],
+    ) -> Result<()> {
         match self.shown {
             Shown::Nothing => Ok(()),
             Shown::Boxes => boxes
@@ -301,8 +310,7 @@ impl PerFrame for Motion {
     fn apply(&mut self, mut frame: Frame) -> Result<Frame> {
         let (strength, mask) = self.find(&frame).map_err(failed)?;
         let wanted = self.notes.is_some() || self.shown == Shown::Boxes;
-        let boxes =
-            if wanted { self.boxes(&mask, &frame).map_err(failed)? } else { Vec::new() };
+        let boxes = if wanted { self.boxes(&mask, &frame).map_err(failed)? } else { Vec::new() };
         if let Some((detector, notes)) = &self.notes {
             let found = boxes.iter().map(|(rect, score)| Found {
                 rect: self.place.to_source(*rect),

@@ -38,11 +38,7 @@ pub(super) enum Boxes {
     /// Nothing is known, as while a plan is made.
     Unknown,
     /// The tracks of a detector of the plan, its classes' names.
-    Tracks {
-        tracks: Box<Tracks>,
-        detector: usize,
-        classes: Vec<String>,
-    },
+    Tracks { tracks: Box<Tracks>, detector: usize, classes: Vec<String> },
     /// A file that a user gave.
     Regions(Box<Regions>),
 }
@@ -202,8 +198,7 @@ impl Mask {
         let (sx, sy) = ((1u32 << shift.0) as f32, (1u32 << shift.1) as f32);
         let clamp = |v: f32, most: usize| v.clamp(0.0, most as f32) as usize;
         let (left, top) = ((rect.x / sx).floor(), (rect.y / sy).floor());
-        let (right, bottom) =
-            (((rect.x + rect.w) / sx).ceil(), ((rect.y + rect.h) / sy).ceil());
+        let (right, bottom) = (((rect.x + rect.w) / sx).ceil(), ((rect.y + rect.h) / sy).ceil());
         let (x, y) = (clamp(left, plane.width), clamp(top, plane.height));
         let (w, h) = (clamp(right, plane.width) - x, clamp(bottom, plane.height) - y);
         (rect.is_sound() && w > 0 && h > 0).then_some(Self { x, y, w, h, rect, shape, shift })
@@ -368,7 +363,12 @@ mod tests {
     }
 
     /// Of the samples of a plane: how many changed within the rectangle, and how many beside it.
-    fn changed(a: &Frame, b: &Frame, plane: usize, inside: (usize, usize, usize, usize)) -> (f64, usize) {
+    fn changed(
+        a: &Frame,
+        b: &Frame,
+        plane: usize,
+        inside: (usize, usize, usize, usize),
+    ) -> (f64, usize) {
         let (a, b) = (a.plane(plane).unwrap(), b.plane(plane).unwrap());
         let (mut within, mut beside) = (0, 0);
         for y in 0..a.height {

@@ -43,8 +43,13 @@ const SIZE: ParamInfo = optional_text(
     "size",
     "WIDTHxHEIGHT of what the model sees, multiples of 32; without it the model's own, for centerface the picture's shape with 640 pixels along its longer side",
 );
-const LABELS: ParamInfo =
-    file("labels", &[], None, false, "a text file with a class name a line, for a model of your own");
+const LABELS: ParamInfo = file(
+    "labels",
+    &[],
+    None,
+    false,
+    "a text file with a class name a line, for a model of your own",
+);
 
 const fn margin(default: &'static str) -> ParamInfo {
     number(
@@ -193,12 +198,7 @@ pub(super) const DETECTING: &[Row] = &[
                       before. flow: what moves by more than a pixel, by OpenCV's DIS optical flow, for a moving camera, too.",
             example: "motion:method=diff:action=heatmap",
             params: &[
-                choice(
-                    "method",
-                    &["mog2", "diff", "flow"],
-                    "mog2",
-                    "how motion is found",
-                ),
+                choice("method", &["mog2", "diff", "flow"], "mog2", "how motion is found"),
                 choice(
                     "action",
                     &["boxes", "mask", "heatmap", "highlight", "none"],

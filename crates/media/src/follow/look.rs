@@ -84,7 +84,7 @@ impl Looker {
             let name = format!("filter '{spec}'");
             let params = DetectorParams::of(spec, files)?;
             let detector = detect::open(&params.detector).map_err(|e| e.at(name.clone()))?;
-            let index = |class: &String| detect::class_index(&planned.classes, class);
+            let index = |class: &String| detect::classes::class_index(&planned.classes, class);
             let classes = params.classes.iter().map(index).collect::<Result<_>>()?;
             watchers.push(Watcher { number, name, detector, params, classes, last: None });
         }

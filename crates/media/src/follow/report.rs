@@ -242,11 +242,8 @@ fn coco(plan: &Plan, out: &mut impl Write, tracks: &File) -> Result<()> {
             names.push(class);
         }
     }
-    let categories: Vec<_> = names
-        .iter()
-        .enumerate()
-        .map(|(i, name)| json!({ "id": i + 1, "name": name }))
-        .collect();
+    let categories: Vec<_> =
+        names.iter().enumerate().map(|(i, name)| json!({ "id": i + 1, "name": name })).collect();
     let (width, height) = (plan.working.width, plan.working.height);
     let info = json!({ "description": plan.source.name, "version": "1.0" });
     let mut text = |text: &str| out.write_all(text.as_bytes()).map_err(failed);

@@ -207,10 +207,7 @@ pub fn looks_for_things(spec: &FilterSpec) -> bool {
 pub fn hides_things(spec: &FilterSpec) -> bool {
     let paints = is_detector(spec) || spec.name == BY_FILE;
     paints
-        && catalogue()
-            .check(spec)
-            .and_then(|params| Action::of(&params))
-            .is_ok_and(Action::hides)
+        && catalogue().check(spec).and_then(|params| Action::of(&params)).is_ok_and(Action::hides)
 }
 
 /// What is looked for in a job's frames; `None` where no filter looks for anything.
@@ -242,7 +239,7 @@ pub(crate) fn plan_detection(
         // Opened here, so that what is wrong with it is told before any work begins.
         let classes = detect::open(&params.detector).map_err(place)?.classes().to_vec();
         for class in &params.classes {
-            detect::class_index(&classes, class).map_err(place)?;
+            detect::classes::class_index(&classes, class).map_err(place)?;
         }
         let known = detect::identity(&params.detector);
         detectors.push(PlannedDetector {
