@@ -1,8 +1,5 @@
 //! A user's model file, looked at before ONNX Runtime gets it.
 
-use std::fs::File;
-use std::io::Read;
-use std::sync::Arc;
 
 use frameloom_core::{Error, ErrorKind, Result};
 use sha2::{Digest, Sha256};
@@ -16,22 +13,6 @@ const GRAPH: u64 = 7;
 
 /// Highest number of a field of it.
 const LAST_FIELD: u64 = 64;
-
-/// Reads a user's model file.
-///
-/// # Errors
-/// TooLarge above 1 GiB, before anything is read; of reading.
-pub(crate) fn read_model(name: &str, file: &File) -> Result<Arc<[u8]>> {
-    let failed = |e: std::io::Error| Error::io(format!("cannot read model '{name}'"), &e);
-    let size = file.metadata().map_err(failed)?.len();
-    if size > LARGEST {
-        return Err(too_large(name, size));
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-    check(name, &bytes)?;
-    Ok(bytes.into())
-}
 
 fn too_large(name: &str, size: u64) -> Error {
     Error::new(

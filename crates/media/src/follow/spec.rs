@@ -98,8 +98,6 @@ pub(crate) struct DetectorParams {
     pub(crate) classes: Vec<String>,
     /// What becomes of a frame on which it fails.
     pub(crate) on_error: OnError,
-    /// What is done where something was found.
-    pub(crate) action: Action,
     /// Whether what is found is followed over time.
     pub(crate) track: bool,
 }
@@ -147,7 +145,6 @@ impl DetectorParams {
             every,
             classes,
             on_error,
-            action,
             track: params.boolean("track")?,
         })
     }
