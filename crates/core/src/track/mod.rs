@@ -93,8 +93,9 @@ impl TrackConfig {
 /// is never below 0.69. A frame counts as looked at where it says so or something was found in it.
 ///
 /// Ignored: boxes that are not [sound](crate::detection::Rect::is_sound), lie beside the picture or
-/// have a score that is no number, and all but the [`MAX_DETECTIONS`] surest of a frame. Tracks
-/// are neither carried on nor joined where a frame would hold more than [`MAX_BOXES`].
+/// have a score that is no number, and all but the [`MAX_DETECTIONS`] surest of a frame. Scores are
+/// cut to 0..=1, boxes a picture's size beyond its edges. Tracks are neither carried on nor joined
+/// where a frame would hold more than [`MAX_BOXES`].
 pub fn track(frames: &[FrameFound], config: &TrackConfig) -> Vec<Vec<TrackedBox>> {
     let mut scene = Scene::new(frames, config);
     let mut tracks = associate::forward(&mut scene);
@@ -113,6 +114,7 @@ pub fn untracked(frames: &[FrameFound], threshold: f32) -> Vec<Vec<TrackedBox>> 
         .iter()
         .map(|frame| {
             scene::clean(frame)
+                .take(MAX_DETECTIONS)
                 .filter(|found| found.score >= threshold)
                 .map(|found| TrackedBox {
                     rect: found.rect,

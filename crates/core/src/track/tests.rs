@@ -306,6 +306,7 @@ fn thousands_of_boxes_a_frame_are_bounded() {
         assert_eq!(detected, MAX_DETECTIONS);
         assert!(boxes.len() <= MAX_BOXES);
     }
+    assert_eq!(untracked(&frames(1, all), 0.5)[0].len(), MAX_DETECTIONS);
     assert!(boxes.iter().any(|boxes| boxes.len() == MAX_BOXES));
 }
 
