@@ -351,7 +351,8 @@ fn any_frames() -> impl Strategy<Value = Vec<FrameFound>> {
         1 => Just(3e38f32),
     ];
     let side = prop_oneof![20 => 1.0f32..300.0, 1 => -5.0f32..0.0, 1 => Just(1e38f32), 1 => Just(1e-40f32)];
-    let found = (number.clone(), number, side.clone(), side, -0.1f32..1.2, 0u16..2)
+    let score = prop_oneof![-0.1f32..1.2, Just(0.9f32)];
+    let found = (number.clone(), number, side.clone(), side, score, 0u16..2)
         .prop_map(|(x, y, w, h, score, class)| Found { rect: Rect { x, y, w, h }, score, class });
     let pts = prop_oneof![50 => 0i64..40_000, 1 => any::<i64>()];
     let frame = (pts, any::<bool>(), prop::collection::vec(found, 0..6))
