@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use super::MAX_BOXES;
+use super::MAX_DETECTIONS;
 use super::assign::{Edge, assign};
-use super::motion::{Anchor, Motion, smoothed};
+use super::motion::{Anchor, Motion};
 use super::scene::Scene;
 
-/// How long a track goes on over looks that miss it before it is left to be stitched, in seconds.
-const PATIENCE: f64 = 0.4;
+/// How long a track goes on over looks that miss it before it is left to be stitched, in seconds;
+/// no longer than gaps are bridged. 0.4 s leave three times as much open where most is low.
+const PATIENCE: f64 = 1.0;
 /// Longest time between two looks that a track goes on over, in seconds.
 const MAX_STEP: f64 = 10.0;
 /// How far from its prediction a detection may lie, in standard deviations.
@@ -17,8 +18,10 @@ const GATE: f64 = 3.5;
 const REACH: (f64, f64) = (0.7, 3.0);
 /// How much of it low detections get.
 const LOW_REACH: f64 = 0.6;
-/// How much larger or smaller a detection may be, and how much more for each second.
+/// How much larger or smaller a sure detection may be, and how much more for each second.
 const RATIO: (f64, f64) = (1.8, 1.0);
+/// How much larger or smaller a low one may be.
+const LOW_RATIO: f64 = 1.5;
 /// Most detections that one track is weighed against.
 const CHOICES: usize = 16;
 
@@ -48,8 +51,8 @@ struct Live {
 }
 
 impl Live {
-    fn goes_on(&self, time: f64) -> bool {
-        time - self.motion.time <= if self.missed { PATIENCE } else { MAX_STEP }
+    fn goes_on(&self, time: f64, bridge: f64) -> bool {
+        time - self.motion.time <= if self.missed { PATIENCE.min(bridge) } else { MAX_STEP }
     }
 }
 
@@ -59,7 +62,7 @@ pub(super) fn forward(scene: &mut Scene) -> Vec<Track> {
     let mut live: Vec<Live> = Vec::new();
     for look in 0..scene.looks.len() {
         let time = scene.times[scene.looks[look]];
-        begin(&mut live, time);
+        begin(&mut live, time, scene.bridge);
         let (sure, low) = (scene.sure(look), scene.low(look));
         follow(scene, look, sure.clone(), time, &mut live, &mut tracks);
         follow(scene, look, low, time, &mut live, &mut tracks);
@@ -91,7 +94,7 @@ pub(super) fn backward(scene: &mut Scene, tracks: &mut [Track]) {
     for look in (0..scene.looks.len()).rev() {
         let frame = scene.looks[look];
         let time = -scene.times[frame];
-        begin(&mut live, time);
+        begin(&mut live, time, scene.bridge);
         follow(scene, look, scene.low(look), time, &mut live, tracks);
         // Tracks are in order of their first frames, and what began here was found here.
         while waiting > 0 && tracks[waiting - 1].ends().1 == frame {
@@ -108,48 +111,8 @@ pub(super) fn backward(scene: &mut Scene, tracks: &mut [Track]) {
     }
 }
 
-/// Gives tracks the low detections that lie on their way inside bridged gaps.
-pub(super) fn inside(scene: &mut Scene, tracks: &mut [Track]) {
-    for track in tracks {
-        let gap = |pair: &[Anchor]| scene.times[pair[1].frame] - scene.times[pair[0].frame];
-        if !track.anchors.windows(2).any(|pair| gap(pair) > PATIENCE) {
-            continue;
-        }
-        let motions = smoothed(&track.anchors, &scene.times);
-        let mut more = Vec::new();
-        for (pair, ends) in track.anchors.windows(2).zip(motions.windows(2)) {
-            let looks = scene.look_of(pair[0].frame) + 1..scene.look_of(pair[1].frame);
-            if scene.times[pair[1].frame] - scene.times[pair[0].frame] <= PATIENCE {
-                continue;
-            }
-            for look in looks {
-                let between = super::fill::between(ends, scene.times[scene.looks[look]]);
-                let reach2 = between.size() * between.size() * REACH.0 * REACH.0;
-                let near = scene
-                    .low(look)
-                    .filter(|&at| {
-                        let detection = &scene.detections[at];
-                        !detection.used
-                            && detection.class == track.class
-                            && detection.shape.distance2(&between) <= reach2
-                            && detection.shape.ratio(&between) <= RATIO.0
-                    })
-                    .min_by(|&a, &b| {
-                        let distance = |at: usize| scene.detections[at].shape.distance2(&between);
-                        distance(a).total_cmp(&distance(b))
-                    });
-                if let Some(at) = near {
-                    more.push(take(scene, look, at, false));
-                }
-            }
-        }
-        track.anchors.append(&mut more);
-        track.anchors.sort_by_key(|anchor| anchor.frame);
-    }
-}
-
-fn begin(live: &mut Vec<Live>, time: f64) {
-    live.retain(|live| live.goes_on(time));
+fn begin(live: &mut Vec<Live>, time: f64, bridge: f64) {
+    live.retain(|live| live.goes_on(time, bridge));
     for live in live {
         live.seen = false;
     }
@@ -159,9 +122,9 @@ fn end(live: &mut Vec<Live>) {
     for live in live.iter_mut() {
         live.missed = !live.seen;
     }
-    if live.len() > MAX_BOXES / 2 {
+    if live.len() > MAX_DETECTIONS {
         live.sort_by(|a, b| b.motion.time.total_cmp(&a.motion.time));
-        live.truncate(MAX_BOXES / 2);
+        live.truncate(MAX_DETECTIONS);
     }
 }
 
@@ -190,8 +153,10 @@ fn follow(
         let motion = live.motion.predict(time);
         let size = motion.shape.size();
         let reach = (GATE * motion.spread()).clamp(REACH.0 * size, REACH.1 * size);
-        let reach2 = if sure { reach * reach } else { reach * reach * LOW_REACH * LOW_REACH };
-        let ratio_limit = RATIO.0 + RATIO.1 * (time - live.motion.time).min(1.0);
+        let away = (time - live.motion.time).min(1.0);
+        let (reach, ratio_limit) =
+            if sure { (reach, RATIO.0 + RATIO.1 * away) } else { (reach * LOW_REACH, LOW_RATIO) };
+        let reach2 = reach * reach;
         let first = edges.len();
         for at in detections.clone() {
             let detection = &scene.detections[at];
@@ -209,7 +174,9 @@ fn follow(
             edges.push(Edge { row, column: at - detections.start, cost });
         }
         if edges.len() - first > CHOICES {
-            edges[first..].sort_by(|a, b| a.cost.total_cmp(&b.cost));
+            edges[first..].select_nth_unstable_by(CHOICES, |a, b| {
+                a.cost.total_cmp(&b.cost).then(a.column.cmp(&b.column))
+            });
             edges.truncate(first + CHOICES);
         }
     }

@@ -10,12 +10,23 @@ use crate::detection::{BoxSource, Rect, TrackedBox};
 /// How far an edge may lie inside a detection's, and outside it, as a part of its width or height.
 const SLACK: (f64, f64) = (0.05, 0.1);
 /// A track carried on slows down: after this many seconds it has gone half as far as at full speed.
-const SLOWING: f64 = 0.5;
+const SLOWING: f64 = 1.0;
+/// Most seconds that a track is carried on for being found rarely.
+const MOST_LEAD: f64 = 1.0;
 
-/// A track's boxes: the first one's frame, and one for each frame from there on.
+/// A track's boxes.
 struct Life {
+    /// Frame of the first; the others follow frame by frame.
     first: usize,
     boxes: Vec<TrackedBox>,
+}
+
+/// What a track is carried on by.
+struct Ends {
+    first: Motion,
+    last: Motion,
+    /// For how many seconds.
+    lead: f64,
 }
 
 /// The boxes of every frame, in the caller's order.
@@ -26,21 +37,21 @@ pub(super) fn boxes(
     config: &TrackConfig,
 ) -> Vec<Vec<TrackedBox>> {
     let least = usize::try_from(config.min_detections).unwrap_or(usize::MAX);
-    let mut lives: Vec<(Life, Motion, Motion)> = Vec::new();
+    let mut lives: Vec<(Life, Ends)> = Vec::new();
     for track in tracks {
         if !track.anchors.is_empty() && track.anchors.len() >= least {
             lives.extend(life(scene, &track, config));
         }
     }
     let mut load = vec![0usize; scene.times.len()];
-    for (life, ..) in &lives {
+    for (life, _) in &lives {
         for load in &mut load[life.first..life.first + life.boxes.len()] {
             *load += 1;
         }
     }
     let mut lives: Vec<Life> = lives
         .into_iter()
-        .map(|(life, first, last)| carried(scene, life, (first, last), cuts, config, &mut load))
+        .map(|(life, ends)| carried(scene, life, &ends, cuts, config, &mut load))
         .collect();
     lives.sort_by(|a, b| {
         a.first.cmp(&b.first).then_with(|| order(&a.boxes[0].rect, &b.boxes[0].rect))
@@ -80,8 +91,8 @@ pub(super) fn between(ends: &[Motion], time: f64) -> Shape {
     }
 }
 
-/// From a track's first detection to its last, and the motion at both.
-fn life(scene: &Scene, track: &Track, config: &TrackConfig) -> Option<(Life, Motion, Motion)> {
+/// From a track's first detection to its last.
+fn life(scene: &Scene, track: &Track, config: &TrackConfig) -> Option<(Life, Ends)> {
     let motions = smoothed(&track.anchors, &scene.times);
     let (first, last) = (*motions.first()?, *motions.last()?);
     let moved: Vec<[f64; 4]> =
@@ -113,7 +124,11 @@ fn life(scene: &Scene, track: &Track, config: &TrackConfig) -> Option<(Life, Mot
             boxes.push(found(shape.rect(), score, BoxSource::Interpolated));
         }
     }
-    Some((Life { first: start, boxes }, first, last))
+    // A thing that is rarely found is there for longer than it is found.
+    let gaps = track.anchors.len().max(2) - 1;
+    let mean = ((last.time - first.time) / count(gaps)).min(MOST_LEAD);
+    let lead = super::seconds(config.lead_us) + mean;
+    Some((Life { first: start, boxes }, Ends { first, last, lead }))
 }
 
 fn corrected_between(ends: &[Motion], time: f64, edges: &[f64; 4]) -> Shape {
@@ -153,7 +168,7 @@ fn grown(shape: Shape, seconds: f64, config: &TrackConfig) -> Shape {
 fn carried(
     scene: &Scene,
     life: Life,
-    ends: (Motion, Motion),
+    ends: &Ends,
     cuts: &[Cut],
     config: &TrackConfig,
     load: &mut [usize],
@@ -167,12 +182,14 @@ fn carried(
     let look = scene.look_of(life.first);
     let before = (cut.map_or(0, |cut| cut.before + 1)..life.first).rev();
     let unseen = look.checked_sub(1).map_or(0, |look| scene.looks[look] + 1);
-    let before = lead(scene, first, &ends.0, before, |frame| frame >= unseen, config, load);
+    let before =
+        lead(scene, first, (&ends.first, ends.lead), before, |frame| frame >= unseen, config, load);
 
     let cut = cuts.get(cuts.partition_point(|cut| cut.after < end));
     let unseen = scene.looks.get(scene.look_of(end)).copied().unwrap_or(scene.times.len());
     let after = end..cut.map_or(scene.times.len(), |cut| cut.after);
-    let after = lead(scene, last, &ends.1, after, |frame| frame < unseen, config, load);
+    let after =
+        lead(scene, last, (&ends.last, ends.lead), after, |frame| frame < unseen, config, load);
 
     let first = life.first - before.len();
     let mut boxes: Vec<TrackedBox> = before.into_iter().rev().collect();
@@ -185,14 +202,13 @@ fn carried(
 fn lead(
     scene: &Scene,
     from: TrackedBox,
-    motion: &Motion,
+    (motion, limit): (&Motion, f64),
     frames: impl Iterator<Item = usize>,
     unseen: impl Fn(usize) -> bool,
     config: &TrackConfig,
     load: &mut [usize],
 ) -> Vec<TrackedBox> {
-    let limit = super::seconds(config.lead_us);
-    let longest = super::seconds(config.bridge_us.clamp(0, super::MAX_BRIDGE_US)).max(limit);
+    let longest = scene.bridge.max(limit);
     let start = Shape::of(&from.rect);
     let mut boxes = Vec::new();
     for frame in frames {
@@ -217,4 +233,9 @@ fn lead(
         boxes.push(TrackedBox { rect: shape.rect(), source: BoxSource::Interpolated, ..from });
     }
     boxes
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no video has that many frames")]
+fn count(count: usize) -> f64 {
+    count as f64
 }

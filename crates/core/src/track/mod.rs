@@ -32,10 +32,11 @@ pub use measure::{flicker, path_missed};
 /// Most detections that are followed in one frame: the surest.
 pub const MAX_DETECTIONS: usize = 1000;
 
-/// Most boxes in one frame of the result.
-pub const MAX_BOXES: usize = 2000;
+/// Most boxes in one frame of the result: what was found there, and what was missed by tracks that
+/// came from before and from after.
+pub const MAX_BOXES: usize = 3 * MAX_DETECTIONS;
 
-/// Longest gap that is ever bridged, in microseconds.
+/// Longest gap that is ever bridged, and longest that a track is carried on, in microseconds.
 pub const MAX_BRIDGE_US: i64 = 10_000_000;
 
 /// How things are followed.
@@ -54,7 +55,8 @@ pub struct TrackConfig {
     /// Gaps up to this are filled, in microseconds, at most [`MAX_BRIDGE_US`]; 0 joins nothing.
     pub bridge_us: i64,
     /// How long a track is carried on before its first and after its last detection, in
-    /// microseconds; longer where no frame was looked at in that time, 0 never.
+    /// microseconds, at most [`MAX_BRIDGE_US`]. The mean time between its detections is added, up to
+    /// a second, and where no frame was looked at for longer, it goes on until the next look. 0: never.
     pub lead_us: i64,
     /// Tracks of fewer detections are dropped. 1 keeps all: hiding errs on hiding.
     pub min_detections: u32,
@@ -91,14 +93,14 @@ impl TrackConfig {
 /// is never below 0.69. A frame counts as looked at where it says so or something was found in it.
 ///
 /// Ignored: boxes that are not [sound](crate::detection::Rect::is_sound), lie beside the picture or
-/// have a score that is no number, and all but the [`MAX_DETECTIONS`] surest of a frame. Tracks
-/// are neither carried on nor joined where a frame would hold more than [`MAX_BOXES`].
+/// have a score that is no number, and all but the [`MAX_DETECTIONS`] surest of a frame. Scores are
+/// cut to 0..=1, boxes a picture's size beyond its edges. Tracks are neither carried on nor joined
+/// where a frame would hold more than [`MAX_BOXES`].
 pub fn track(frames: &[FrameFound], config: &TrackConfig) -> Vec<Vec<TrackedBox>> {
     let mut scene = Scene::new(frames, config);
     let mut tracks = associate::forward(&mut scene);
     associate::backward(&mut scene, &mut tracks);
-    let (mut tracks, cuts) = stitch::join(&scene, tracks, config.bridge_us);
-    associate::inside(&mut scene, &mut tracks);
+    let (tracks, cuts) = stitch::join(&scene, tracks);
     fill::boxes(&scene, tracks, &cuts, config)
 }
 
@@ -112,6 +114,7 @@ pub fn untracked(frames: &[FrameFound], threshold: f32) -> Vec<Vec<TrackedBox>> 
         .iter()
         .map(|frame| {
             scene::clean(frame)
+                .take(MAX_DETECTIONS)
                 .filter(|found| found.score >= threshold)
                 .map(|found| TrackedBox {
                     rect: found.rect,
@@ -130,7 +133,8 @@ fn sureness(threshold: f32) -> f32 {
     if threshold.is_nan() { 0.0 } else { threshold }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "of no account beside a frame's duration")]
+/// In seconds, from 0 to the longest that is bridged.
+#[expect(clippy::cast_precision_loss, reason = "at most ten seconds")]
 fn seconds(micros: i64) -> f64 {
-    micros as f64 / 1e6
+    micros.clamp(0, MAX_BRIDGE_US) as f64 / 1e6
 }

@@ -22,6 +22,8 @@ pub(super) struct Scene {
     pub(super) times: Vec<f64>,
     /// Place of each frame in what the caller gave.
     pub(super) places: Vec<usize>,
+    /// Longest gap that is filled, in seconds.
+    pub(super) bridge: f64,
     /// Frames that were looked at, in order.
     pub(super) looks: Vec<usize>,
     pub(super) detections: Vec<Detection>,
@@ -39,6 +41,7 @@ impl Scene {
         let origin = places.first().map_or(0, |&place| frames[place].pts);
         let mut scene = Self {
             times: Vec::with_capacity(frames.len()),
+            bridge: super::seconds(config.bridge_us),
             looks: Vec::new(),
             detections: Vec::new(),
             starts: Vec::new(),

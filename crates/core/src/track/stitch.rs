@@ -1,18 +1,23 @@
 //! Joins tracks over gaps, and finds the cuts of the video.
 
+use super::MAX_BOXES;
 use super::associate::Track;
 use super::motion::{Motion, Shape};
 use super::scene::Scene;
-use super::{MAX_BOXES, MAX_BRIDGE_US};
 
 /// How far apart what both ends predict may lie, in sizes, and how much more for each second.
 const APART: (f64, f64) = (1.0, 0.75);
+/// The same in standard deviations of the predictions, which are wide where speeds are hardly known,
+/// and its most in sizes.
+const UNKNOWN: (f64, f64) = (1.5, 4.0);
 /// How much larger or smaller a thing may be after the gap, and how much more for each second.
 const RATIO: (f64, f64) = (1.6, 0.4);
 /// How many sizes apart a second of gap counts as.
 const GAP_COST: f64 = 0.5;
 /// Most later tracks that one end is weighed against.
-const CHOICES: usize = 1000;
+const CHOICES: usize = 256;
+/// How many of those are kept.
+const KEPT: usize = 8;
 /// Detections that a track needs to tell of a cut.
 const SETTLED: usize = 3;
 
@@ -30,12 +35,8 @@ struct Ends {
     frames: (usize, usize),
 }
 
-/// The tracks joined over gaps of at most `bridge_us`, in order of their first frames, and the cuts.
-pub(super) fn join(
-    scene: &Scene,
-    mut tracks: Vec<Track>,
-    bridge_us: i64,
-) -> (Vec<Track>, Vec<Cut>) {
+/// The tracks joined over gaps, in order of their first frames, and the cuts.
+pub(super) fn join(scene: &Scene, mut tracks: Vec<Track>) -> (Vec<Track>, Vec<Cut>) {
     tracks.sort_by_key(|track| track.ends().0);
     let ends: Vec<Ends> = tracks
         .iter()
@@ -48,12 +49,12 @@ pub(super) fn join(
         })
         .collect();
     let cuts = cuts(scene, &tracks, &ends);
-    let bridge = super::seconds(bridge_us.clamp(0, MAX_BRIDGE_US));
 
     let mut choices = Vec::new();
     for (early, end) in ends.iter().enumerate() {
         let from = ends.partition_point(|other| other.frames.0 <= end.frames.1);
-        let limit = scene.times[end.frames.1] + bridge;
+        let limit = scene.times[end.frames.1] + scene.bridge;
+        let kept = choices.len();
         let later = ends[from..].iter().enumerate().take(CHOICES);
         for (late, start) in later.take_while(|(_, s)| scene.times[s.frames.0] <= limit) {
             let late = from + late;
@@ -63,6 +64,10 @@ pub(super) fn join(
             if let Some(cost) = apart(scene, end, start) {
                 choices.push((cost, early, late));
             }
+        }
+        if choices.len() - kept > KEPT {
+            choices[kept..].sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.2.cmp(&b.2)));
+            choices.truncate(kept + KEPT);
         }
     }
     choices.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
@@ -137,7 +142,10 @@ fn apart(scene: &Scene, end: &Ends, start: &Ends) -> Option<f64> {
             f64::midpoint(ahead, back)
         })
         .fold(f64::INFINITY, f64::min);
-    (least <= APART.0 + APART.1 * gap).then_some(least + GAP_COST * gap)
+    let spread = |motion: &Motion| motion.predict(motion.time + gap).spread();
+    let unknown = UNKNOWN.0 * f64::midpoint(spread(last), spread(first)) / size;
+    let limit = (APART.0 + APART.1 * gap).max(unknown.min(UNKNOWN.1));
+    (least <= limit).then_some(least + GAP_COST * gap)
 }
 
 /// Cuts: nothing is followed from one look into the next, though things were there before and
@@ -171,7 +179,8 @@ fn cuts(scene: &Scene, tracks: &[Track], ends: &[Ends]) -> Vec<Cut> {
         let (before, after) = (scene.looks[look], scene.looks[look + 1]);
         let from = ends.partition_point(|end| end.frames.0 < after);
         let to = ends.partition_point(|end| end.frames.0 <= after);
-        let mut starts = (from..to).filter(|&start| tracks[start].anchors.len() >= SETTLED);
+        let settled = |&start: &usize| tracks[start].anchors.len() >= SETTLED;
+        let mut starts = (from..to).filter(settled).take(CHOICES);
         let any = starts.clone().next().is_some();
         let fits = starts.any(|start| {
             group.iter().take(CHOICES).any(|&(_, end)| {

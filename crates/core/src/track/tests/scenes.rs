@@ -118,7 +118,10 @@ impl Detector {
                     class: 0,
                 });
             }
-            if looked && random.unit() < self.ghosts {
+            for _ in 0..4 {
+                if !looked || random.unit() >= self.ghosts / 4.0 {
+                    continue;
+                }
                 let (x, y) = (random.unit() * 1280.0, random.unit() * 720.0);
                 found.push(Found { rect: self::rect(x, y, 40.0, 50.0), score: 0.35, class: 0 });
             }
