@@ -1,6 +1,5 @@
 //! A user's model file, looked at before ONNX Runtime gets it.
 
-
 use frameloom_core::{Error, ErrorKind, Result};
 use sha2::{Digest, Sha256};
 

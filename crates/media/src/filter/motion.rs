@@ -3,7 +3,7 @@
 use frameloom_core::catalogue::{Footprint, Params};
 use frameloom_core::detection::{Found, Rect};
 use frameloom_core::{Error, Result};
-use opencv::core::{self, Mat, Ptr, Size};
+use opencv::core::{self, Mat, Ptr, Scalar, Size};
 use opencv::imgproc::{
     self, CC_STAT_AREA, CC_STAT_HEIGHT, CC_STAT_LEFT, CC_STAT_TOP, CC_STAT_WIDTH, INTER_AREA,
     INTER_LINEAR, INTER_NEAREST, MORPH_ELLIPSE, MORPH_OPEN, THRESH_BINARY,
@@ -135,8 +135,12 @@ impl Motion {
         let mut strength = Mat::default();
         let mut mask = Mat::default();
         match (&mut self.method, &self.before) {
-            (Method::Background(model), _) => {
+            (Method::Background(model), before) => {
                 BackgroundSubtractorMOG2Trait::apply_def(model, &small, &mut strength)?;
+                if before.is_none() {
+                    // All of the first frame is new to it.
+                    strength.set_to_def(&Scalar::all(0.0))?;
+                }
                 imgproc::threshold(&strength, &mut mask, 200.0, 255.0, THRESH_BINARY)?;
             }
             (Method::Difference, Some(before)) => {
@@ -285,7 +289,7 @@ impl Motion {
                     _ => 150 + heat / 3,
                 };
                 // Never all of it: what moves is to be seen, too.
-                let share = (heat * 2).min(180);
+                let share = (heat * 2).min(150);
                 let mixed = (u32::from(*sample) * (255 - share) + toward * share) / 255;
                 *sample = u8::try_from(mixed).unwrap_or(u8::MAX);
             }
