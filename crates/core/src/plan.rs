@@ -75,8 +75,10 @@ pub struct Engine {
     /// OpenCV's version.
     pub opencv: String,
     /// ONNX Runtime's version by the name of its file; empty where it is not installed.
+    #[serde(default)]
     pub onnxruntime: String,
     /// One digest of the models that are part of the program.
+    #[serde(default)]
     pub models: String,
     /// The instruction set class, where a step's bytes depend on it.
     pub cpu: String,

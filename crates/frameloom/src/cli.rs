@@ -50,6 +50,8 @@ enum Command {
     Probe(cmd::probe::ProbeArgs),
     /// List the filters, or explain one.
     Filters(cmd::filters::FiltersArgs),
+    /// Show what this installation has: libraries, detectors' models, what shuts slots off.
+    Doctor(cmd::doctor::DoctorArgs),
     /// Print a completion script for a shell.
     Completions(cmd::completions::CompletionsArgs),
     /// Print the man page.
@@ -87,6 +89,7 @@ impl Cli {
             Command::Plan(args) => cmd::plan::run(args).map(|()| 0),
             Command::Probe(args) => cmd::probe::run(args).map(|()| 0),
             Command::Filters(args) => cmd::filters::run(args).map(|()| 0),
+            Command::Doctor(args) => cmd::doctor::run(args),
             Command::Completions(args) => cmd::completions::run(args).map(|()| 0),
             Command::Man => cmd::man::run().map(|()| 0),
             Command::Slot(args) => cmd::slot::run(args).map(|()| 0),

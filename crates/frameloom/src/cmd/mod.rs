@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod filters;
 pub(crate) mod jobs;
 pub(crate) mod listen;

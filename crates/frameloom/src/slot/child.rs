@@ -33,7 +33,7 @@ const TELL_EVERY: Duration = Duration::from_millis(50);
 /// Unavailable where the socket breaks; Internal where the slot cannot be shut off.
 pub(crate) fn run() -> Result<()> {
     let failed = |e: std::io::Error| Error::io("the socket to the node", &e);
-    // Read before the slot is shut off from such files.
+    // Read before the slot is shut off from such files; it looks for ONNX Runtime, too.
     let engine = frameloom_media::engine();
     sandbox::enter()?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use frameloom_core::{Error, Result};
-use ort::ep::{CPU, CUDA, ExecutionProvider as _};
+use ort::ep::{CUDA, ExecutionProvider as _};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{TensorElementType, TensorRef, ValueType};
@@ -129,9 +129,7 @@ fn options(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
         .with_inter_threads(1)?
         .with_parallel_execution(false)?
         .with_deterministic_compute(true)?
-        .with_optimization_level(GraphOptimizationLevel::All)?
-        // Memory is taken and given back by need: kept, it doubles with each step.
-        .with_execution_providers([CPU::default().with_arena_allocator(false).build()])
+        .with_optimization_level(GraphOptimizationLevel::All)
         .map_err(ort::Error::from)
 }
 

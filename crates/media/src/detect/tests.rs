@@ -129,6 +129,24 @@ fn frames_of_any_size_and_format_give_boxes_in_their_own_pixels() {
 }
 
 #[test]
+fn frames_come_in_with_their_colours() {
+    let mut wanted = Input::new(Recipe::CENTERFACE);
+    wanted.take_rgb(THINGS_300, (300, 300));
+    for (pixel, most) in
+        [(PixelFormat::Yuv444p, 1.5), (PixelFormat::Yuv420p, 4.0), (PixelFormat::Yuv420p10, 4.0)]
+    {
+        for side in [300, 600] {
+            let mut input = Input::new(Recipe::CENTERFACE);
+            input.take(&frame(THINGS_300, 300, side, pixel), (300, 300)).unwrap();
+            let pairs = input.values().iter().zip(wanted.values());
+            let off: f32 = pairs.map(|(is, wanted)| (is - wanted).abs()).sum();
+            let off = off / (300.0 * 300.0 * 3.0);
+            assert!(off < most, "{pixel:?} of {side}: {off} levels off");
+        }
+    }
+}
+
+#[test]
 fn centerface_looks_at_the_shape_of_the_frame() {
     for (frame, size) in [
         ((1920, 1080), (640, 384)),
