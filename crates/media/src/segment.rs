@@ -46,12 +46,14 @@ pub enum Progress {
 pub struct SegmentRunner {
     open: Option<(JobId, Demuxer)>,
     exchange: Option<Exchange>,
+    /// When a picture of that job was last taken.
+    shown: Option<Instant>,
 }
 
 impl SegmentRunner {
     /// A runner with nothing open; `exchange` carries frames that are processed elsewhere.
     pub fn new(exchange: Option<Exchange>) -> Self {
-        Self { open: None, exchange }
+        Self { open: None, exchange, shown: None }
     }
 
     /// Processes one segment and writes its file to `out`; `progress` hears the frames done, and with
@@ -98,14 +100,19 @@ impl SegmentRunner {
         let mut decoded = 0;
         loop {
             let exchange = self.exchange.clone();
+            if self.open.as_ref().is_none_or(|(open, _)| *open != task.job) {
+                self.shown = None;
+            }
+            let shown = self.shown;
             let demuxer = self.demuxer(source, plan, task.job)?;
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
             let mut pass =
                 Pass::new(plan, segment, task.segment, entry, file, exchange.as_ref(), progress)?;
             pass.careful = careful;
-            pass.previewer = task.previews.then(Previewer::new);
+            pass.previewer = task.previews.then(|| Previewer::new(shown));
             let end = pass.run(source, demuxer, threads)?;
             decoded += pass.counts.decoded;
+            self.shown = pass.previewer.as_ref().and_then(Previewer::last).or(shown);
             match end {
                 End::Done => return pass.finish(decoded),
                 End::GoBack { damaged } => {
