@@ -29,7 +29,7 @@ const MOST_LISTED: usize = 200;
 #[openapi(
     info(title = "Frameloom", description = "Heavy per-frame video processing, spread over processes and machines.", license(name = "Apache-2.0 OR MIT")),
     paths(create, list, show, remove, retry, events, logs, filters, healthz, readyz, super::workers::workers,
-        super::picture::latest, super::picture::frame, super::picture::gif, super::picture::mp4,
+        super::picture::latest, super::picture::frame, super::picture::gif, super::picture::webp, super::picture::mp4,
         super::output::output, super::output::metrics, super::upload::offset, super::upload::append,
         super::upload::whole, super::process::process, super::metrics::metrics),
     components(schemas(JobRequest, JobView, JobList, Problem)),
@@ -406,6 +406,7 @@ pub(crate) async fn logs(
         }
         Decision::Retried => "tried again\n".into(),
         Decision::Notified => "webhook taken\n".into(),
+        Decision::Unheard => "webhook given up\n".into(),
         Decision::Publishing { .. } => String::new(),
     });
     Ok(text(StatusCode::OK, "text/plain; charset=utf-8", lines.collect::<String>()))
