@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -262,17 +263,14 @@ impl Jobs {
         }
         let id = (self.parts.new_id)()?;
         let (source, upload) = self.source(id, request)?;
+        let output = request.output.as_ref().map(|output| self.output(&output.path)).transpose()?;
         let submission = Submission {
             owner: who.name.clone(),
             created_ms: now_ms(),
             priority: request.priority()?,
             upload,
             upload_size: request.source.size,
-            output: request
-                .output
-                .as_ref()
-                .map(|output| self.config.allowed(&output.path, true))
-                .transpose()?,
+            output,
             idempotency: key,
             webhook: request.webhook.clone(),
         };
@@ -298,6 +296,23 @@ impl Jobs {
             self.begin(&job);
         }
         Ok((job, false))
+    }
+
+    /// Where an output may go beside the store: to a place that nothing takes yet.
+    fn output(&self, path: &str) -> Result<PathBuf> {
+        let to = self.config.allowed(path, true)?;
+        let taken = self
+            .list()
+            .values()
+            .any(|job| !job.state().is_terminal() && job.submission.output.as_ref() == Some(&to));
+        if taken || to.symlink_metadata().is_ok() {
+            return Err(Error::conflict(format!(
+                "output '{}' {}; give another path",
+                path.escape_debug(),
+                if taken { "is another job's" } else { "exists" }
+            )));
+        }
+        Ok(to)
     }
 
     /// What a job's filters have Celery workers do.
