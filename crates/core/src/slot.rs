@@ -96,6 +96,8 @@ pub enum PictureKind {
     },
     /// A few seconds of small frames from all of the video, as animated GIF.
     Gif,
+    /// The same as animated WebP.
+    Webp,
     /// The same as MP4.
     Mp4,
 }

@@ -267,6 +267,8 @@ pub enum Decision {
     Retried,
     /// The job's webhook was taken.
     Notified,
+    /// The job's webhook was not taken for so long that it is given up.
+    Unheard,
     /// The output is about to be put at its place.
     Publishing {
         /// Size of the output in bytes.

@@ -38,9 +38,14 @@ pub(crate) struct Previewer {
 }
 
 impl Previewer {
-    /// One that has taken none. Where it does not reveal frames, both pictures are what comes out.
-    pub(crate) fn new(reveals: bool) -> Self {
-        Self { last: None, pending: None, reveals }
+    /// One that took its last picture then. Where it does not reveal frames, both pictures are what comes out.
+    pub(crate) fn new(last: Option<Instant>, reveals: bool) -> Self {
+        Self { last, pending: None, reveals }
+    }
+
+    /// When it took its last picture.
+    pub(crate) fn last(&self) -> Option<Instant> {
+        self.last
     }
 
     /// Looks at a frame before its filters.
@@ -85,11 +90,24 @@ pub(crate) fn small(frame: &Frame, most: u32) -> Result<Frame> {
     };
     let (width, height) = (side(frame.width()), side(frame.height()));
     let mut small = Frame::new(PixelFormat::Yuv420p, width, height)?;
-    scale(frame, &mut small)?;
+    scale(frame, &mut small, true)?;
     let raw = small.raw_mut();
     raw.color_range = ffi::AVColorRange::AVCOL_RANGE_JPEG;
     raw.pts = 0;
     Ok(small)
+}
+
+/// The same frame of limited range.
+///
+/// # Errors
+/// Where it cannot be converted.
+pub(crate) fn limited(frame: &Frame) -> Result<Frame> {
+    let mut limited = Frame::new(PixelFormat::Yuv420p, frame.width(), frame.height())?;
+    scale(frame, &mut limited, false)?;
+    let raw = limited.raw_mut();
+    raw.color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
+    raw.pts = frame.pts();
+    Ok(limited)
 }
 
 /// A JPEG of a frame, its longest side of `most` pixels or fewer.
@@ -149,9 +167,9 @@ impl Drop for Scaler {
     }
 }
 
-/// Scales fast, to full range.
-fn scale(from: &Frame, to: &mut Frame) -> Result<()> {
-    let full = c_int::from(from.is_full_range());
+/// Scales fast, to full or limited range.
+fn scale(from: &Frame, to: &mut Frame, to_full: bool) -> Result<()> {
+    let (full, to_full) = (c_int::from(from.is_full_range()), c_int::from(to_full));
     let (from, to) = (from.raw(), to.raw_mut());
     // SAFETY: the context is made for the shapes of these two frames, whose planes are whole; the
     // source's format is one of FFmpeg's numbers.
@@ -167,7 +185,7 @@ fn scale(from: &Frame, to: &mut Frame) -> Result<()> {
             (c"dstw", to.width),
             (c"dsth", to.height),
             (c"dst_format", ffi::AVPixelFormat::AV_PIX_FMT_YUV420P as c_int),
-            (c"dst_range", 1),
+            (c"dst_range", to_full),
             (c"sws_flags", ffi::SWS_FAST_BILINEAR as c_int),
         ] {
             let code = ffi::av_opt_set_int(context.cast(), name.as_ptr(), i64::from(value), 0);
@@ -185,7 +203,7 @@ fn scale(from: &Frame, to: &mut Frame) -> Result<()> {
             from_table,
             full,
             to_table,
-            1,
+            to_full,
             0,
             1 << 16,
             1 << 16,
@@ -209,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_pair_is_of_one_frame_and_small() {
-        let mut previewer = Previewer::new();
+        let mut previewer = Previewer::new(None);
         let mut frame = Frame::new(PixelFormat::Yuv420p, 1920, 1080).unwrap();
         for plane in 0..3 {
             frame.plane_mut(plane).unwrap().bytes.fill(100);
@@ -225,5 +243,9 @@ mod tests {
             assert!(picture.len() < 100_000);
         }
         assert_eq!(previewer.after(&frame).unwrap(), None);
+        // The next segment's begins where this one was, and takes none at once.
+        let mut next = Previewer::new(previewer.last());
+        next.before(&frame).unwrap();
+        assert_eq!(next.after(&frame).unwrap(), None);
     }
 }

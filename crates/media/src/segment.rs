@@ -59,6 +59,8 @@ pub struct SegmentRunner {
     exchange: Option<Exchange>,
     /// The detectors of the job that last had any.
     looker: Option<(JobId, Looker)>,
+    /// When a picture of that job was last taken.
+    shown: Option<Instant>,
 }
 
 /// What a pass over a segment is for, and what it works with.
@@ -73,7 +75,7 @@ struct Task<'a> {
 impl SegmentRunner {
     /// A runner with nothing open; `exchange` carries frames that are processed elsewhere.
     pub fn new(exchange: Option<Exchange>) -> Self {
-        Self { open: None, exchange, looker: None }
+        Self { open: None, exchange, looker: None, shown: None }
     }
 
     /// Looks for things in one segment and writes what was found to `out`; `progress` hears the frames done.
@@ -150,14 +152,20 @@ impl SegmentRunner {
         loop {
             let exchange = self.exchange.clone();
             let looker = what.detects.then(|| self.looker(what)).transpose()?;
+            if self.open.as_ref().is_none_or(|(open, _)| *open != task.job) {
+                self.shown = None;
+            }
+            let shown = self.shown;
             let demuxer = self.demuxer(source, plan, task.job)?;
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
             let mut pass =
                 Pass::new(what, segment, entry, file, exchange.as_ref(), looker, progress)?;
             pass.careful = careful;
-            pass.previewer = (task.previews && !what.detects).then(|| Previewer::new(task.reveals));
+            pass.previewer =
+                (task.previews && !what.detects).then(|| Previewer::new(shown, task.reveals));
             let end = pass.run(source, demuxer, threads)?;
             decoded += pass.counts.decoded;
+            self.shown = pass.previewer.as_ref().and_then(Previewer::last).or(shown);
             match end {
                 End::Done => {
                     let (made, looker) = pass.finish(decoded)?;

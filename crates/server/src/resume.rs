@@ -117,7 +117,8 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
             Decision::Uploaded { .. }
             | Decision::Ended { .. }
             | Decision::Retried
-            | Decision::Notified => {}
+            | Decision::Notified
+            | Decision::Unheard => {}
         }
     }
     found.open = open.into_iter().collect();

@@ -19,11 +19,13 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use frameloom_core::slot::SlotCommand;
 use frameloom_core::spec::{JobSpec, SpecFile};
 use frameloom_core::{Error, Result};
+use frameloom_server::engine::Fault;
 use frameloom_server::store::JobDir;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -187,6 +189,21 @@ pub(crate) fn in_slot<T: DeserializeOwned>(
         .map_err(|e| Error::io("cannot read a slot's report", &e))?;
     serde_json::from_slice(&text)
         .map_err(|e| Error::internal("a slot's report is malformed").with_source(e))
+}
+
+/// Aborts the process at the step that `--fault` names: `STEP`, or `STEP:N` when it comes the Nth time.
+pub(crate) fn fault(wanted: Option<String>) -> Fault {
+    let (step, nth) = match wanted.as_deref().and_then(|wanted| wanted.split_once(':')) {
+        Some((step, nth)) => (Some(step.to_owned()), nth.parse().unwrap_or(1)),
+        None => (wanted, 1),
+    };
+    let come = AtomicU32::new(0);
+    Box::new(move |at| {
+        if step.as_deref() == Some(at) && come.fetch_add(1, Ordering::Relaxed) + 1 == nth {
+            std::process::abort();
+        }
+        Ok(())
+    })
 }
 
 /// JSON for people and programs.

@@ -14,7 +14,7 @@ use frameloom_core::metrics::{Metrics, SlotMetrics};
 use frameloom_core::spec::{Container, DetectionsFormat, JobSpec};
 use frameloom_core::wire::{Decision, JobFile, SourceRef};
 use frameloom_core::{Error, ErrorKind, Result};
-use frameloom_server::engine::{self, Begin, EngineConfig, Fault, JobOutcome, Links};
+use frameloom_server::engine::{self, Begin, EngineConfig, JobOutcome, Links};
 use frameloom_server::journal::Journal;
 use frameloom_server::publish::{self, Ready};
 use frameloom_server::resume::{self, Found, Past};
@@ -388,7 +388,7 @@ async fn work(
         window: slots + 2,
         // Where the system gives no random numbers the run would not have begun.
         new_id: Box::new(|| AttemptId::from_bits(random::bits().unwrap_or_default())),
-        fault: fault(args),
+        fault: super::fault(args.fault.clone()),
         hold: Box::new(|| false),
         // The lock on the work directory keeps other runs away.
         before_commit: Box::new(|| Ok(())),
@@ -423,17 +423,6 @@ async fn work(
     Ok((ended, stats))
 }
 
-/// Aborts the process at the step that `--fault` names.
-fn fault(args: &RunArgs) -> Fault {
-    let wanted = args.fault.clone();
-    Box::new(move |step| {
-        if wanted.as_deref() == Some(step) {
-            std::process::abort();
-        }
-        Ok(())
-    })
-}
-
 /// Puts the output and the metrics at their places, the output last but for the work directory.
 fn publish_all(
     args: &RunArgs,
@@ -442,7 +431,7 @@ fn publish_all(
     outcome: &JobOutcome,
     metrics: &Metrics,
 ) -> Result<()> {
-    let fault = fault(args);
+    let fault = super::fault(args.fault.clone());
     let text = super::pretty(metrics)?;
     if let (Some(to), Some(from)) = (&args.frame_metrics, &outcome.frame_metrics) {
         Ready::prepare(from, to)?.publish(to, true)?;

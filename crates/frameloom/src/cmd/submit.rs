@@ -11,6 +11,7 @@ use frameloom_server::publish::{self, Ready};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::jobs::plain;
 use super::{open_source, shown};
 use crate::cli::JobArgs;
 use crate::client::{Client, ServerArgs, error_of};
@@ -275,12 +276,12 @@ impl Shown {
             }
             "planned" => {
                 for message in data["messages"].as_array().into_iter().flatten() {
-                    self.say(&format!("note: {}", message.as_str().unwrap_or_default()));
+                    self.say(&format!("note: {}", plain(message)));
                 }
             }
             "state" => {
-                if let Some(waiting) = data["waiting"].as_str() {
-                    self.say(&format!("waiting: {waiting}"));
+                if let Some(waiting) = data.get("waiting").filter(|waiting| waiting.is_string()) {
+                    self.say(&format!("waiting: {}", plain(waiting)));
                 }
             }
             _ => {}

@@ -298,7 +298,7 @@ impl JobRun {
     /// Writes decisions down, unless another server has taken over.
     fn decide(&mut self, shared: &Shared, decisions: &[Decision]) -> Result<()> {
         (shared.config.before_commit)()?;
-        self.journal.append(decisions)
+        shared.store.pressing(|| self.journal.append(decisions))
     }
 
     /// Stops what is at work for it.

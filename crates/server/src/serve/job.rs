@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::Kept;
 use super::events::EventLog;
 use super::problem::{problem, status};
-use super::trace::Trace;
 use super::view::{JobView, ProgressView, SegmentState, State, rfc3339};
 use crate::engine::{JobEvent, Progress, Stage};
 
@@ -25,7 +24,8 @@ pub(crate) struct Job {
     pub(crate) submission: Submission,
     pub(crate) events: EventLog,
     live: Mutex<Live>,
-    trace: Mutex<Trace>,
+    /// Held by whoever decides about it while it is not at work.
+    deciding: Mutex<()>,
     ended: watch::Sender<bool>,
     /// Held by whoever writes to its upload.
     pub(crate) writer: tokio::sync::Mutex<()>,
@@ -37,7 +37,6 @@ struct Live {
     state: State,
     waiting: Option<String>,
     uploaded: u64,
-    uploaded_ms: Option<i64>,
     begun: Instant,
     /// How long it took, once it is over.
     took: Option<Duration>,
@@ -61,7 +60,6 @@ impl Job {
             state: State::Queued,
             waiting: submission.upload.then(|| "upload".to_owned()),
             uploaded: 0,
-            uploaded_ms: None,
             begun: Instant::now(),
             took: None,
             before: None,
@@ -80,7 +78,7 @@ impl Job {
             submission,
             events: EventLog::default(),
             live: Mutex::new(live),
-            trace: Mutex::default(),
+            deciding: Mutex::default(),
             ended: watch::channel(false).0,
             writer: tokio::sync::Mutex::new(()),
         }
@@ -90,19 +88,9 @@ impl Job {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of its trace.
-    pub(crate) fn trace(&self) -> MutexGuard<'_, Trace> {
-        self.trace.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// When its source was there, in milliseconds since 1970, where this server saw it come.
-    pub(crate) fn uploaded_ms(&self) -> Option<i64> {
-        self.live().uploaded_ms
-    }
-
-    /// Its source has come just now.
-    pub(crate) fn uploaded_at(&self, ms: i64) {
-        self.live().uploaded_ms = Some(ms);
+    /// Keeps others from deciding about it while it is not at work.
+    pub(crate) fn deciding(&self) -> MutexGuard<'_, ()> {
+        self.deciding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn id(&self) -> JobId {
@@ -134,7 +122,12 @@ impl Job {
 
     /// Stops what is at work for it.
     pub(crate) fn stop(&self) {
-        self.live().cancel.cancel();
+        self.stopping().cancel();
+    }
+
+    /// Cancelled once what is at work for it is to stop.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.live().cancel.clone()
     }
 
     /// Bytes of the source that have come.
@@ -160,7 +153,6 @@ impl Job {
         let token = live.cancel.clone();
         drop(live);
         self.events.clear();
-        self.trace().clear();
         self.ended.send_replace(false);
         self.enter(State::Planning);
         token
@@ -215,7 +207,6 @@ impl Job {
 
     /// Hears what the engine tells.
     pub(crate) fn hear(&self, event: JobEvent) {
-        self.trace().hear(self.id(), &event);
         match event {
             JobEvent::Planned { plan, resumed } => self.planned(&plan, resumed),
             JobEvent::Started { task, attempt, slot_pid } => {

@@ -125,6 +125,25 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Ap
         "Tasks not yet begun.",
         &plain(sum(&|p| u64::from(p.waiting))),
     );
+    let hooks = &app.jobs.hooks;
+    let webhooks: Vec<(String, u64)> =
+        [("taken", &hooks.taken), ("refused", &hooks.refused), ("given_up", &hooks.given_up)]
+            .map(|(result, count)| {
+                (format!("{{result=\"{result}\"}}"), count.load(Ordering::Relaxed))
+            })
+            .into();
+    family(
+        "frameloom_webhooks_total",
+        "counter",
+        "Webhooks that were taken or given up, and tries that were refused.",
+        &webhooks,
+    );
+    family(
+        "frameloom_webhooks_waiting",
+        "gauge",
+        "Webhooks that are still to be taken.",
+        &plain(hooks.waiting.load(Ordering::Relaxed)),
+    );
     let (mut free, mut held) = (0, 0);
     let nodes = app.jobs.parts.engine.status().nodes();
     for node in nodes.iter().filter(|node| node.lives) {

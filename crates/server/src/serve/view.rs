@@ -120,7 +120,7 @@ pub struct JobView {
     pub source_expires_at: Option<String>,
     /// How far it is.
     pub progress: ProgressView,
-    /// Its segments, once it is planned.
+    /// Its segments, once it is planned; left out where jobs are listed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub segments: Vec<SegmentState>,
     /// What a user should know: conversions, streams left out, damage.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! store.json                          which store this is
+//! reserve                             room that is given up where the disk is full
 //! nodes/NODE/info.json  beat          who a node is, and its signs of life
 //! jobs/ID/job.json  journal           what was asked for; what was decided
 //! jobs/ID/claims/ATTEMPT              made by a node, exclusively: it works on the attempt
@@ -15,6 +16,7 @@
 //! it; nothing is overwritten but beats. Files are opened beneath the root, without following links.
 
 mod frames;
+mod reserve;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as Io, Read, Seek, Write};
@@ -30,6 +32,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use frames::FrameDir;
+pub use reserve::RESERVE;
 
 /// Largest report, beat and job file that is read, in bytes.
 const MOST_SMALL: u64 = 1 << 20;
@@ -159,7 +162,7 @@ impl Store {
             }
             fs::rename(&temporary, &path)
         };
-        write().map_err(io(what))
+        self.pressing(|| write().map_err(io(&what)))
     }
 
     /// The place of a job.
@@ -548,7 +551,7 @@ impl JobDir<'_> {
     }
 
     /// Opens one of the files that clients may read: `output`, `metrics.json`, `frames.jsonl`,
-    /// `detections.jsonl`, `preview.gif`, `preview.mp4`.
+    /// `detections.jsonl`, `preview.gif`, `preview.webp`, `preview.mp4`.
     ///
     /// # Errors
     /// Of the file system.
@@ -605,7 +608,8 @@ impl JobDir<'_> {
     /// Of the file system.
     pub fn cancel(&self, attempt: AttemptId) -> Result<()> {
         let path = self.path().join("cancelled").join(attempt.to_string());
-        File::create(&path).map(drop).map_err(io(format!("cannot write '{}'", path.display())))
+        let what = format!("cannot write '{}'", path.display());
+        self.store.pressing(|| File::create(&path).map(drop).map_err(io(&what)))
     }
 
     /// Whether the attempt is to be stopped, or its job is gone.
