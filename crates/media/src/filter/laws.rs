@@ -8,7 +8,7 @@ use frameloom_core::time::{Rational, TimeBase};
 use frameloom_core::{ErrorKind, Result};
 
 use super::table::rows;
-use super::{Chain, Elsewhere, Exchange, graph_lists, plan_chain};
+use super::{Chain, Elsewhere, Exchange, Files, Parts, graph_lists, plan_chain};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 
 const FRAMES: i64 = 12;
@@ -133,7 +133,9 @@ fn run(
             return None;
         }
     };
-    let mut chain = Chain::new(&filters, format, Some(&echo())).unwrap();
+    let (echo, files) = (echo(), Files::default());
+    let parts = Parts { exchange: Some(&echo), files: &files, plan: None, tracks: None };
+    let mut chain = Chain::new(&filters, format, &parts).unwrap();
     let mut out = Vec::new();
     (from..to).for_each(|pts| chain.push(make(pts), &mut out).unwrap());
     chain.finish(&mut out).unwrap();
@@ -183,7 +185,15 @@ fn specs() -> Vec<FilterSpec> {
             specs.push(format!("{}:roi=25%,25%,50%,50%", row.info.name).parse().unwrap());
         }
     }
-    for more in ["edges:overlay=true", "denoise:frames=5", "crop:w=5:h=3:x=1:y=1", "scale:h=8"] {
+    for more in [
+        "edges:overlay=true",
+        "denoise:frames=5",
+        "crop:w=5:h=3:x=1:y=1",
+        "scale:h=8",
+        "motion:method=diff:action=boxes",
+        "motion:method=diff:action=highlight:width=32",
+        "motion:method=flow:action=mask",
+    ] {
         specs.push(more.parse().unwrap());
     }
     specs

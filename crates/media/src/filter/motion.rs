@@ -24,6 +24,9 @@ use crate::frame::{Frame, FrameFormat, PixelFormat};
 /// Frames that the background model remembers.
 const HISTORY: i32 = 500;
 
+/// Shortest side of a picture in which flow is looked for.
+const LEAST_FLOW: i32 = 32;
+
 /// What is shown where something moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shown {
@@ -149,7 +152,9 @@ impl Motion {
                 imgproc::gaussian_blur_def(&difference, &mut strength, Size::new(5, 5), 0.0)?;
                 imgproc::threshold(&strength, &mut mask, self.threshold, 255.0, THRESH_BINARY)?;
             }
-            (Method::Flow(flow), Some(before)) => {
+            (Method::Flow(flow), Some(before))
+                if self.working.width.min(self.working.height) >= LEAST_FLOW =>
+            {
                 let mut moved = Mat::default();
                 flow.calc(before, &small, &mut moved)?;
                 let (mut x, mut y, mut length) = (Mat::default(), Mat::default(), Mat::default());
@@ -161,7 +166,7 @@ impl Motion {
                 let least = (self.threshold * 16.0).floor();
                 imgproc::threshold(&strength, &mut mask, least, 255.0, THRESH_BINARY)?;
             }
-            (_, None) => {
+            (Method::Difference | Method::Flow(_), _) => {
                 let zero = Mat::zeros_size(self.working, core::CV_8U)?.to_mat()?;
                 zero.copy_to(&mut strength)?;
                 zero.copy_to(&mut mask)?;

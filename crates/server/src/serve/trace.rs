@@ -322,7 +322,7 @@ impl Reading {
                 if let Some(took) = in_slot {
                     let id = span_id(attempt.bits());
                     self.spans.push(Span {
-                        name: format!("slot.{}", name(task)),
+                        name: format!("slot.{}", task.kind()),
                         id: id.rotate_left(1).max(1),
                         parent: id,
                         start: at.saturating_sub(took).max(start),
