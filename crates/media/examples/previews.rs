@@ -10,7 +10,7 @@ use frameloom_core::plan::Plan;
 use frameloom_core::slot::{PlanTask, SegmentTask};
 use frameloom_core::spec::{Container, EncoderSpec, JobSpec};
 use frameloom_core::{Error, Result};
-use frameloom_media::{Progress, SegmentRunner};
+use frameloom_media::{Files, Given, Progress, SegmentRunner};
 
 /// CPU seconds that a clip's segments take, and the pairs of pictures that come of them.
 fn process(source: &File, plan: &Plan, job: u32, previews: bool) -> Result<(f64, u32)> {
@@ -26,8 +26,11 @@ fn process(source: &File, plan: &Plan, job: u32, previews: bool) -> Result<(f64,
             segment,
             previews,
             decode_threads: 1,
+            files: Vec::new(),
+            tracks: false,
+            reveals: true,
         };
-        let made = runner.run(source, plan, &task, out, &mut |progress| {
+        let made = runner.run(source, plan, &task, Given::default(), out, &mut |progress| {
             pairs += u32::from(matches!(progress, Progress::Preview(_)));
         })?;
         micros += made.cpu_us;
@@ -54,18 +57,12 @@ fn main() -> Result<()> {
         filters,
         encoder: EncoderSpec::default(),
         container: Container::Mp4,
-        segment_us: None,
-        from_us: None,
-        to_us: None,
-        stream: None,
         no_audio: true,
-        strict_streams: false,
-        keep_depth: false,
-        verify_source: false,
+        ..JobSpec::default()
     };
     let name = Path::new(&clip).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let task = PlanTask { attempt: AttemptId::from_bits(0), name, spec };
-    let plan = frameloom_media::make_plan(&source, &task, &mut |_| {})?;
+    let task = PlanTask { attempt: AttemptId::from_bits(0), name, spec, files: Vec::new() };
+    let plan = frameloom_media::make_plan(&source, &task, &Files::default(), &mut |_| {})?;
     let (mut bare, mut with, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         // Who goes first changes: the machine's speed may drift.
