@@ -87,6 +87,7 @@ def check(truths, args):
     wrong = []
     for name, (change, least, most) in checks.CHECKS.items():
         leaked = seen = 0
+        beside = []
         for scene, truth in truths.items():
             if not checks.applies(name, truth):
                 continue
@@ -95,12 +96,14 @@ def check(truths, args):
             checks.make(change, clip, truth, to, crf=27)
             one = score.score(clip, os.path.join(encoded, f"{scene}.mp4"), to, truth)
             counts = [one.count(large) for large in (True, False)]
+            beside.append(one.beside)
             leaked, seen = leaked + sum(c[0] for c in counts), seen + sum(c[1] for c in counts)
             part = sum(c[0] for c in counts) / max(1, sum(c[1] for c in counts))
             if not least <= part <= most:
                 print(f"check: {name}, {scene}: {100 * part:.1f} % leaked", flush=True)
-        print(f"check: {name}: {100 * leaked / seen:.1f} % of {seen} faces leaked", flush=True)
-        if not least <= leaked / seen <= most:
+        print(f"check: {name}: {100 * leaked / seen:.1f} % of {seen} faces leaked, "
+              f"{100 * max(beside):.3f} % changed beside faces where most", flush=True)
+        if not least <= leaked / seen <= most or max(beside) > checks.BESIDE:
             wrong.append(name)
     if wrong:
         raise SystemExit(f"the measure itself is off: {', '.join(wrong)}")
