@@ -5,7 +5,6 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use frameloom_core::id::AttemptId;
-use frameloom_core::plan::Stages;
 use frameloom_core::scheduler::{Command, MAX_ATTEMPTS, Phase, Scheduler, Verdict};
 use frameloom_core::wire::Task;
 use frameloom_core::{Error, ErrorKind};
@@ -16,11 +15,6 @@ use crate::nodes::{LEASE, Nodes};
 use crate::random::Time;
 use crate::store::Report;
 use crate::world::World;
-
-/// The stages of a job of so many segments.
-fn stages(segments: u32) -> Stages {
-    Stages { segments, detect: false, render: true }
-}
 
 /// How long a queue is empty, with slots that wait for it, before what was sent is sent again.
 const TWO_BEATS: Time = 2000;
@@ -86,7 +80,7 @@ impl Server {
             let mut scheduler = Scheduler::new(true);
             if let Some(plan) = dir.accepted.get(&Task::Plan) {
                 scheduler.resume(Task::Plan, *plan);
-                scheduler.planned(stages(model.count()));
+                scheduler.planned(model.stages());
                 for (task, attempt) in &dir.accepted {
                     self.job_of.insert(*attempt, j);
                     scheduler.resume(*task, *attempt);
@@ -195,7 +189,7 @@ impl Server {
         if task == Task::Plan
             && let Some(run) = self.jobs.get_mut(&j)
         {
-            run.scheduler.planned(stages(world.scenario.jobs[j].count()));
+            run.scheduler.planned(world.scenario.jobs[j].stages());
         }
         Ok(())
     }
