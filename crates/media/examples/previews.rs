@@ -71,7 +71,9 @@ fn main() -> Result<()> {
         let (two, pairs) = process(&source, &plan, 2 * round + 1, !first)?;
         let (on, off) = if first { (one, two) } else { (two, one) };
         println!("round {round}: {on:.2} s with pictures, {off:.2} s without {pairs}");
-        (bare.push(off), with.push(on), shares.push(on / off - 1.0));
+        bare.push(off);
+        with.push(on);
+        shares.push(on / off - 1.0);
     }
     println!(
         "median: {:.2} s with, {:.2} s without; pictures cost {:.2} %",

@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_pair_is_of_one_frame_and_small() {
-        let mut previewer = Previewer::new(None);
+        let mut previewer = Previewer::new(None, true);
         let mut frame = Frame::new(PixelFormat::Yuv420p, 1920, 1080).unwrap();
         for plane in 0..3 {
             frame.plane_mut(plane).unwrap().bytes.fill(100);
@@ -244,7 +244,7 @@ mod tests {
         }
         assert_eq!(previewer.after(&frame).unwrap(), None);
         // The next segment's begins where this one was, and takes none at once.
-        let mut next = Previewer::new(previewer.last());
+        let mut next = Previewer::new(previewer.last(), true);
         next.before(&frame).unwrap();
         assert_eq!(next.after(&frame).unwrap(), None);
     }

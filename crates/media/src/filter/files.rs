@@ -43,12 +43,29 @@ impl Files {
         if size > LARGEST {
             return Err(Error::new(
                 ErrorKind::TooLarge,
-                format!("file '{name}' of {size} bytes; {LARGEST} are allowed"),
+                format!("file '{name}' of {} MiB; {} are allowed", size >> 20, LARGEST >> 20),
             ));
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
         // Not by the file's own position, which others that hold it share.
         file.read_exact_at(&mut bytes, 0).map_err(failed)?;
         Ok(bytes.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_five_gigabytes_is_refused_unread() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(5 << 30).unwrap();
+        let files: Files = [("m.onnx".to_owned(), file)].into_iter().collect();
+        let error = files.read("m.onnx").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert!(error.message().contains("5120 MiB"), "{error}");
+        let error = files.read("other.onnx").unwrap_err();
+        assert!(error.message().contains("'other.onnx'"), "{error}");
     }
 }

@@ -62,7 +62,7 @@ pub fn catalogue() -> Catalogue {
 }
 
 /// The rows of all filters.
-pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
+pub(super) fn rows() -> impl Iterator<Item = &'static Row> + Clone {
     FILTERS.iter().chain(DETECTING)
 }
 
