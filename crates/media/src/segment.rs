@@ -24,7 +24,7 @@ use crate::encode::Encoder;
 use crate::ff::Packet;
 use crate::filter::{Chain, Exchange, FilterTimes};
 use crate::frame::{Frame, FrameFormat};
-use crate::preview::{Preview, Previewer};
+use crate::preview::{Preview, Previewer, Shown};
 use crate::seek;
 use crate::seg_file::{self, FrameRecord};
 
@@ -47,7 +47,7 @@ pub struct SegmentRunner {
     open: Option<(JobId, Demuxer)>,
     exchange: Option<Exchange>,
     /// When a picture of that job was last taken.
-    shown: Option<Instant>,
+    shown: Option<Shown>,
 }
 
 impl SegmentRunner {
