@@ -95,6 +95,23 @@ fn a_server_that_dies_at_any_commit_loses_and_repeats_nothing() {
 }
 
 #[test]
+fn a_write_that_finds_no_room_costs_no_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 3);
+    let expected = run_bytes(dir.path(), &source, "invert");
+    for step in ["before accept:1", "before accept:2", "before publish", "within publish"] {
+        let data = dir.path().join(step.replace([' ', ':'], "-"));
+        let server = Server::start(&data, &["--fault", &format!("{step}=full")]);
+        let id = server.submit(&source, &job("invert"));
+        server.until_event(&id, |_, event| event["waiting"] == "store full");
+        let ended = server.wait(&id);
+        assert_eq!(ended["state"], "succeeded", "{step}: {ended}");
+        assert!(server.output(&id) == expected, "{step}: other bytes than run");
+        accepted_once(&data, &id, 3);
+    }
+}
+
+#[test]
 fn a_frozen_server_that_was_replaced_decides_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let source = clip(dir.path(), "in.mp4", 6);
@@ -270,21 +287,24 @@ impl std::io::Read for Halves {
 #[test]
 fn one_key_at_once_makes_one_job_and_too_many_jobs_are_told_to_wait() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(&dir.path().join("data"), &["--max-jobs", "2"]);
-    let made: BTreeSet<String> = std::thread::scope(|scope| {
-        let all: Vec<_> = (0..16)
-            .map(|_| {
-                scope.spawn(|| {
-                    let key = [("idempotency-key", "one")];
-                    let (status, made) = server.post("/v1/jobs", &job("invert"), &key);
-                    assert!(status == 200 || status == 201, "{made}");
-                    made["id"].as_str().unwrap().to_owned()
+    let server = Server::start(&dir.path().join("data"), &["--max-jobs", "25"]);
+    for round in 0..24 {
+        let key = round.to_string();
+        let made: BTreeSet<String> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let key = [("idempotency-key", key.as_str())];
+                        let (status, made) = server.post("/v1/jobs", &job("invert"), &key);
+                        assert!(status == 200 || status == 201, "{made}");
+                        made["id"].as_str().unwrap().to_owned()
+                    })
                 })
-            })
-            .collect();
-        all.into_iter().map(|sent| sent.join().unwrap()).collect()
-    });
-    assert_eq!(made.len(), 1, "{made:?}");
+                .collect();
+            all.into_iter().map(|sent| sent.join().unwrap()).collect()
+        });
+        assert_eq!(made.len(), 1, "{made:?}");
+    }
     assert_eq!(server.post("/v1/jobs", &job("invert"), &[]).0, 201);
     let full = agent().post(format!("{}/v1/jobs", server.url())).send_json(job("invert")).unwrap();
     assert_eq!(full.status().as_u16(), 429);

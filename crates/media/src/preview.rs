@@ -1,4 +1,5 @@
-//! Small pictures of a segment at work, before and after its filters: about two a second.
+//! Small pictures of a segment at work, before and after its filters: two a second at most, and fewer
+//! where they would cost more than a hundredth of the slot's time.
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
@@ -8,6 +9,7 @@ use ffmpeg_next::ffi;
 use frameloom_core::plan::{ColorTags, PlannedEncoder};
 use frameloom_core::time::{Rational, TimeBase};
 use frameloom_core::{Error, Result};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::encode::Encoder;
 use crate::ff;
@@ -28,9 +30,36 @@ pub struct Preview {
     pub after: Vec<u8>,
 }
 
+/// How many times the CPU time of a pair of pictures a slot works before it makes the next one.
+const DEARNESS: u32 = 100;
+
+/// When a picture was last taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shown {
+    at: Instant,
+    /// CPU time that the process had used.
+    used: Duration,
+    /// CPU time that the pair took.
+    cost: Duration,
+}
+
+fn cpu_time(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
+}
+
+impl Shown {
+    /// Whether the next one may be taken: the pictures of a slot cost no more than a hundredth.
+    fn is_over(&self) -> bool {
+        self.at.elapsed() >= EVERY
+            && cpu_time(ClockId::ProcessCPUTime).saturating_sub(self.used) >= self.cost * DEARNESS
+    }
+}
+
 /// Takes the pictures.
 pub(crate) struct Previewer {
-    last: Option<Instant>,
+    last: Option<Shown>,
     /// The picture before the filters, of the frame with this pts.
     pending: Option<(i64, Option<Vec<u8>>)>,
     /// Whether frames are shown as they were before the filters, too.
@@ -39,12 +68,12 @@ pub(crate) struct Previewer {
 
 impl Previewer {
     /// One that took its last picture then. Where it does not reveal frames, both pictures are what comes out.
-    pub(crate) fn new(last: Option<Instant>, reveals: bool) -> Self {
+    pub(crate) fn new(last: Option<Shown>, reveals: bool) -> Self {
         Self { last, pending: None, reveals }
     }
 
     /// When it took its last picture.
-    pub(crate) fn last(&self) -> Option<Instant> {
+    pub(crate) fn last(&self) -> Option<Shown> {
         self.last
     }
 
@@ -53,9 +82,13 @@ impl Previewer {
     /// # Errors
     /// Where it cannot be made small.
     pub(crate) fn before(&mut self, frame: &Frame) -> Result<()> {
-        if self.last.is_none_or(|last| last.elapsed() >= EVERY) {
-            self.last = Some(Instant::now());
-            let before = self.reveals.then(|| jpeg(frame, LONGEST)).transpose()?;
+        if self.last.is_none_or(|last| last.is_over()) {
+            let (before, cost) = match self.reveals.then(|| timed(frame)).transpose()? {
+                Some((picture, cost)) => (Some(picture), cost),
+                None => (None, Duration::ZERO),
+            };
+            let used = cpu_time(ClockId::ProcessCPUTime);
+            self.last = Some(Shown { at: Instant::now(), used, cost });
             self.pending = Some((frame.pts(), before));
         }
         Ok(())
@@ -71,11 +104,21 @@ impl Previewer {
             _ => return Ok(None),
         }
         let Some((_, before)) = self.pending.take() else { return Ok(None) };
-        let after = jpeg(frame, LONGEST)?;
+        let (after, cost) = timed(frame)?;
+        if let Some(last) = &mut self.last {
+            last.cost += cost;
+        }
         // What is hidden is not shown as it was.
         let before = before.unwrap_or_else(|| after.clone());
         Ok(Some(Preview { before, after }))
     }
+}
+
+/// A small picture, and the CPU time that it took.
+fn timed(frame: &Frame) -> Result<(Vec<u8>, Duration)> {
+    let begun = cpu_time(ClockId::ThreadCPUTime);
+    let picture = jpeg(frame, LONGEST)?;
+    Ok((picture, cpu_time(ClockId::ThreadCPUTime).saturating_sub(begun)))
 }
 
 /// A frame of full range whose longest side has `most` pixels or fewer.

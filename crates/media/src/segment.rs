@@ -26,7 +26,7 @@ use crate::ff::Packet;
 use crate::filter::{Chain, Exchange, Files, FilterTimes, Notes, Parts};
 use crate::follow::{Look, LookHeader, LookLine, LookRecord, LookWriter, Looker, is_detector};
 use crate::frame::{Frame, FrameFormat};
-use crate::preview::{Preview, Previewer};
+use crate::preview::{Preview, Previewer, Shown};
 use crate::seek;
 use crate::seg_file::{self, FrameRecord};
 
@@ -60,7 +60,7 @@ pub struct SegmentRunner {
     /// The detectors of the job that last had any.
     looker: Option<(JobId, Looker)>,
     /// When a picture of that job was last taken.
-    shown: Option<Instant>,
+    shown: Option<Shown>,
 }
 
 /// What a pass over a segment is for, and what it works with.

@@ -191,8 +191,11 @@ pub(crate) fn in_slot<T: DeserializeOwned>(
         .map_err(|e| Error::internal("a slot's report is malformed").with_source(e))
 }
 
-/// Aborts the process at the step that `--fault` names: `STEP`, or `STEP:N` when it comes the Nth time.
+/// Aborts the process at the step that `--fault` names: `STEP`, or `STEP:N` when it comes the Nth time;
+/// with `=full` behind, the step finds no room instead.
 pub(crate) fn fault(wanted: Option<String>) -> Fault {
+    let full = wanted.as_ref().is_some_and(|wanted| wanted.ends_with("=full"));
+    let wanted = wanted.map(|wanted| wanted.trim_end_matches("=full").to_owned());
     let (step, nth) = match wanted.as_deref().and_then(|wanted| wanted.split_once(':')) {
         Some((step, nth)) => (Some(step.to_owned()), nth.parse().unwrap_or(1)),
         None => (wanted, 1),
@@ -200,6 +203,9 @@ pub(crate) fn fault(wanted: Option<String>) -> Fault {
     let come = AtomicU32::new(0);
     Box::new(move |at| {
         if step.as_deref() == Some(at) && come.fetch_add(1, Ordering::Relaxed) + 1 == nth {
+            if full {
+                return Err(Error::exhausted(format!("{at}: no room, as --fault has it")));
+            }
             std::process::abort();
         }
         Ok(())

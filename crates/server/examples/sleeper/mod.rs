@@ -15,7 +15,12 @@ const CONTENT: &[u8] = b"nothing";
 ///
 /// # Errors
 /// Of the file system.
-pub async fn work(store: &Store, node: NodeId, message: &TaskMessage, sleep: u32) -> Result<()> {
+pub(crate) async fn work(
+    store: &Store,
+    node: NodeId,
+    message: &TaskMessage,
+    sleep: u32,
+) -> Result<()> {
     let dir = store.job(message.job);
     if !dir.claim(message.attempt)? {
         return Ok(());

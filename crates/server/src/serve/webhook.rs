@@ -183,7 +183,7 @@ mod tests {
             age += next;
         }
         assert_eq!(waits[..6], [1, 1, 2, 4, 8, 16]);
-        assert_eq!(waits[12..15], [1024, 2048, 3600]);
+        assert_eq!(waits[11..14], [1024, 2048, 3600]);
         assert_eq!(waits.len(), 37, "{waits:?}");
         assert!(age >= day && age < day + WAITS.1);
         assert_eq!(wait(Duration::ZERO, Duration::ZERO), None);
