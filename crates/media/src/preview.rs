@@ -269,6 +269,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_dear_picture_is_paid_before_the_next() {
+        let at = Instant::now().checked_sub(EVERY).unwrap();
+        let used = cpu_time(ClockId::ProcessCPUTime);
+        let due = |cost| Shown { at, used, cost }.is_over();
+        assert!(due(Duration::ZERO));
+        assert!(!due(Duration::from_secs(60)));
+        assert!(!Shown { at: Instant::now(), used, cost: Duration::ZERO }.is_over());
+    }
+
+    #[test]
     fn a_pair_is_of_one_frame_and_small() {
         let mut previewer = Previewer::new(None, true);
         let mut frame = Frame::new(PixelFormat::Yuv420p, 1920, 1080).unwrap();
