@@ -31,7 +31,7 @@ pub use runtime::{RuntimeInfo, cuda, runtime, runtime_or_advice};
 const SIDES: std::ops::RangeInclusive<u32> = 32..=4096;
 
 /// Longest side of CenterFace's input where none is asked for.
-const LONGEST: u32 = 640;
+const LONGEST: u32 = 960;
 
 /// Which network.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +73,7 @@ pub(crate) struct DetectorSpec {
     /// Which network.
     pub(crate) model: Model,
     /// Width and height of its input, multiples of 32 from 32 to 4096. By default that of the model; CenterFace takes
-    /// the frame's shape, its long side 640 at most, sides rounded up to 32.
+    /// the frame's shape, its long side 960 at most, sides rounded up to 32.
     pub(crate) size: Option<(u32, u32)>,
     /// Lowest score that is given back, 0..=1.
     pub(crate) floor: f32,
@@ -254,7 +254,7 @@ impl Detector for Looker {
     }
 }
 
-/// The size of CenterFace's input for a frame: its shape, the long side 640 at most, sides rounded up to 32.
+/// The size of CenterFace's input for a frame: its shape, the long side 960 at most, sides rounded up to 32.
 fn centerface_size(width: u32, height: u32) -> (u32, u32) {
     let longest = width.max(height).max(1);
     let side = |pixels: u32| {

@@ -41,7 +41,7 @@ const ON_ERROR: ParamInfo = choice(
 );
 const SIZE: ParamInfo = optional_text(
     "size",
-    "WIDTHxHEIGHT of what the model sees, multiples of 32; without it the model's own, for centerface the picture's shape with 640 pixels along its longer side",
+    "WIDTHxHEIGHT of what the model sees, multiples of 32; without it the model's own, for centerface the picture's shape with 960 pixels at most along its longer side",
 );
 const LABELS: ParamInfo = file(
     "labels",
@@ -96,10 +96,15 @@ pub(super) const DETECTING: &[Row] = &[
                     false,
                     "the model: one of these, or an ONNX file of your own (YOLOX, YOLOv5, YOLOv8 or YOLO11)",
                 ),
-                threshold("0.4"),
+                threshold("0.25"),
                 EVERY,
+                flag(
+                    "turned",
+                    "true",
+                    "look each third time at the picture turned by 50 degrees as well: faces that lean or lie are found",
+                ),
                 SIZE,
-                margin("15"),
+                margin("20"),
                 SHAPE,
                 TRACK,
                 ON_ERROR,

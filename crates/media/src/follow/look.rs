@@ -9,9 +9,16 @@ use frameloom_core::{Error, Result};
 
 use super::Look;
 use super::spec::{DetectorParams, OnError, is_detector};
+use super::turned::Turned;
 use crate::detect::{self, Detector};
 use crate::filter::Files;
 use crate::frame::Frame;
+
+/// Each so manieth look is one at the picture turned, too.
+const TURNED_EACH: i64 = 3;
+
+/// How far it is turned, in degrees.
+const TURNED_BY: f64 = 50.0;
 
 /// The detectors of a plan.
 pub(crate) struct Looker {
@@ -132,7 +139,7 @@ impl Watcher {
         if last.unwrap_or_else(|| clock.turn_before(frame.pts(), every)) == turn {
             return Ok(Look::default());
         }
-        match self.detector.detect(frame) {
+        match self.find(frame, turn) {
             Ok(found) => {
                 let found = found.into_iter().filter(|found| self.counts(found)).collect();
                 Ok(Look { looked: true, failed: false, found })
@@ -143,6 +150,18 @@ impl Watcher {
             }
             Err(error) => Err(error.at(format!("{}, frame at {}", self.name, frame.pts()))),
         }
+    }
+
+    /// What the detector finds; each third time in the picture turned one way or the other, too.
+    fn find(&mut self, frame: &Frame, turn: i64) -> Result<Vec<Found>> {
+        let mut found = self.detector.detect(frame)?;
+        if self.params.turned && turn.rem_euclid(TURNED_EACH) == 0 {
+            let other = turn.div_euclid(TURNED_EACH).rem_euclid(2) == 0;
+            let turned = Turned::new(frame, if other { TURNED_BY } else { -TURNED_BY })?;
+            let more = self.detector.detect(&turned.frame)?;
+            turned.merge(more, &mut found, frame);
+        }
+        Ok(found)
     }
 
     fn counts(&self, found: &Found) -> bool {

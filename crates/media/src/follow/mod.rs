@@ -10,6 +10,7 @@ mod report;
 mod spec;
 mod track;
 mod tracks_file;
+mod turned;
 
 pub(crate) use look::Looker;
 pub(crate) use look_file::{LookHeader, LookLine, LookRecord, LookWriter};

@@ -94,6 +94,8 @@ pub(crate) struct DetectorParams {
     pub(crate) threshold: f32,
     /// It looks at the first frame of each so many frame durations.
     pub(crate) every: u32,
+    /// Whether every third look is one at the picture turned, too.
+    pub(crate) turned: bool,
     /// The classes that count, by name; all where none is named.
     pub(crate) classes: Vec<String>,
     /// What becomes of a frame on which it fails.
@@ -143,6 +145,7 @@ impl DetectorParams {
             detector: DetectorSpec { model, size, floor, device },
             threshold,
             every,
+            turned: params.boolean("turned").unwrap_or(false),
             classes,
             on_error,
             track: params.boolean("track")?,
