@@ -13,6 +13,7 @@ use frameloom_broker::Broker;
 use frameloom_broker::celery::{Active, Celery, Events, Steered};
 use frameloom_core::id::{AttemptId, JobId, NodeId};
 use frameloom_core::metrics::SlotMetrics;
+use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
     AcceptedSegment, ConcatTask, PlanTask, SegmentTask, SlotCommand, SlotPreview, TaskOutput,
 };
@@ -23,15 +24,18 @@ use frameloom_core::wire::{
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::journal;
 use frameloom_server::store::{JobDir, Store};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::frames::Frames;
+use crate::frames::{self, Carriers, Frames, MIB, Worker};
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
 /// How long a slot takes nothing after it could not claim.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often is looked whether a segment that waits for room is still wanted.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Jobs whose plan is remembered.
 const MOST_PLANS: usize = 10_000;
@@ -43,6 +47,8 @@ pub(crate) struct NodeConfig {
     pub(crate) name: String,
     /// Segments done at a time.
     pub(crate) slots: usize,
+    /// Frames filtered at a time, beside the segments.
+    pub(crate) frame_slots: usize,
     /// Whether it does short tasks, too.
     pub(crate) control: bool,
     /// Whether it lives within the server's process.
@@ -77,11 +83,25 @@ pub(crate) struct Node {
     events: OnceLock<Events>,
     /// Tasks that ended well, and that did not.
     ended: Mutex<(u64, u64)>,
+    /// The same of frames; those that nobody waited for any more did not.
+    frames_ended: Mutex<(u64, u64)>,
     /// Segment slots without work.
     free: Mutex<u32>,
     changed: Notify,
     /// The accepted plan of each job worked on.
     plans: Mutex<BTreeMap<JobId, AttemptId>>,
+    /// MiB that files of frames may still take.
+    frame_budget: Semaphore,
+    /// Notified when a frame is done.
+    frame_done: Arc<Notify>,
+}
+
+/// A plan whose frames are tasks.
+struct FramePlan<'a> {
+    made_by: AttemptId,
+    plan: Plan,
+    bytes: u64,
+    _permit: SemaphorePermit<'a>,
 }
 
 /// An attempt at work.
@@ -131,9 +151,12 @@ impl Node {
             apart: CancellationToken::new(),
             events: OnceLock::new(),
             ended: Mutex::new((0, 0)),
+            frames_ended: Mutex::new((0, 0)),
             free,
             changed: Notify::new(),
             plans: Mutex::new(BTreeMap::new()),
+            frame_budget: Semaphore::new(frames::budget()),
+            frame_done: Arc::new(Notify::new()),
         })
     }
 
@@ -173,12 +196,17 @@ impl Node {
     /// Its numbers, as Prometheus reads them.
     pub(crate) fn metrics(&self) -> String {
         let (well, badly) = *lock(&self.ended);
+        let (filtered, unfiltered) = *lock(&self.frames_ended);
         let (free, held) = (*lock(&self.free), lock(&self.held).len());
         format!(
             "# HELP frameloom_node_tasks_total Tasks that ended on this node.\n\
              # TYPE frameloom_node_tasks_total counter\n\
              frameloom_node_tasks_total{{outcome=\"done\"}} {well}\n\
              frameloom_node_tasks_total{{outcome=\"failed\"}} {badly}\n\
+             # HELP frameloom_node_frames_total Frames that were tasks and ended on this node.\n\
+             # TYPE frameloom_node_frames_total counter\n\
+             frameloom_node_frames_total{{outcome=\"done\"}} {filtered}\n\
+             frameloom_node_frames_total{{outcome=\"failed\"}} {unfiltered}\n\
              # HELP frameloom_node_slots Slots of this node by what they do.\n\
              # TYPE frameloom_node_slots gauge\n\
              frameloom_node_slots{{state=\"free\"}} {free}\n\
@@ -211,11 +239,37 @@ impl Node {
                 slot.into_stats(begun.elapsed())
             }));
         }
+        let no_segments = CancellationToken::new();
+        let mut framers = Vec::new();
+        for i in 0..self.config.frame_slots {
+            let node = Arc::clone(&self);
+            let (stop, no_segments) = (stop.clone(), no_segments.clone());
+            framers.push(tokio::spawn(async move {
+                let mut slot = Slot::new(format!("frame.{i}"), node.config.slot.clone());
+                node.work_frames(&mut slot, stop, no_segments).await;
+                slot.kill().await;
+                slot.into_stats(begun.elapsed())
+            }));
+        }
         let mut stats = Vec::new();
         for worker in workers {
             match worker.await {
                 Ok(slot) => stats.push(slot),
                 Err(error) => tracing::error!(%error, "a slot's keeper ended"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.drained.cancelled() => {}
+        }
+        // Segments at work may have needed them until now.
+        no_segments.cancel();
+        for framer in framers {
+            match framer.await {
+                // Most runs need none.
+                Ok(slot) if slot.tasks > 0 || slot.restarts > 0 => stats.push(slot),
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "a frame slot's keeper ended"),
             }
         }
         quiet.cancel();
@@ -307,6 +361,74 @@ impl Node {
             }
             self.changed.notify_one();
         }
+    }
+
+    /// One frame slot's work.
+    async fn work_frames(
+        &self,
+        slot: &mut Slot,
+        stop: CancellationToken,
+        no_segments: CancellationToken,
+    ) {
+        let worker = Worker {
+            node: self.id,
+            store: Arc::clone(&self.store),
+            broker: Arc::clone(&self.broker),
+            done: Arc::clone(&self.frame_done),
+        };
+        let engine = self.info.engine.id();
+        loop {
+            let task = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = no_segments.cancelled() => return,
+                task = self.broker.receive_frame(engine) => task,
+            };
+            let Ok(task) = task else { return };
+            let done = tokio::select! {
+                () = stop.cancelled() => return,
+                done = worker.perform(task, slot) => done,
+            };
+            let mut ended = lock(&self.frames_ended);
+            if done {
+                ended.0 += 1;
+            } else {
+                ended.1 += 1;
+            }
+        }
+    }
+
+    /// The plan of a job whose frames are tasks, and the bytes that its frames may take, once they are
+    /// free; `None` where the job sends no frames to nodes.
+    async fn frame_plan(
+        &self,
+        dir: &JobDir<'_>,
+        job: &JobFile,
+        attempt: AttemptId,
+    ) -> Result<Option<FramePlan<'_>>, Trouble> {
+        if job.spec.granularity.is_segment() {
+            return Ok(None);
+        }
+        let ours = |error: Error| Trouble::Failed { error, by_task: false };
+        let gone = || ours(Error::unavailable("the plan is gone"));
+        let made_by = lock(&self.plans).get(&job.id).copied().ok_or_else(gone)?;
+        let plan = dir.read_plan(made_by).map_err(ours)?.ok_or_else(gone)?;
+        let Some(bytes) = frames::needs(&plan, self.config.slots) else { return Ok(None) };
+        let permits = bytes.div_ceil(MIB).min(frames::budget() as u64);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let permit = loop {
+            tokio::select! {
+                permit = self.frame_budget.acquire_many(permits) => {
+                    break permit.map_err(|e| ours(Error::internal(e.to_string())))?;
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    if dir.is_cancelled(attempt) || lock(&self.revoked).contains(&attempt) {
+                        return Err(Trouble::Cancelled);
+                    }
+                }
+            }
+        };
+        Ok(Some(FramePlan { made_by, plan, bytes, _permit: permit }))
     }
 
     /// Claims a task, does it and reports.
@@ -403,12 +525,22 @@ impl Node {
                 }
                 Ok((command, descriptors))
             });
-        let away = match task {
-            Task::Segment(_) => {
-                Frames::of(&self.store, self.config.celery.as_ref(), &job).map_err(ours)?
-            }
-            _ => None,
-        };
+        let mut prepared = prepared;
+        let (mut away, mut framed) = (None, None);
+        if matches!(task, Task::Segment(_)) && prepared.is_ok() {
+            framed = self.frame_plan(dir, &job, attempt).await?;
+            let carriers = Carriers {
+                store: &self.store,
+                celery: self.config.celery.as_ref(),
+                broker: &self.broker,
+                done: &self.frame_done,
+            };
+            let plan = framed.as_ref().map(|framed| (framed.made_by, &framed.plan));
+            away = Frames::of(&carriers, &job, plan).map_err(ours)?;
+        }
+        if let (Ok((SlotCommand::Segment(task), _)), Some(framed)) = (&mut prepared, &framed) {
+            task.frame_bytes = framed.bytes;
+        }
         let ended = match prepared {
             Err(error) => Err(ours(error)),
             Ok((command, descriptors)) => {
@@ -444,6 +576,7 @@ impl Node {
         };
         // What is still away is called back.
         drop(away);
+        drop(framed);
         match ended {
             Ok(output) => {
                 pending.publish(&out).map_err(ours)?;
@@ -516,6 +649,7 @@ impl Node {
                 attempt,
                 segment,
                 decode_threads: self.decode_threads(),
+                frame_bytes: 0,
             }),
             _ => {
                 let mut segments = BTreeMap::new();

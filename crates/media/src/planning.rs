@@ -5,9 +5,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use frameloom_core::catalogue::Footprint;
 use frameloom_core::fingerprint::fingerprint;
+use frameloom_core::frame_task;
 use frameloom_core::plan::{
-    EntryPoint, Fingerprint, Message, OutputInfo, PLAN_VERSION, Plan, Seek, Segment, SourceInfo,
-    VideoInfo,
+    EntryPoint, Fingerprint, Message, OutputInfo, PLAN_VERSION, Plan, PlannedFilter, Seek, Segment,
+    SourceInfo, VideoInfo,
 };
 use frameloom_core::planner::{self, Cuts};
 use frameloom_core::slot::PlanTask;
@@ -49,8 +50,9 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
 
     let working = working_format(spec, &video, &mut messages)?;
     let (filters, output, footprint) = filter::plan_chain(&spec.filters, &working)?;
+    messages.extend(in_order(spec, &filters, &working));
     // What only shows when they are built is told before any work begins.
-    drop(filter::Chain::new(&filters, &working, None)?);
+    drop(filter::Chain::new(&filters, &working, None, None)?);
 
     let known = Known::of(&demuxer, stream)?;
     let (format, start_us, duration_us) =
@@ -124,8 +126,37 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
         entries,
         reason,
         messages,
+        granularity: spec.granularity,
+        on_error: spec.on_error,
         index_bytes_read: header_bytes.saturating_add(index.total_bytes_read()),
     })
+}
+
+/// Which filters' frames are no tasks, where frames are to be.
+fn in_order(spec: &JobSpec, filters: &[PlannedFilter], working: &FrameFormat) -> Vec<Message> {
+    if spec.granularity.is_segment() {
+        return Vec::new();
+    }
+    let away = frame_task::stretches(filters, &working.picture());
+    let own = |at: u32| away.iter().any(|s| (s.first..s.end).contains(&at));
+    let left =
+        (0u32..).zip(filters).filter(|(at, f)| !own(*at) && f.spec.name != frame_task::FILTER);
+    let mut messages: Vec<Message> = left
+        .map(|(_, filter)| {
+            let text = format!(
+                "filter '{}' keeps state from frame to frame: it runs in order where its segment is decoded, beside the frame tasks",
+                filter.spec
+            );
+            Message::new("filter_in_order", text)
+        })
+        .collect();
+    if away.is_empty() {
+        messages.push(Message::new(
+            "no_frame_tasks",
+            "no filter's frames can be tasks of nodes: --granularity frame changes nothing here",
+        ));
+    }
+    messages
 }
 
 /// Why a timeline that might have been cut was not.

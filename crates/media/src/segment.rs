@@ -14,6 +14,7 @@ use frameloom_core::id::JobId;
 use frameloom_core::metrics::FrameCounts;
 use frameloom_core::plan::{Plan, Seek, Segment};
 use frameloom_core::slot::{SegmentOutput, SegmentTask, WrittenFile};
+use frameloom_core::spec::Granularity;
 use frameloom_core::time::Interval;
 use frameloom_core::{Error, Result};
 
@@ -22,7 +23,7 @@ use crate::decode::{self, Decoder};
 use crate::demux::Demuxer;
 use crate::encode::Encoder;
 use crate::ff::Packet;
-use crate::filter::{Chain, Exchange, FilterTimes};
+use crate::filter::{Chain, Exchange, FilterTimes, Spread};
 use crate::frame::{Frame, FrameFormat};
 use crate::preview::{Preview, Previewer};
 use crate::seek;
@@ -101,7 +102,7 @@ impl SegmentRunner {
             let demuxer = self.demuxer(source, plan, task.job)?;
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
             let mut pass =
-                Pass::new(plan, segment, task.segment, entry, file, exchange.as_ref(), progress)?;
+                Pass::new(plan, segment, task, entry, file, exchange.as_ref(), progress)?;
             pass.careful = careful;
             pass.previewer = task.previews.then(Previewer::new);
             let end = pass.run(source, demuxer, threads)?;
@@ -217,7 +218,7 @@ impl<'a> Pass<'a> {
     fn new(
         plan: &'a Plan,
         segment: &Segment,
-        number: u32,
+        task: &SegmentTask,
         entry: usize,
         out: File,
         exchange: Option<&Exchange>,
@@ -225,13 +226,15 @@ impl<'a> Pass<'a> {
     ) -> Result<Self> {
         let video = &plan.source.video;
         let working = FrameFormat::of(&plan.working, video)?;
-        let chain = Chain::new(&plan.filters, &working, exchange)?;
+        let spread = (plan.granularity == Granularity::Frame)
+            .then_some(Spread { bytes: task.frame_bytes, on_error: plan.on_error });
+        let chain = Chain::new(&plan.filters, &working, exchange, spread)?;
         let encoder = Encoder::open(&plan.encoder, chain.output())?;
         let mut steps = vec!["decode".to_owned()];
         steps.extend(chain.names());
         steps.push("encode".into());
         let header = seg_file::Header {
-            segment: number,
+            segment: task.segment,
             time_base: video.time_base,
             parameters: encoder.parameters()?,
             steps,
@@ -462,7 +465,14 @@ impl<'a> Pass<'a> {
         if let Some(last) = self.records.last_mut().and_then(|record| record.ms.last_mut()) {
             *last += ms(flush.elapsed());
         }
-        if self.counts.output != self.counts.input {
+        for lost in self.chain.lost() {
+            let count =
+                |all: &[i64]| all.iter().filter(|pts| self.range.contains(**pts)).count() as u64;
+            self.counts.skipped += count(&lost.skipped);
+            self.counts.held += count(&lost.held);
+            self.counts.original += count(&lost.original);
+        }
+        if self.counts.output + self.counts.skipped != self.counts.input {
             return Err(Error::unsupported(format!(
                 "the filters made {} frames of {}; only filters that keep one frame in, one frame out can be used",
                 self.counts.output, self.counts.input

@@ -398,6 +398,7 @@ async fn serve(
     let node_config = NodeConfig {
         name: format!("{}-server", super::host_name()),
         slots,
+        frame_slots: slots,
         control: true,
         within_server: true,
         celery: celery.clone(),

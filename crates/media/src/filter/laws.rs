@@ -133,7 +133,7 @@ fn run(
             return None;
         }
     };
-    let mut chain = Chain::new(&filters, format, Some(&echo())).unwrap();
+    let mut chain = Chain::new(&filters, format, Some(&echo()), None).unwrap();
     let mut out = Vec::new();
     (from..to).for_each(|pts| chain.push(make(pts), &mut out).unwrap());
     chain.finish(&mut out).unwrap();

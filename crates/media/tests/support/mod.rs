@@ -58,6 +58,7 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
     for segment in plan.segments.iter().rev() {
         let attempt = AttemptId::from_bits(u128::from(segment.index));
         let task = SegmentTask {
+            frame_bytes: 0,
             previews: false,
             job: JobId::from_bits(1),
             attempt,

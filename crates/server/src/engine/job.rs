@@ -527,6 +527,9 @@ impl JobRun {
             frames.output += counts.output;
             frames.concealed += counts.concealed;
             frames.decoded += counts.decoded;
+            frames.skipped += counts.skipped;
+            frames.held += counts.held;
+            frames.original += counts.original;
         }
         let retried_frames = self
             .scheduler
