@@ -4,7 +4,7 @@ CLIPS := .cache/clips
 BIN   := target/release/frameloom
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup build demo demo-cluster test check fmt docs bench fuzz clips
+.PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames fuzz clips
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ docs: build clips ## Write docs/filters.md, its pictures and docs/metrics.schema
 
 bench: build clips ## Measure against ffmpeg, OpenCV in Python and Celery; writes docs/benchmarks.md.
 	@bench/run.sh $(BIN) $(CLIPS)
+
+bench-frames: build clips ## Measure frames and segments over Redis against Celery with a task a frame.
+	@BENCH=frames.py bench/run.sh $(BIN) $(CLIPS)
 
 fuzz: setup ## Feed 100,000 mutated files and filter texts to the engine, in process.
 	FRAMELOOM_FUZZ_RUNS=100000 cargo test --release --locked -p frameloom-media --test fuzz -- --nocapture

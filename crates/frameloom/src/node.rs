@@ -398,6 +398,26 @@ impl Node {
         }
     }
 
+    /// What carries the frames of a segment that sends some away; and what they may take meanwhile, where
+    /// they go to nodes.
+    async fn carry(
+        &self,
+        dir: &JobDir<'_>,
+        job: &JobFile,
+        attempt: AttemptId,
+    ) -> Result<(Option<Frames>, Option<FramePlan<'_>>), Trouble> {
+        let framed = self.frame_plan(dir, job, attempt).await?;
+        let carriers = Carriers {
+            store: &self.store,
+            celery: self.config.celery.as_ref(),
+            broker: &self.broker,
+            done: &self.frame_done,
+        };
+        let plan = framed.as_ref().map(|framed| (framed.made_by, &framed.plan));
+        let frames = Frames::of(&carriers, job, plan).map_err(|error| self.trouble(error))?;
+        Ok((frames, framed))
+    }
+
     /// The plan of a job whose frames are tasks, and the bytes that its frames may take, once they are
     /// free; `None` where the job sends no frames to nodes.
     async fn frame_plan(
@@ -409,16 +429,17 @@ impl Node {
         if job.spec.granularity.is_segment() {
             return Ok(None);
         }
-        let ours = |error: Error| Trouble::Failed { error, by_task: false };
+        let ours = |error: Error| self.trouble(error);
         let gone = || ours(Error::unavailable("the plan is gone"));
         let made_by = lock(&self.plans).get(&job.id).copied().ok_or_else(gone)?;
         let plan = dir.read_plan(made_by).map_err(ours)?.ok_or_else(gone)?;
         let Some(bytes) = frames::needs(&plan, self.config.slots) else { return Ok(None) };
         let permits = bytes.div_ceil(MIB).min(frames::budget() as u64);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let mut taking = std::pin::pin!(self.frame_budget.acquire_many(permits));
         let permit = loop {
             tokio::select! {
-                permit = self.frame_budget.acquire_many(permits) => {
+                permit = &mut taking => {
                     break permit.map_err(|e| ours(Error::internal(e.to_string())))?;
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {
@@ -482,21 +503,23 @@ impl Node {
         Ok(())
     }
 
+    /// What is wrong with a node of its own says nothing about the job: others may do it.
+    fn trouble(&self, error: Error) -> Trouble {
+        let error = if self.config.within_server || error.kind().is_retryable() {
+            error
+        } else {
+            Error::unavailable(format!("node {}: {error}", self.config.name))
+        };
+        Trouble::Failed { error, by_task: false }
+    }
+
     async fn perform(
         &self,
         dir: &JobDir<'_>,
         message: &TaskMessage,
         slot: &mut Slot,
     ) -> Result<TaskOutput, Trouble> {
-        // What is wrong with a node of its own says nothing about the job: others may do it.
-        let ours = |error: Error| {
-            let error = if self.config.within_server || error.kind().is_retryable() {
-                error
-            } else {
-                Error::unavailable(format!("node {}: {error}", self.config.name))
-            };
-            Trouble::Failed { error, by_task: false }
-        };
+        let ours = |error: Error| self.trouble(error);
         let (task, attempt) = (message.task, message.attempt);
         let job =
             dir.read_job().and_then(|job| job.ok_or_else(|| Error::not_found("the job is gone")));
@@ -525,25 +548,18 @@ impl Node {
                 }
                 Ok((command, descriptors))
             });
-        let mut prepared = prepared;
-        let (mut away, mut framed) = (None, None);
-        if matches!(task, Task::Segment(_)) && prepared.is_ok() {
-            framed = self.frame_plan(dir, &job, attempt).await?;
-            let carriers = Carriers {
-                store: &self.store,
-                celery: self.config.celery.as_ref(),
-                broker: &self.broker,
-                done: &self.frame_done,
-            };
-            let plan = framed.as_ref().map(|framed| (framed.made_by, &framed.plan));
-            away = Frames::of(&carriers, &job, plan).map_err(ours)?;
-        }
-        if let (Ok((SlotCommand::Segment(task), _)), Some(framed)) = (&mut prepared, &framed) {
-            task.frame_bytes = framed.bytes;
-        }
-        let ended = match prepared {
-            Err(error) => Err(ours(error)),
-            Ok((command, descriptors)) => {
+        let carried = match task {
+            Task::Segment(_) if prepared.is_ok() => self.carry(dir, &job, attempt).await,
+            _ => Ok((None, None)),
+        };
+        let ended = match (prepared, carried) {
+            (Err(error), _) => Err(ours(error)),
+            (_, Err(trouble)) => Err(trouble),
+            // With the end of this what is still away is called back.
+            (Ok((mut command, descriptors)), Ok((away, framed))) => {
+                if let (SlotCommand::Segment(task), Some(framed)) = (&mut command, &framed) {
+                    task.frame_bytes = framed.bytes;
+                }
                 slot.run(Job {
                     command,
                     descriptors,
@@ -574,9 +590,6 @@ impl Node {
                 .await
             }
         };
-        // What is still away is called back.
-        drop(away);
-        drop(framed);
         match ended {
             Ok(output) => {
                 pending.publish(&out).map_err(ours)?;

@@ -60,6 +60,21 @@ impl FrameRunner {
                 return Err(Error::internal("a frame's task without its plan"));
             }
         };
+        let made = self.filter(&filters, &input, &heads, frames, at)?;
+        let rewound = (&*out).seek(SeekFrom::Start(0)).and_then(|_| out.set_len(0));
+        rewound.map_err(|e| Error::io("cannot write a frame", &e))?;
+        frame_file::write(&made, begun.elapsed().as_secs_f32() * 1e3, out)
+    }
+
+    /// Filters one of frames whose heads were read.
+    pub(crate) fn filter(
+        &mut self,
+        filters: &[PlannedFilter],
+        input: &FrameFormat,
+        heads: &[Head],
+        frames: &[File],
+        at: usize,
+    ) -> Result<Frame> {
         let picture = (input.width, input.height, input.pixel.name());
         if let Some(other) =
             heads.iter().find(|h| picture != (h.width, h.height, h.pixel_format.as_str()))
@@ -73,27 +88,23 @@ impl FrameRunner {
         let alone = |filters: &[PlannedFilter]| {
             filters.iter().all(|filter| filter.footprint == Footprint::PerFrame)
         };
-        let made = if alone(&filters) {
-            self.alone(&filters, &input, read(at)?)?
+        if alone(filters) {
+            return self.alone(filters, input, read(at)?);
+        }
+        // What looks at each frame alone behind the filter that needs neighbours has one to do.
+        let first = if alone(&filters[1..]) { 1 } else { filters.len() };
+        let mut chain = Chain::new(&filters[..first], input, None, None)?;
+        let mut made = Vec::new();
+        for at in 0..frames.len() {
+            chain.push(read(at)?, &mut made)?;
+        }
+        chain.finish(&mut made)?;
+        let made = one(made, heads[at].pts)?;
+        if first == filters.len() {
+            Ok(made)
         } else {
-            // What looks at each frame alone behind the filter that needs neighbours has one to do.
-            let first = if alone(&filters[1..]) { 1 } else { filters.len() };
-            let mut chain = Chain::new(&filters[..first], &input, None, None)?;
-            let mut made = Vec::new();
-            for at in 0..frames.len() {
-                chain.push(read(at)?, &mut made)?;
-            }
-            chain.finish(&mut made)?;
-            let made = one(made, head.pts)?;
-            if first == filters.len() {
-                made
-            } else {
-                self.alone(&filters[first..], chain.output(), made)?
-            }
-        };
-        let rewound = (&*out).seek(SeekFrom::Start(0)).and_then(|_| out.set_len(0));
-        rewound.map_err(|e| Error::io("cannot write a frame", &e))?;
-        frame_file::write(&made, begun.elapsed().as_secs_f32() * 1e3, out)
+            self.alone(&filters[first..], chain.output(), made)
+        }
     }
 
     /// Runs a frame through filters that need no other.

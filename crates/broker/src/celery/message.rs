@@ -437,6 +437,59 @@ mod tests {
     }
 
     #[test]
+    fn frames_come_back_and_strangers_may_name_nothing_but_frames() {
+        let (_, store) = sample();
+        let ours = FrameMessage {
+            job: JobId::from_bits(7),
+            plan: AttemptId::from_bits(8),
+            attempt: AttemptId::from_bits(u128::MAX),
+            group: AttemptId::from_bits(9),
+            frame: u64::MAX,
+            first: 0,
+            last: u64::MAX,
+            from: 0,
+            to: u32::MAX,
+        };
+        let raw = |kwargs: &Value, queue: &str| {
+            encode(&Sent { task: FRAME_TASK, id: "x", kwargs }, queue, 3, "gen1@host")
+        };
+        let text = raw(&frame_arguments(&ours, store), "frameloom.frame.000000000001");
+        assert!(text.len() < 4096, "{} bytes", text.len());
+        let engine = "frameloom.frame.000000000001";
+        let read = decode_frame(engine, text.as_bytes(), store).unwrap();
+        assert_eq!(read, FrameTask::Ours(ours));
+        // A stranger's is none of an engine, and the other way round.
+        assert!(decode_frame(FRAME_TASK, text.as_bytes(), store).is_err());
+
+        let good =
+            json!({ "filters": ["invert"], "frames": ["frames/a/b"], "output": "frames/a/c" });
+        let text = raw(&good, FRAME_TASK);
+        let read = decode_frame(FRAME_TASK, text.as_bytes(), store).unwrap();
+        assert!(matches!(read, FrameTask::Stranger(frame) if frame.frame == 0));
+        assert!(decode_frame(engine, text.as_bytes(), store).is_err());
+        for (field, value, words) in [
+            ("output", json!("frames/a/../b"), "is not frames/DIRECTORY/FILE"),
+            ("output", json!("frames/a"), "is not frames/"),
+            ("output", json!("/frames/a/b"), "is not frames/"),
+            ("output", json!("jobs/a/b"), "is not frames/"),
+            ("frames", json!(["frames/.a/b"]), "is not frames/"),
+            ("frames", json!(["frames/a/"]), "is not frames/"),
+            ("frames", json!([]), "frame 0 of 0"),
+            ("frame", json!(1), "frame 1 of 1"),
+            ("frame", json!(-1), "arguments of"),
+            ("filters", json!(vec!["invert"; 65]), "more than 64"),
+            ("store", json!("0"), "a task on store 0"),
+            ("version", json!(9), "version 9"),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value;
+            let text = raw(&bad, FRAME_TASK);
+            let error = decode_frame(FRAME_TASK, text.as_bytes(), store).unwrap_err();
+            assert!(error.message().contains(words), "'{error}' lacks '{words}'");
+        }
+    }
+
+    #[test]
     fn a_header_too_many_is_no_harm() {
         let (message, store) = sample();
         let mut raw: Value = serde_json::from_str(&text(&message, store, "q", 6)).unwrap();
@@ -454,6 +507,7 @@ mod tests {
             raw[at % len] = byte;
             raw.truncate(len - cut % len);
             drop(decode(&raw, store));
+            drop(decode_frame(FRAME_TASK, &raw, store));
         }
     }
 }

@@ -297,7 +297,7 @@ impl NodeFrames {
         let mut state = self.state();
         let Some(going) = state.going.get_mut(&filter) else { return Vec::new() };
         let late = going.away.iter_mut().filter(|(_, task)| {
-            task.sent.elapsed() > RESEND_AFTER
+            task.sent.elapsed() >= RESEND_AFTER
                 && !dir.is_claimed(task.attempt)
                 && !dir.has(&output(task.attempt))
         });
@@ -458,4 +458,176 @@ pub(super) fn input(group: AttemptId, number: u64) -> String {
 /// The file of a frame that comes back.
 pub(super) fn output(attempt: AttemptId) -> String {
     format!("{attempt}.out")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use frameloom_broker::Memory;
+    use frameloom_core::ErrorKind;
+    use frameloom_core::wire::{FrameClaim, FrameTask};
+
+    use super::*;
+
+    struct Trial {
+        dir: tempfile::TempDir,
+        frames: NodeFrames,
+    }
+
+    impl Trial {
+        fn new(before: u32, after: u32) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Arc::new(Store::open(dir.path()).unwrap());
+            let job = JobId::from_bits(1);
+            store.frames(job).make().unwrap();
+            let stretch = Stretch { first: 2, end: 3, before, after, input: 9, output: 9 };
+            let frames = NodeFrames {
+                store,
+                broker: Arc::new(Memory::new()),
+                done: Arc::new(Notify::new()),
+                job,
+                plan: AttemptId::from_bits(2),
+                engine: EngineId::from_digest(&[3; 6]),
+                stretches: vec![stretch],
+                state: Mutex::new(State { going: BTreeMap::new(), seen: Instant::now() }),
+            };
+            Self { dir, frames }
+        }
+
+        async fn write(&self, number: u64) {
+            self.frames.away(at(number)).unwrap();
+            self.frames.gone(at(number)).await.unwrap();
+        }
+
+        async fn message(&self) -> FrameMessage {
+            match self.frames.broker.receive_frame(self.frames.engine).await.unwrap() {
+                FrameTask::Ours(message) => message,
+                FrameTask::Stranger(frame) => panic!("{frame:?}"),
+            }
+        }
+
+        async fn waiting(&self) -> usize {
+            self.frames.broker.frames_waiting(self.frames.engine).await.unwrap()
+        }
+
+        /// A node's slot does what a message asks for.
+        fn answer(&self, message: &FrameMessage) {
+            let dir = self.frames.dir();
+            dir.create("part").unwrap();
+            dir.publish("part", &output(message.attempt)).unwrap();
+        }
+
+        fn files(&self) -> usize {
+            let dir = self.dir.path().join("frames").join(self.frames.job.to_string());
+            let entries = fs::read_dir(dir).unwrap().flatten();
+            entries.filter(|entry| entry.file_type().unwrap().is_file()).count()
+        }
+    }
+
+    fn at(number: u64) -> FrameNumber {
+        FrameNumber { filter: 2, number, pts: i64::try_from(number).unwrap() * 10 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tasks_name_the_neighbours_that_there_are_and_files_go_when_nobody_needs_them() {
+        let trial = Trial::new(1, 2);
+        for number in 0..4 {
+            trial.write(number).await;
+        }
+        assert_eq!(trial.waiting().await, 2, "frames 2 and 3 want frames behind them");
+        let mut seen = Vec::new();
+        for number in 0..4 {
+            let (message, back) = tokio::join!(
+                async {
+                    let message = trial.message().await;
+                    trial.answer(&message);
+                    message
+                },
+                trial.frames.back(at(number))
+            );
+            back.unwrap();
+            seen.push((message.frame, message.first, message.last));
+        }
+        assert_eq!(seen, [(0, 0, 2), (1, 0, 3), (2, 1, 3), (3, 2, 3)]);
+        assert_eq!(trial.files(), 1, "the last one is kept for a frame to come");
+        drop(trial.frames.away(at(0)).unwrap());
+        assert_eq!(trial.files(), 1, "what was there before a new beginning is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_message_is_sent_again_as_it_was_with_all_that_are_lost() {
+        let trial = Trial::new(0, 0);
+        for number in 0..3 {
+            trial.write(number).await;
+        }
+        let mut lost = Vec::new();
+        for _ in 0..3 {
+            lost.push(trial.message().await);
+        }
+        trial.answer(&lost[1]);
+        let (again, back) = tokio::join!(
+            async {
+                let again = [trial.message().await, trial.message().await];
+                again.iter().for_each(|message| trial.answer(message));
+                again
+            },
+            trial.frames.back(at(0))
+        );
+        back.unwrap();
+        assert_eq!(again, [lost[0].clone(), lost[2].clone()]);
+        assert_eq!(trial.waiting().await, 0, "what has come back is not sent again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_that_a_living_node_works_on_is_waited_for_and_a_silent_ones_is_sent_anew() {
+        let trial = Trial::new(0, 0);
+        trial.write(0).await;
+        let first = trial.message().await;
+        let node = NodeId::from_bits(5);
+        trial.frames.dir().claim(first.attempt, FrameClaim { node }).unwrap();
+        fs::create_dir(trial.dir.path().join("nodes").join(node.to_string())).unwrap();
+        let begun = Instant::now();
+        let beats = async {
+            // It works for half a minute, and then nothing is heard of it.
+            for counter in 1..=30 {
+                let beat = frameloom_core::wire::Beat { counter, ..Default::default() };
+                trial.frames.store.write_beat(node, &beat).unwrap();
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        };
+        let answers = async {
+            let anew = trial.message().await;
+            trial.answer(&anew);
+            (anew, begun.elapsed())
+        };
+        let (back, (anew, after), ()) = tokio::join!(trial.frames.back(at(0)), answers, beats);
+        back.unwrap();
+        assert_ne!(anew.attempt, first.attempt);
+        assert!((38..43).contains(&after.as_secs()), "after {after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn three_failures_of_its_own_end_a_frame_and_others_count_nothing() {
+        let trial = Trial::new(0, 0);
+        trial.write(0).await;
+        let failures = async {
+            for by_task in [false, true, false, true, true] {
+                let message = trial.message().await;
+                let error = Error::unavailable("the slot died");
+                let failure = FrameFailure { error, by_task };
+                trial.frames.dir().say(message.attempt, &failure).unwrap();
+            }
+        };
+        let (back, ()) = tokio::join!(trial.frames.back(at(0)), failures);
+        match back {
+            Err(Lost::ByFunction(error)) => {
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+                let expected = "the frame at pts 0 failed 3 times: the slot died";
+                assert_eq!(error.message(), expected);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(trial.waiting().await, 0);
+    }
 }

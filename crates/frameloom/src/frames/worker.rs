@@ -22,6 +22,9 @@ use crate::slot::parent::{Job, Slot, Trouble};
 /// After how long the node says that it works on a frame. Most are done before.
 const CLAIMED_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a frame slot that cannot work takes nothing.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// Frames that a task names at most.
 const MOST_FRAMES: u64 = 65;
 
@@ -117,6 +120,10 @@ impl Worker {
         if let Some(failure) = failure {
             dir.say(attempt, &failure)?;
             self.done.notify_waiters();
+            if !failure.by_task {
+                // What is wrong is this node: the next frames are for others.
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         Ok(false)
     }

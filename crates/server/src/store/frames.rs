@@ -74,7 +74,8 @@ impl Coming<'_> {
 
     /// Removes what was written.
     pub fn discard(self) {
-        let removed = self.dir().and_then(|dir| rustix::fs::unlinkat(&dir, &self.part, AtFlags::empty()));
+        let removed =
+            self.dir().and_then(|dir| rustix::fs::unlinkat(&dir, &self.part, AtFlags::empty()));
         if let Err(error) = removed {
             tracing::trace!(%error, "a frame's file stays until its directory goes");
         }
