@@ -231,7 +231,9 @@ fn a_frame_done_by_itself_is_that_of_its_order() {
     for spec in specs() {
         for pixel in PixelFormat::EIGHT_BIT {
             let done = away_is_here(&spec, &format(pixel, 64, 48));
-            assert!(done || sequential(&spec) || spec.name == FILTER, "{spec}");
+            // The example of crop is larger than the picture.
+            let other = sequential(&spec) || [FILTER, "crop"].contains(&spec.name.as_str());
+            assert!(done || other, "{spec}");
         }
     }
     let windows = graph_lists::WINDOW.iter().map(|(name, ..)| *name);
