@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use frameloom_broker::Broker;
 use frameloom_broker::celery::{Active, Celery, Events, Steered};
-use frameloom_core::id::{AttemptId, JobId, NodeId};
+use frameloom_core::id::{AttemptId, EngineId, JobId, NodeId};
 use frameloom_core::metrics::SlotMetrics;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
@@ -175,6 +175,11 @@ impl Node {
         let segments = Queue::Segment(self.info.engine.id());
         let control = self.config.control.then_some(Queue::Control);
         control.into_iter().chain((self.config.slots > 0).then_some(segments)).collect()
+    }
+
+    /// Its engine, where it filters single frames.
+    pub(crate) fn frames(&self) -> Option<EngineId> {
+        (self.config.frame_slots > 0).then(|| self.info.engine.id())
     }
 
     /// Has tools hear what becomes of its tasks.

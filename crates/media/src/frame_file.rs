@@ -5,13 +5,15 @@ use std::ffi::c_int;
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 
+use ffmpeg_next::ffi;
 use frameloom_core::plan::ColorTags;
 use frameloom_core::time::Rational;
 use frameloom_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::color;
 use crate::frame::{Frame, PixelFormat};
+use crate::hdr::{RawLight, RawMastering};
+use crate::{color, ff};
 
 /// Length of the head in bytes.
 const HEAD: usize = 4096;
@@ -46,9 +48,55 @@ pub(crate) struct Head {
     /// Whether the upper field comes first.
     #[serde(default)]
     pub(crate) top_field_first: bool,
+    /// FFmpeg's notes on the display that it was mastered on and on its light, hexadecimal: `tonemap`
+    /// goes by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hdr: Vec<String>,
     /// Milliseconds that its filters took.
     #[serde(default)]
     pub(crate) worked_ms: f32,
+}
+
+/// The kinds of notes that go along, with their sizes.
+const NOTES: [(ffi::AVFrameSideDataType, usize); 2] = [
+    (ffi::AVFrameSideDataType::AV_FRAME_DATA_MASTERING_DISPLAY_METADATA, size_of::<RawMastering>()),
+    (ffi::AVFrameSideDataType::AV_FRAME_DATA_CONTENT_LIGHT_LEVEL, size_of::<RawLight>()),
+];
+
+/// The notes on a frame.
+fn notes(frame: &Frame) -> Vec<String> {
+    let note = |(kind, size)| {
+        // SAFETY: the frame is valid; null, or side data that lives as long as the frame.
+        let bytes = unsafe {
+            let data = ffi::av_frame_get_side_data(frame.as_ptr(), kind).as_ref()?;
+            std::slice::from_raw_parts(data.data, data.size)
+        };
+        let digits = |byte: &u8| format!("{byte:02x}");
+        (bytes.len() == size).then(|| bytes.iter().map(digits).collect::<String>())
+    };
+    let all = NOTES.map(note);
+    if all.iter().all(Option::is_none) {
+        return Vec::new();
+    }
+    all.into_iter().map(Option::unwrap_or_default).collect()
+}
+
+/// Gives a frame its notes; what is none is left out.
+fn add_notes(frame: &mut Frame, notes: &[String]) -> Result<()> {
+    for ((kind, size), text) in NOTES.into_iter().zip(notes) {
+        let digits = text.as_bytes().chunks(2);
+        let bytes: Option<Vec<u8>> = digits
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect();
+        let Some(bytes) = bytes.filter(|bytes| bytes.len() == size) else { continue };
+        // SAFETY: the frame is valid; what is made has room for so many bytes.
+        unsafe {
+            let data = ffi::av_frame_new_side_data(frame.as_mut_ptr(), kind, size);
+            let data = data.as_mut().ok_or_else(ff::out_of_memory)?;
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.data, size);
+        }
+    }
+    Ok(())
 }
 
 fn no_tags() -> ColorTags {
@@ -79,6 +127,7 @@ impl Head {
             sample_aspect_ratio: Rational::new(ratio.num, ratio.den),
             interlaced: raw.interlaced_frame != 0,
             top_field_first: raw.top_field_first != 0,
+            hdr: notes(frame),
             worked_ms,
         })
     }
@@ -186,7 +235,11 @@ pub(crate) fn read(head: &Head, mut file: &File, like: Option<&Frame>) -> Result
     let pixel = head.pixel()?;
     let mut frame = match like {
         Some(like) => like.new_like(pixel, head.width, head.height)?,
-        None => Frame::new(pixel, head.width, head.height)?,
+        None => {
+            let mut frame = Frame::new(pixel, head.width, head.height)?;
+            add_notes(&mut frame, &head.hdr)?;
+            frame
+        }
     };
     head.tell(&mut frame);
     for plane in 0..pixel.planes() {
@@ -231,6 +284,8 @@ mod tests {
         (head.color.range, head.color.matrix) = ("pc".into(), "bt709".into());
         (head.interlaced, head.top_field_first) = (true, true);
         head.sample_aspect_ratio = Rational::new(4, 3);
+        let digits = |size: usize| (0..size).map(|i| format!("{:02x}", i % 256)).collect();
+        add_notes(&mut frame, &NOTES.map(|(_, size)| digits(size))).unwrap();
         head.tell(&mut frame);
         frame
     }
@@ -255,6 +310,7 @@ mod tests {
                 file.seek(SeekFrom::Start(0)).unwrap();
                 let head = read_head(&file).unwrap();
                 assert_eq!(head, Head::of(&frame, 2.5).unwrap());
+                assert_eq!(head.hdr.len(), 2);
                 let back = read(&head, &file, None).unwrap();
                 assert_eq!(Head::of(&back, 2.5).unwrap(), head);
                 assert!(rows(&back) == rows(&frame), "{pixel:?} {width}x{height}");

@@ -334,6 +334,7 @@ pub(super) fn show(
         name: info.name.clone(),
         slots: info.slots as usize,
         queues: node.queues(),
+        frames: node.frames(),
         version: info.engine.frameloom.clone(),
     };
     let steered = Arc::clone(node) as Arc<dyn frameloom_broker::celery::Steered>;
