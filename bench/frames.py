@@ -3,7 +3,8 @@
 frames.py --bin FRAMELOOM --clips CLIPS --venv VENV [--rounds 3] [--seconds 12] [--kinds blur]
 
 A server without slots of its own and one worker node with a slot a core, their store in memory, as the peer's
-frames are. The same clip, x264 veryfast CRF 20; the job is submitted, done and fetched. Prints a table.
+frames are. The same clip, x264 veryfast CRF 20; the job is submitted, done and fetched. Prints a table: frames a
+second, and CPU seconds of all processes together (which other work on the machine changes less).
 """
 
 import argparse
@@ -15,6 +16,26 @@ import tempfile
 import time
 
 from bench import FILTERS, HERE, Celery, frames_of, make_clips, measure
+
+
+def cpu_of(roots):
+    """CPU seconds of processes and all that they have started, so far."""
+    used, parents = {}, {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        # Its own, and of those that it has waited for.
+        used[int(pid)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        parents[int(pid)] = int(fields[1])
+
+    def belongs(pid):
+        while pid not in roots and pid in parents:
+            pid = parents[pid]
+        return pid in roots
+
+    return sum(seconds for pid, seconds in used.items() if belongs(pid))
 
 
 class Cluster:
@@ -61,8 +82,8 @@ def main():
     source = make_clips(args.clips, folder, args.seconds)["bunny"]
     frames = frames_of(source)
     python = os.path.abspath(f"{args.venv}/bin/python")
-    print("| filter | | fps, median | of the rounds | to the Celery peer with mp4v | with x264 |")
-    print("|---|---|---|---|---|---|")
+    print("| filter | | fps, median | of the rounds | to the Celery peer with mp4v | with x264 | CPU s |")
+    print("|---|---|---|---|---|---|---|")
     # The peer has database 0, Frameloom another one.
     with Celery(args.venv, folder) as celery:
         broker = celery.env["BROKER"].rsplit("/", 1)[0] + "/1"
@@ -75,10 +96,14 @@ def main():
                     "frameloom, frames": (cluster.submit(source, kind, "frame"), None),
                     "frameloom, segments": (cluster.submit(source, kind, "segment"), None),
                 }
-                rates = {name: [] for name in turns}
+                roots = {p.pid for p in (celery.redis, celery.worker, cluster.server, cluster.node)}
+                rates, seconds = {name: [] for name in turns}, {name: [] for name in turns}
                 for _ in range(args.rounds):
                     for name, (command, env) in turns.items():
-                        rates[name].append(frames / measure([command], env)[0])
+                        before = cpu_of(roots)
+                        wall, cpu = measure([command], env)
+                        rates[name].append(frames / wall)
+                        seconds[name].append(cpu + cpu_of(roots) - before)
                 for name, rounds in rates.items():
                     ratios = [
                         statistics.median(ours / theirs for ours, theirs in zip(rounds, rates[other]))
@@ -86,7 +111,7 @@ def main():
                     ]
                     shown = ", ".join(f"{rate:.1f}" for rate in rounds)
                     print(f"| {kind} | {name} | {statistics.median(rounds):.1f} | {shown} | "
-                          f"{ratios[0]:.2f} × | {ratios[1]:.2f} × |", flush=True)
+                          f"{ratios[0]:.2f} × | {ratios[1]:.2f} × | {statistics.median(seconds[name]):.1f} |", flush=True)
 
 
 if __name__ == "__main__":
