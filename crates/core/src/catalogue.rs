@@ -104,6 +104,11 @@ pub enum ParamKind {
     },
     /// A region `x,y,w,h` in pixels, or each in percent of the frame (`10%,10%,50%,50%`).
     Region,
+    /// A file that comes along with the job, or one of a few words.
+    File {
+        /// The words.
+        words: &'static [&'static str],
+    },
     /// Free text.
     Text,
 }
@@ -322,6 +327,27 @@ impl Catalogue {
         })
     }
 
+    /// The files that filters take, by the values of their parameters, each once.
+    ///
+    /// # Errors
+    /// Invalid for an unknown filter.
+    pub fn files(&self, filters: &[FilterSpec]) -> Result<Vec<String>> {
+        let mut files = Vec::new();
+        for spec in filters {
+            let info = self.find(&spec.name)?;
+            for (key, value) in &spec.params {
+                let param = info.params.iter().find(|param| param.name == key);
+                if let Some(ParamKind::File { words }) = param.map(|param| &param.kind)
+                    && !words.contains(&value.as_str())
+                    && !files.contains(value)
+                {
+                    files.push(value.clone());
+                }
+            }
+        }
+        Ok(files)
+    }
+
     /// Checks the values of `spec` against the filter's table row and fills in defaults.
     ///
     /// # Errors
@@ -390,6 +416,9 @@ impl ParamKind {
             Self::Boolean => "true|false".into(),
             Self::Choice { values } => values.join("|"),
             Self::Region => "x,y,w,h".into(),
+            Self::File { words } => {
+                words.iter().copied().chain(["FILE"]).collect::<Vec<_>>().join("|")
+            }
             Self::Text => "TEXT".into(),
         }
     }
@@ -416,7 +445,8 @@ impl ParamKind {
                 values.contains(&text).then(|| ParamValue::Text(text.to_owned()))
             }
             Self::Region => Region::parse(text).map(ParamValue::Region),
-            Self::Text => Some(ParamValue::Text(text.to_owned())),
+            Self::File { .. } if text.is_empty() => None,
+            Self::File { .. } | Self::Text => Some(ParamValue::Text(text.to_owned())),
         };
         value.ok_or_else(|| match self {
             Self::Integer { min, max, odd } => {
@@ -430,6 +460,7 @@ impl ParamKind {
                 "a region x,y,w,h in pixels or percent, like '0,0,320,240' or '25%,25%,50%,50%'"
                     .into()
             }
+            Self::File { .. } => "the name of a file".into(),
             Self::Text => "text".into(),
         })
     }

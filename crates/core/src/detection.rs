@@ -102,15 +102,16 @@ impl fmt::Display for BoxSource {
 }
 
 /// A box of a track in one frame.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TrackedBox {
     /// Where, smoothed over time.
+    #[serde(flatten)]
     pub rect: Rect,
     /// The detector's score; that of the nearest detection where it is interpolated.
     pub score: f32,
     /// Its class: an index into the detector's names.
     pub class: u16,
-    /// The track, from 1, in order of the tracks' first frames.
+    /// The track, from 1, in order of the tracks' first frames; 0 where nothing is followed.
     pub track: u32,
     /// How it came to be.
     pub source: BoxSource,
@@ -123,10 +124,31 @@ pub struct DetectionsHeader {
     pub frameloom_detections: u32,
     /// What identifies the source.
     pub source: Fingerprint,
-    /// Seconds a tick of `pts`.
+    /// Seconds a tick of `pts`, as `1/12800`.
+    #[serde(with = "ratio")]
+    #[schemars(with = "String")]
     pub time_base: TimeBase,
     /// Width and height of the source as displayed, in pixels.
     pub size: [u32; 2],
+}
+
+/// A time base as text.
+mod ratio {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::time::TimeBase;
+
+    pub(super) fn serialize<S: Serializer>(base: &TimeBase, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(base)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<TimeBase, D::Error> {
+        let text = String::deserialize(from)?;
+        let parts = text.split_once('/');
+        let parts = parts.and_then(|(num, den)| Some((num.parse().ok()?, den.parse().ok()?)));
+        let base = parts.and_then(|(num, den)| TimeBase::new(num, den).ok());
+        base.ok_or_else(|| D::Error::custom(format!("'{text}' is no time base like '1/12800'")))
+    }
 }
 
 /// Any further line of a detections file: one a frame, in order of presentation.
@@ -164,6 +186,21 @@ pub struct DetectedBox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_headers_time_base_is_written_as_people_read_it() {
+        let source = Fingerprint { size: 1, modified_ns: 2, sha256: "ab".into(), whole: false };
+        let time_base = TimeBase::new(1, 12800).unwrap();
+        let header =
+            DetectionsHeader { frameloom_detections: 1, source, time_base, size: [64, 48] };
+        let text = serde_json::to_string(&header).unwrap();
+        assert!(text.contains(r#""time_base":"1/12800""#), "{text}");
+        assert_eq!(serde_json::from_str::<DetectionsHeader>(&text).unwrap(), header);
+        for bad in ["1/0", "x", "1", "-1/5"] {
+            let text = text.replace("1/12800", bad);
+            assert!(serde_json::from_str::<DetectionsHeader>(&text).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn overlap_is_counted_by_area() {

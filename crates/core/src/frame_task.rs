@@ -11,6 +11,13 @@ use crate::{Error, Result};
 /// The name of the filter whose frames are processed by Celery workers.
 pub const FILTER: &str = "celery";
 
+/// Whether a filter has to do with things that are found: it goes by what was found in the whole video or
+/// stands in a file, or notes what it finds. It must know where its frames lie in the source, and runs where
+/// a segment is decoded.
+pub fn is_about_things(name: &str) -> bool {
+    matches!(name, "faces" | "motion" | "objects" | "regions")
+}
+
 /// Bytes of frames under way that one slot has at most.
 const MOST_BYTES: u64 = 256 << 20;
 
@@ -52,8 +59,8 @@ impl Stretch {
     }
 }
 
-/// The stretches of a pipeline whose pictures come in as `working`. Filters that keep state, or need
-/// frames too far away, are in none. A stretch begins anew at each filter that needs neighbours: they
+/// The stretches of a pipeline whose pictures come in as `working`. Filters that keep state, need
+/// frames too far away, or have to do with things that are found are in none. A stretch begins anew at each filter that needs neighbours: they
 /// are the frames that came out of the filters before.
 pub fn stretches(filters: &[PlannedFilter], working: &PictureInfo) -> Vec<Stretch> {
     let mut all: Vec<Stretch> = Vec::new();
@@ -66,7 +73,9 @@ pub fn stretches(filters: &[PlannedFilter], working: &PictureInfo) -> Vec<Stretc
             Footprint::Window { before, after } => (before, after),
             Footprint::Warmup { .. } | Footprint::Sequential => (u32::MAX, u32::MAX),
         };
-        let spread = filter.spec.name != FILTER && before.max(after) <= MOST_NEIGHBOURS;
+        let name = filter.spec.name.as_str();
+        let spread =
+            name != FILTER && !is_about_things(name) && before.max(after) <= MOST_NEIGHBOURS;
         let alone = before == 0 && after == 0;
         match all.last_mut().filter(|_| open && alone) {
             Some(last) if spread => (last.end, last.output) = (at + 1, output),
@@ -238,11 +247,20 @@ mod tests {
             filter("celery", PerFrame, "gray"),
             filter("f", PerFrame, "yuv444p"),
             filter("g", Window { before: 99, after: 0 }, "yuv444p"),
+            filter("h", PerFrame, "gray"),
+            filter("faces", PerFrame, "gray"),
+            filter("motion", PerFrame, "gray"),
+            filter("i", PerFrame, "gray"),
+            filter("objects", PerFrame, "gray"),
+            filter("regions", PerFrame, "gray"),
         ];
         let found = stretches(&filters, &picture("yuv420p"));
         let of = |s: &Stretch| (s.first, s.end, s.before, s.after);
         let ranges: Vec<_> = found.iter().map(of).collect();
-        assert_eq!(ranges, [(0, 2, 0, 0), (2, 4, 1, 2), (6, 7, 0, 0)]);
+        assert_eq!(
+            ranges,
+            [(0, 2, 0, 0), (2, 4, 1, 2), (6, 7, 0, 0), (8, 9, 0, 0), (11, 12, 0, 0)]
+        );
         let (luma, chroma) = (1921 * 1081, 961 * 541);
         assert_eq!((found[0].input, found[0].output), (luma + 2 * chroma, luma));
         assert_eq!((found[2].input, found[2].output), (luma, 3 * luma));

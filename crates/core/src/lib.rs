@@ -18,6 +18,7 @@ pub mod scheduler;
 pub mod slot;
 pub mod spec;
 pub mod time;
+pub mod track;
 pub mod wire;
 
 pub use error::{Error, ErrorKind, Result};

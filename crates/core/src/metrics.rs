@@ -51,8 +51,45 @@ pub struct Metrics {
     pub index_bytes_read: u64,
     /// The versions that shape bytes.
     pub engine: Engine,
+    /// What was found, where anything was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detections: Option<DetectionMetrics>,
     /// What a user should know: conversions, streams left out, damage.
     pub messages: Vec<Message>,
+}
+
+/// What was found in a video, and what was done about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DetectionMetrics {
+    /// Frames in which something was hidden.
+    pub frames_hidden: u64,
+    /// Frames that were hidden whole, because a detector failed on them.
+    pub frames_hidden_whole: u64,
+    /// Who looked, one a filter that does.
+    pub detectors: Vec<DetectorMetrics>,
+}
+
+/// What one detecting filter found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DetectorMetrics {
+    /// The filter with its parameters, as written.
+    pub filter: String,
+    /// The detector: a model's or a method's name.
+    pub detector: String,
+    /// SHA-256 of its model, hexadecimal; empty where it has none.
+    pub sha256: String,
+    /// What was done with it, e.g. `blur`.
+    pub action: String,
+    /// Frames with at least one box.
+    pub frames: u64,
+    /// Boxes in all frames.
+    pub boxes: u64,
+    /// Boxes of frames in which the detector itself found nothing there.
+    pub interpolated: u64,
+    /// Things followed.
+    pub tracks: u64,
+    /// The lowest score of a box that was used; `None` where there is none.
+    pub lowest_score: Option<f32>,
 }
 
 /// The job.

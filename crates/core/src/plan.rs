@@ -10,11 +10,11 @@ use sha2::{Digest, Sha256};
 use crate::catalogue::Footprint;
 use crate::id::EngineId;
 use crate::pipeline::FilterSpec;
-use crate::spec::{Codec, Container, Granularity, OnError};
+use crate::spec::{Codec, Container, DetectionsFormat, Granularity, KeptMetadata, OnError};
 use crate::time::{Interval, Rational, TimeBase};
 
 /// Version of this structure; a plan of another version is made anew.
-pub const PLAN_VERSION: u32 = 3;
+pub const PLAN_VERSION: u32 = 5;
 
 /// A job cut into tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +37,15 @@ pub struct Plan {
     pub working: PictureInfo,
     /// The pictures that the encoder gets.
     pub output: OutputInfo,
+    /// What is looked for, where a filter looks for anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<PlannedDetection>,
+    /// Whether a filter hides what is found: then nothing of it may show elsewhere.
+    #[serde(default)]
+    pub hides: bool,
+    /// What of the source is left out because it may tell of what is hidden.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<KeptMetadata>,
     /// The encoder.
     pub encoder: PlannedEncoder,
     /// What becomes of each stream of the source.
@@ -71,6 +80,12 @@ pub struct Engine {
     pub encoders: String,
     /// OpenCV's version.
     pub opencv: String,
+    /// ONNX Runtime's version by the name of its file; empty where it is not installed.
+    #[serde(default)]
+    pub onnxruntime: String,
+    /// One digest of the models that are part of the program.
+    #[serde(default)]
+    pub models: String,
     /// The instruction set class, where a step's bytes depend on it.
     pub cpu: String,
 }
@@ -78,9 +93,9 @@ pub struct Engine {
 impl Engine {
     /// Its short name, by which queues and nodes are told apart.
     pub fn id(&self) -> EngineId {
-        let Self { frameloom, ffmpeg, encoders, opencv, cpu } = self;
+        let Self { frameloom, ffmpeg, encoders, opencv, onnxruntime, models, cpu } = self;
         let mut hash = Sha256::new();
-        for part in [frameloom, ffmpeg, encoders, opencv, cpu] {
+        for part in [frameloom, ffmpeg, encoders, opencv, onnxruntime, models, cpu] {
             // No version holds a zero, so no two engines give the same bytes.
             hash.update(part);
             hash.update([0]);
@@ -215,7 +230,34 @@ pub struct ColorTags {
     pub chroma_location: String,
 }
 
+/// The stages of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stages {
+    /// Segments of the timeline.
+    pub segments: u32,
+    /// Whether all of them are looked into, and what is found is followed, before any is processed.
+    pub detect: bool,
+    /// Whether they are processed: else all that is wanted is what was found.
+    pub render: bool,
+}
+
 impl Plan {
+    /// The stages of the job.
+    pub fn stages(&self) -> Stages {
+        let segments = u32::try_from(self.segments.len()).unwrap_or(u32::MAX);
+        let detection = self.detection.as_ref();
+        Stages {
+            segments,
+            detect: detection.is_some_and(|detection| detection.first),
+            render: detection.is_none_or(|detection| detection.only.is_none()),
+        }
+    }
+
+    /// Whether a detections file is made beside the video.
+    pub fn writes_detections(&self) -> bool {
+        self.detection.as_ref().is_some_and(|detection| detection.only.is_none())
+    }
+
     /// The pictures that the encoder gets.
     pub fn encoded(&self) -> &PictureInfo {
         self.filters.last().map_or(&self.working, |filter| &filter.output)
@@ -263,6 +305,43 @@ pub struct PictureInfo {
     pub field_order: String,
     /// Colour tags.
     pub color: ColorTags,
+}
+
+/// What is looked for in a job's frames.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedDetection {
+    /// Who looks, one a filter that does.
+    pub detectors: Vec<PlannedDetector>,
+    /// Whether all segments are looked into before any is processed.
+    pub first: bool,
+    /// The form in which what was found is the whole output; `None` where a video comes out.
+    pub only: Option<DetectionsFormat>,
+}
+
+/// A filter that looks for things.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedDetector {
+    /// The filter's number in the pipeline, from 0.
+    pub filter: u32,
+    /// The detector: a model's or a method's name.
+    pub name: String,
+    /// SHA-256 of its model, hexadecimal; empty where it has none.
+    pub sha256: String,
+    /// The names of what it finds.
+    pub classes: Vec<String>,
+    /// What is done with it, e.g. `blur`.
+    pub action: String,
+    /// How it is followed over time; `None` where it is not.
+    pub tracking: Option<PlannedTracking>,
+}
+
+/// How what is found is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedTracking {
+    /// A track needs a detection at least this sure, 0..=1.
+    pub threshold: f32,
+    /// Detections at least this sure continue a track, 0..=1.
+    pub low: f32,
 }
 
 /// The pictures that the encoder gets.

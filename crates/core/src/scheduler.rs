@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::id::AttemptId;
 use crate::metrics::FailedAttempt;
+use crate::plan::Stages;
 use crate::wire::Task;
 use crate::{Error, ErrorKind};
 
@@ -48,6 +49,10 @@ pub enum Command {
 pub enum Phase {
     /// Its plan is being made.
     Planning,
+    /// Its segments are being looked into.
+    Detecting,
+    /// What was found is being followed over the whole video.
+    Tracking,
     /// Its segments are being processed.
     Running,
     /// Its segments are being joined.
@@ -142,13 +147,14 @@ pub struct Scheduler {
     failed: Vec<FailedAttempt>,
     /// How long accepted segments took, sorted.
     took: Vec<Duration>,
-    segments: u32,
+    stages: Stages,
     resumed: u32,
     ready: BTreeSet<Task>,
     running: BTreeSet<Task>,
     /// Tasks that failed by themselves.
     blamed: BTreeSet<Task>,
     accepted: u32,
+    accepted_detects: u32,
     accepted_segments: u32,
     /// Tasks of which an attempt is sent and not claimed.
     waits: u32,
@@ -165,12 +171,13 @@ impl Scheduler {
             owners: BTreeMap::new(),
             failed: Vec::new(),
             took: Vec::new(),
-            segments: 0,
+            stages: Stages::default(),
             resumed: 0,
             ready: BTreeSet::from([Task::Plan]),
             running: BTreeSet::new(),
             blamed: BTreeSet::new(),
             accepted: 0,
+            accepted_detects: 0,
             accepted_segments: 0,
             waits: 0,
         }
@@ -200,6 +207,7 @@ impl Scheduler {
                 Class::Sent => {}
                 Class::Accepted => {
                     self.accepted += 1;
+                    self.accepted_detects += u32::from(matches!(task, Task::Detect(_)));
                     self.accepted_segments += u32::from(matches!(task, Task::Segment(_)));
                 }
             }
@@ -212,21 +220,33 @@ impl Scheduler {
         if self.tasks.get(&task).is_some_and(|state| state.accepted.is_none()) {
             self.change(task, |state| state.accepted = Some(attempt));
             self.owners.insert(attempt, task);
-            self.resumed += u32::from(matches!(task, Task::Segment(_)));
+            self.resumed += u32::from(task.segment().is_some());
         }
         self.advance();
     }
 
-    /// The plan is accepted and has so many segments.
-    pub fn planned(&mut self, segments: u32) {
+    /// The plan is accepted and has these stages.
+    pub fn planned(&mut self, stages: Stages) {
         if self.phase == Phase::Planning {
-            self.segments = segments;
-            let tasks = (0..segments).map(Task::Segment);
-            self.ready.extend(tasks.clone());
-            self.tasks.extend(tasks.map(|task| (task, TaskState::default())));
-            self.phase = Phase::Running;
+            self.stages = stages;
+            if stages.detect {
+                self.begin(Phase::Detecting, (0..stages.segments).map(Task::Detect));
+            } else {
+                self.begin(Phase::Running, (0..stages.segments).map(Task::Segment));
+            }
             self.advance();
         }
+    }
+
+    /// Begins a phase with its tasks.
+    fn begin(&mut self, phase: Phase, tasks: impl Iterator<Item = Task>) {
+        for task in tasks {
+            self.ready.insert(task);
+            self.tasks.insert(task, TaskState::default());
+        }
+        // How long other tasks took says nothing of these.
+        self.took.clear();
+        self.phase = phase;
     }
 
     /// What to do now, with room for `room` tasks in the queue and `idle` slots without work.
@@ -248,7 +268,7 @@ impl Scheduler {
             && room > 0
             && commands.is_empty()
             && self.waits == 0
-            && self.phase == Phase::Running
+            && matches!(self.phase, Phase::Detecting | Phase::Running)
             && let Some(task) = self.straggler(now)
         {
             commands.push(self.send(task, new_id(), true));
@@ -330,7 +350,7 @@ impl Scheduler {
                 attempt.state = State::Over;
             }
         });
-        if let (Task::Segment(_), Some(took)) = (task, took) {
+        if let (Some(_), Some(took)) = (task.segment(), took) {
             self.took.insert(self.took.partition_point(|known| *known < took), took);
         }
         self.advance();
@@ -411,11 +431,19 @@ impl Scheduler {
     }
 
     fn advance(&mut self) {
+        let Stages { segments, render, .. } = self.stages;
         match self.phase {
-            Phase::Running if self.accepted_segments == self.segments => {
-                self.phase = Phase::Assembling;
-                self.tasks.entry(Task::Concat).or_default();
-                self.ready.insert(Task::Concat);
+            Phase::Detecting if self.accepted_detects == segments => {
+                self.begin(Phase::Tracking, [Task::Track].into_iter());
+            }
+            Phase::Tracking if self.accepted(Task::Track).is_some() && render => {
+                self.begin(Phase::Running, (0..segments).map(Task::Segment));
+            }
+            Phase::Tracking if self.accepted(Task::Track).is_some() => {
+                self.begin(Phase::Assembling, [Task::Concat].into_iter());
+            }
+            Phase::Running if self.accepted_segments == segments => {
+                self.begin(Phase::Assembling, [Task::Concat].into_iter());
             }
             Phase::Assembling if self.accepted(Task::Concat).is_some() => self.phase = Phase::Done,
             _ => {}
@@ -430,6 +458,11 @@ impl Scheduler {
     /// The task of an attempt.
     pub fn task_of(&self, id: AttemptId) -> Option<Task> {
         self.owners.get(&id).copied()
+    }
+
+    /// Whether the task is one of this job's, as far as they are known.
+    pub fn knows(&self, task: Task) -> bool {
+        self.tasks.contains_key(&task)
     }
 
     /// Whether the attempt is sent or claimed, and not over.
@@ -515,12 +548,58 @@ mod tests {
 
     const NOW: Duration = Duration::ZERO;
 
-    fn planned(segments: u32, new_id: &mut dyn FnMut() -> AttemptId) -> Scheduler {
+    fn planned_as(stages: Stages, new_id: &mut dyn FnMut() -> AttemptId) -> Scheduler {
         let mut s = Scheduler::new(false);
         let plan = sent(&s.step(NOW, 9, 9, new_id))[0].1;
         assert_eq!(s.done(plan, NOW).0, Verdict::Accept);
-        s.planned(segments);
+        s.planned(stages);
         s
+    }
+
+    fn planned(segments: u32, new_id: &mut dyn FnMut() -> AttemptId) -> Scheduler {
+        planned_as(Stages { segments, detect: false, render: true }, new_id)
+    }
+
+    /// The tasks that a job does, in order, where nothing fails.
+    fn course(s: &mut Scheduler, new_id: &mut dyn FnMut() -> AttemptId) -> Vec<Task> {
+        let mut course = Vec::new();
+        while *s.phase() != Phase::Done {
+            let tasks = sent(&s.step(NOW, 9, 0, new_id));
+            assert!(!tasks.is_empty(), "stuck in {:?}", s.phase());
+            for (task, attempt) in tasks {
+                s.done(attempt, NOW);
+                course.push(task);
+            }
+        }
+        course
+    }
+
+    #[test]
+    fn a_job_that_follows_things_detects_all_then_tracks_then_renders() {
+        let mut new_id = ids();
+        let stages = Stages { segments: 2, detect: true, render: true };
+        let mut s = planned_as(stages, &mut new_id);
+        let (detect, segment) = (Task::Detect, Task::Segment);
+        assert_eq!(
+            course(&mut s, &mut new_id),
+            [detect(0), detect(1), Task::Track, segment(0), segment(1), Task::Concat]
+        );
+        let mut s = planned_as(Stages { render: false, ..stages }, &mut new_id);
+        assert_eq!(course(&mut s, &mut new_id), [detect(0), detect(1), Task::Track, Task::Concat]);
+    }
+
+    #[test]
+    fn a_resumed_job_goes_on_in_its_phase() {
+        let mut new_id = ids();
+        let stages = Stages { segments: 2, detect: true, render: true };
+        let mut s = planned_as(stages, &mut new_id);
+        s.resume(Task::Detect(1), AttemptId::from_bits(101));
+        let tasks = sent(&s.step(NOW, 9, 0, &mut new_id));
+        assert_eq!(tasks.iter().map(|t| t.0).collect::<Vec<_>>(), [Task::Detect(0)]);
+        s.resume(Task::Detect(0), AttemptId::from_bits(102));
+        s.resume(Task::Track, AttemptId::from_bits(103));
+        s.resume(Task::Segment(0), AttemptId::from_bits(104));
+        assert_eq!(course(&mut s, &mut new_id), [Task::Segment(1), Task::Concat]);
     }
 
     #[test]
@@ -660,7 +739,7 @@ mod tests {
         let mut new_id = ids();
         let mut s = Scheduler::new(false);
         s.resume(Task::Plan, AttemptId::from_bits(100));
-        s.planned(3);
+        s.planned(Stages { segments: 3, detect: false, render: true });
         s.resume(Task::Segment(1), AttemptId::from_bits(101));
         let tasks: Vec<Task> =
             sent(&s.step(NOW, 9, 9, &mut new_id)).into_iter().map(|t| t.0).collect();

@@ -9,12 +9,13 @@ use crate::metrics::FrameCounts;
 use crate::pipeline::FilterSpec;
 use crate::plan::Engine;
 use crate::spec::JobSpec;
+use crate::wire::Task;
 
 /// From the node to its slot. The descriptors named travel beside the message, in this order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "do")]
 pub enum SlotCommand {
-    /// Make a plan. Descriptors: source (read), plan (write).
+    /// Make a plan. Descriptors: source and files of filters (read), plan (write).
     Plan(PlanTask),
     /// Look at a source. Descriptors: source (read), report (write).
     Probe(ProbeTask),
@@ -22,10 +23,18 @@ pub enum SlotCommand {
     Validate(ValidateTask),
     /// Make a picture of a video. Descriptors: video (read), picture (read and write).
     Picture(PictureTask),
-    /// Process one segment. Descriptors: source (read), plan (read), segment (write).
+    /// Look for things in one segment. Descriptors: source, plan and files of filters (read), what was
+    /// found (write).
+    Detect(SegmentTask),
+    /// Follow what was found. Descriptors: plan (read), tracks (write). The slot asks for what was found
+    /// in each segment by [`SlotEvent::Need`].
+    Track(TrackTask),
+    /// Process one segment. Descriptors: source, plan, files of filters, tracks where there are any
+    /// (read), segment (write).
     Segment(SegmentTask),
-    /// Join the segments. Descriptors: source (read), plan (read), output (read and write), frame
-    /// metrics (write). The slot asks for each segment by [`SlotEvent::Need`].
+    /// Join the segments. Descriptors: source, plan, tracks where there are any (read), output (read and
+    /// write), frame metrics and detections where they are wanted (write). The slot asks for each segment by
+    /// [`SlotEvent::Need`].
     Concat(ConcatTask),
     /// Filter one frame. Descriptors: plan (read), frame that comes back (write), frame and neighbours
     /// in order (read).
@@ -48,6 +57,9 @@ pub struct PlanTask {
     pub name: String,
     /// What the user asked for.
     pub spec: JobSpec,
+    /// The names of the files that filters take, as the job names them.
+    #[serde(default)]
+    pub files: Vec<String>,
 }
 
 /// See [`SlotCommand::Probe`].
@@ -88,6 +100,8 @@ pub enum PictureKind {
     },
     /// A few seconds of small frames from all of the video, as animated GIF.
     Gif,
+    /// The same as animated WebP.
+    Webp,
     /// The same as MP4.
     Mp4,
 }
@@ -107,6 +121,15 @@ pub struct SegmentTask {
     pub decode_threads: u32,
     /// Bytes that files of frames on their way may take, where frames are tasks.
     pub frame_bytes: u64,
+    /// The names of the files that filters take, as the job names them.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// Whether the tracks of the whole video come along.
+    #[serde(default)]
+    pub tracks: bool,
+    /// Whether previews may show frames as they were before the filters.
+    #[serde(default)]
+    pub reveals: bool,
 }
 
 /// See [`SlotCommand::Filter`].
@@ -136,6 +159,17 @@ pub enum FrameFilters {
     },
 }
 
+/// See [`SlotCommand::Track`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrackTask {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The accepted attempts, one a segment.
+    pub accepted: Vec<AcceptedSegment>,
+}
+
 /// See [`SlotCommand::Concat`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConcatTask {
@@ -145,6 +179,15 @@ pub struct ConcatTask {
     pub attempt: AttemptId,
     /// The accepted attempts and their slots' names, one a segment, for the frame metrics.
     pub accepted: Vec<AcceptedSegment>,
+    /// Whether the tracks of the whole video come along.
+    #[serde(default)]
+    pub tracks: bool,
+    /// Whether a line for each frame is wanted.
+    #[serde(default)]
+    pub frame_metrics: bool,
+    /// Whether the detections file is wanted beside the video.
+    #[serde(default)]
+    pub detections: bool,
 }
 
 /// An accepted segment as the joiner needs to know it.
@@ -249,12 +292,30 @@ pub enum TaskOutput {
     Valid,
     /// A picture was written.
     Picture(WrittenFile),
+    /// What was found in a segment was written.
+    Detect(SegmentOutput),
+    /// Tracks were written.
+    Track(TrackOutput),
     /// A segment was written.
     Segment(SegmentOutput),
     /// A frame was written.
     Frame,
     /// The output was written.
     Concat(ConcatOutput),
+}
+
+impl TaskOutput {
+    /// The file that a task of this kind has written; `None` where it is another kind's output.
+    pub fn file_of(&self, task: Task) -> Option<&WrittenFile> {
+        match (task, self) {
+            (Task::Plan, Self::Plan(output)) => Some(&output.file),
+            (Task::Detect(_), Self::Detect(output)) => Some(&output.file),
+            (Task::Track, Self::Track(output)) => Some(&output.file),
+            (Task::Segment(_), Self::Segment(output)) => Some(&output.file),
+            (Task::Concat, Self::Concat(output)) => Some(&output.file),
+            _ => None,
+        }
+    }
 }
 
 /// The file that a task wrote.
@@ -288,6 +349,17 @@ pub struct SegmentOutput {
     pub wall_us: u64,
 }
 
+/// See [`TaskOutput::Track`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrackOutput {
+    /// The tracks' file.
+    pub file: WrittenFile,
+    /// Frames that they tell of.
+    pub frames: u64,
+    /// Time a frame of what looked for things.
+    pub time_per_frame_ms: crate::metrics::StepTimes,
+}
+
 /// See [`TaskOutput::Concat`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConcatOutput {
@@ -301,4 +373,7 @@ pub struct ConcatOutput {
     pub time_per_frame_ms: crate::metrics::StepTimes,
     /// Messages that only the joiner could know.
     pub messages: Vec<crate::plan::Message>,
+    /// What was found, where anything was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detections: Option<crate::metrics::DetectionMetrics>,
 }

@@ -32,10 +32,105 @@ pub struct JobSpec {
     pub keep_depth: bool,
     /// Hash the whole source for its fingerprint, not samples of it.
     pub verify_source: bool,
+    /// What was found is the whole output, in this form: no video is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detections_only: Option<DetectionsFormat>,
+    /// What is kept of a source in which something is hidden, though it may tell of what is hidden.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep_metadata: Vec<KeptMetadata>,
+    /// The files that filters take, by the names that they are given by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<SpecFile>,
+    /// Show previews of frames as they were, though something is hidden in them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reveal_previews: bool,
     /// What a task is: a segment, or each frame that filters work on.
     pub granularity: Granularity,
     /// What becomes of a frame whose task has failed three times, where frames are tasks.
     pub on_error: OnError,
+}
+
+/// A file that a filter takes: its content is part of the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpecFile {
+    /// The value of the filter's parameter.
+    pub name: String,
+    /// SHA-256 of its content, hexadecimal.
+    pub sha256: String,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// The form of a detections file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DetectionsFormat {
+    /// JSON, a line a frame, with a header line.
+    #[default]
+    Jsonl,
+    /// Comma-separated values, a line a box.
+    Csv,
+    /// The JSON of COCO: images, annotations, categories.
+    Coco,
+}
+
+impl DetectionsFormat {
+    /// The form that a file name's extension names: `.jsonl`, `.csv` or, for COCO, `.json`.
+    ///
+    /// # Errors
+    /// Invalid, naming the extensions there are.
+    pub fn of_file_name(name: &str) -> Result<Self> {
+        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        match extension.to_ascii_lowercase().as_str() {
+            "jsonl" => Ok(Self::Jsonl),
+            "csv" => Ok(Self::Csv),
+            "json" => Ok(Self::Coco),
+            _ => Err(Error::invalid(format!(
+                "detections '{name}': the name must end in .jsonl, .csv or, for COCO, .json"
+            ))),
+        }
+    }
+
+    /// Its usual file name extension.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Csv => "csv",
+            Self::Coco => "json",
+        }
+    }
+}
+
+/// What of a source may tell of what is hidden in it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum KeptMetadata {
+    /// Cover pictures.
+    Covers,
+    /// Data streams and attachments.
+    Data,
+    /// Tags of place.
+    Location,
+    /// Tags of the device and its owner.
+    Device,
+}
+
+impl KeptMetadata {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Covers, Self::Data, Self::Location, Self::Device];
+
+    /// Its name on the command line and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Covers => "covers",
+            Self::Data => "data",
+            Self::Location => "location",
+            Self::Device => "device",
+        }
+    }
 }
 
 /// What the filters' work is handed out by.

@@ -17,16 +17,43 @@ use crate::spec::JobSpec;
 pub enum Task {
     /// Make the plan.
     Plan,
+    /// Look for things in the segment of this number.
+    Detect(u32),
+    /// Follow what was found over the whole video.
+    Track,
     /// Process the segment of this number.
     Segment(u32),
     /// Join the segments.
     Concat,
 }
 
+impl Task {
+    /// The segment that it is about, where it is about one.
+    pub fn segment(self) -> Option<u32> {
+        match self {
+            Self::Detect(k) | Self::Segment(k) => Some(k),
+            Self::Plan | Self::Track | Self::Concat => None,
+        }
+    }
+
+    /// What kind of task it is, in one word.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Detect(_) => "detect",
+            Self::Track => "track",
+            Self::Segment(_) => "segment",
+            Self::Concat => "concat",
+        }
+    }
+}
+
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Plan => f.write_str("plan"),
+            Self::Detect(index) => write!(f, "detect {index}"),
+            Self::Track => f.write_str("track"),
             Self::Segment(index) => write!(f, "segment {index}"),
             Self::Concat => f.write_str("concat"),
         }
@@ -39,9 +66,9 @@ pub const PROTOCOL: u32 = 1;
 /// The queue that a task waits in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Queue {
-    /// Short tasks: plan and concat.
+    /// Short tasks: plan, track and concat.
     Control,
-    /// Segments of plans that this engine made.
+    /// Segments of plans that this engine made, to look into or to process.
     Segment(EngineId),
 }
 
@@ -305,6 +332,8 @@ pub enum Decision {
     Retried,
     /// The job's webhook was taken.
     Notified,
+    /// The job's webhook was not taken for so long that it is given up.
+    Unheard,
     /// The output is about to be put at its place.
     Publishing {
         /// Size of the output in bytes.

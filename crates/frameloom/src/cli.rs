@@ -1,8 +1,13 @@
 //! The command line.
 
+use std::path::Path;
+
 use clap::{Args, Parser, Subcommand};
 use frameloom_core::pipeline::FilterSpec;
-use frameloom_core::spec::{Codec, Container, EncoderSpec, Granularity, JobSpec, OnError};
+use frameloom_core::spec::{
+    Codec, Container, DetectionsFormat, EncoderSpec, Granularity, JobSpec, KeptMetadata, OnError,
+    SpecFile,
+};
 use frameloom_core::time::parse_time;
 use frameloom_core::{Error, Result};
 
@@ -46,6 +51,8 @@ enum Command {
     Probe(cmd::probe::ProbeArgs),
     /// List the filters, or explain one.
     Filters(cmd::filters::FiltersArgs),
+    /// Show what this installation has: libraries, detectors' models, what shuts slots off.
+    Doctor(cmd::doctor::DoctorArgs),
     /// Print a completion script for a shell.
     Completions(cmd::completions::CompletionsArgs),
     /// Print the man page.
@@ -83,6 +90,7 @@ impl Cli {
             Command::Plan(args) => cmd::plan::run(args).map(|()| 0),
             Command::Probe(args) => cmd::probe::run(args).map(|()| 0),
             Command::Filters(args) => cmd::filters::run(args).map(|()| 0),
+            Command::Doctor(args) => cmd::doctor::run(args),
             Command::Completions(args) => cmd::completions::run(args).map(|()| 0),
             Command::Man => cmd::man::run().map(|()| 0),
             Command::Slot(args) => cmd::slot::run(args).map(|()| 0),
@@ -181,6 +189,31 @@ pub(crate) struct JobArgs {
     /// Hash all of the source to know it again, not its first, last and 16 spread MiB.
     #[arg(long)]
     verify_source: bool,
+
+    /// Make no video: what 'faces', 'objects' or 'motion' find is all that is wanted.
+    #[arg(long)]
+    pub(crate) detections_only: bool,
+
+    /// Keep of a source in which something is hidden what may tell of it: covers, data, location or device; may be
+    /// given more than once.
+    ///
+    /// With a filter that hides (faces:action=blur), cover pictures, data streams and attachments, and tags of place
+    /// and device are left out otherwise.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = ["covers", "data", "location", "device"])]
+    keep_metadata: Vec<String>,
+
+    /// Show previews of frames as they were, though something is hidden in them.
+    #[arg(long)]
+    reveal_previews: bool,
+}
+
+/// A file that a filter takes, known by its content.
+fn file(name: &str) -> Result<SpecFile> {
+    let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
+    let file = cmd::open_source(Path::new(name)).map_err(|e| e.at("file of a filter"))?;
+    let size = file.metadata().map_err(failed)?.len();
+    let sha256 = cmd::sha256(&file).map_err(failed)?;
+    Ok(SpecFile { name: name.to_owned(), sha256, size })
 }
 
 fn seconds(text: &str, what: &str) -> Result<i64> {
@@ -192,7 +225,11 @@ impl JobArgs {
     ///
     /// # Errors
     /// Invalid with what is wrong.
-    pub(crate) fn spec(&self, container: Container) -> Result<JobSpec> {
+    pub(crate) fn spec(
+        &self,
+        container: Container,
+        detections_only: Option<DetectionsFormat>,
+    ) -> Result<JobSpec> {
         let mut filters = Vec::new();
         for text in &self.filters {
             let filter: FilterSpec = text.parse()?;
@@ -223,10 +260,18 @@ impl JobArgs {
                  has on_error=)",
             ));
         }
+        let files = frameloom_media::catalogue().files(&filters)?;
+        let files = files.iter().map(|name| file(name)).collect::<Result<_>>()?;
+        let is_kept =
+            |kept: &KeptMetadata| self.keep_metadata.iter().any(|name| name == kept.name());
         Ok(JobSpec {
             filters,
             granularity,
             on_error,
+            files,
+            detections_only,
+            keep_metadata: KeptMetadata::ALL.into_iter().filter(is_kept).collect(),
+            reveal_previews: self.reveal_previews,
             encoder: self.encoder()?,
             container,
             segment_us,

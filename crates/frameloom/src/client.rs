@@ -41,6 +41,12 @@ pub(crate) struct Client {
 }
 
 fn unreachable(base: &str, error: &dyn std::fmt::Display) -> Error {
+    let error = error.to_string();
+    if error.contains("invalid peer certificate") {
+        return Error::invalid(format!(
+            "the certificate of '{base}' is not known ({error}); give --cacert FILE"
+        ));
+    }
     Error::unavailable(format!("the server at '{base}' does not answer ({error})"))
 }
 

@@ -16,14 +16,16 @@ use frameloom_core::metrics::SlotMetrics;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
     AcceptedSegment, ConcatTask, PlanTask, SegmentTask, SlotCommand, SlotPreview, TaskOutput,
+    TrackTask,
 };
+use frameloom_core::spec::SpecFile;
 use frameloom_core::wire::{
     AttemptReport, Beat, Decision, HeldAttempt, JobFile, NodeInfo, Outcome, PROTOCOL, Queue, Task,
     TaskMessage,
 };
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::journal;
-use frameloom_server::store::{JobDir, Store};
+use frameloom_server::store::{DETECTIONS, FRAMES, JobDir, Pending, Store};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -88,8 +90,8 @@ pub(crate) struct Node {
     /// Segment slots without work.
     free: Mutex<u32>,
     changed: Notify,
-    /// The accepted plan of each job worked on.
-    plans: Mutex<BTreeMap<JobId, AttemptId>>,
+    /// What was accepted of each job worked on.
+    known: Mutex<BTreeMap<JobId, Known>>,
     /// MiB that files of frames may still take.
     frame_budget: Semaphore,
     /// Notified when a frame is done.
@@ -102,6 +104,35 @@ struct FramePlan<'a> {
     plan: Plan,
     bytes: u64,
     _permit: SemaphorePermit<'a>,
+}
+
+/// The accepted attempts of a job that its segments need.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    plan: AttemptId,
+    /// The tracks, where there are any; not known before the segments are processed.
+    track: Option<Option<AttemptId>>,
+}
+
+impl Known {
+    /// What the decisions so far tell.
+    fn of(accepted: &[AttemptReport], task: Task) -> Option<Self> {
+        let last = |task| {
+            let report = accepted.iter().rev().find(|report| report.task == task);
+            report.map(|report| report.attempt)
+        };
+        let track = matches!(task, Task::Segment(_) | Task::Concat).then(|| last(Task::Track));
+        Some(Self { plan: last(Task::Plan)?, track })
+    }
+
+    /// Whether it is enough for a task.
+    fn serves(self, task: Task) -> bool {
+        match task {
+            Task::Detect(_) => true,
+            Task::Segment(_) => self.track.is_some(),
+            Task::Plan | Task::Track | Task::Concat => false,
+        }
+    }
 }
 
 /// An attempt at work.
@@ -154,7 +185,7 @@ impl Node {
             frames_ended: Mutex::new((0, 0)),
             free,
             changed: Notify::new(),
-            plans: Mutex::new(BTreeMap::new()),
+            known: Mutex::new(BTreeMap::new()),
             frame_budget: Semaphore::new(frames::budget()),
             frame_done: Arc::new(Notify::new()),
         })
@@ -409,9 +440,14 @@ impl Node {
         &self,
         dir: &JobDir<'_>,
         job: &JobFile,
+        task: Task,
         attempt: AttemptId,
     ) -> Result<(Option<Frames>, Option<FramePlan<'_>>), Trouble> {
-        let framed = self.frame_plan(dir, job, attempt).await?;
+        // What looks for things does so where the segment is decoded.
+        let framed = match task {
+            Task::Segment(_) => self.frame_plan(dir, job, attempt).await?,
+            _ => None,
+        };
         let carriers = Carriers {
             store: &self.store,
             celery: self.config.celery.as_ref(),
@@ -436,7 +472,8 @@ impl Node {
         }
         let ours = |error: Error| self.trouble(error);
         let gone = || ours(Error::unavailable("the plan is gone"));
-        let made_by = lock(&self.plans).get(&job.id).copied().ok_or_else(gone)?;
+        let known = lock(&self.known).get(&job.id).copied();
+        let made_by = known.ok_or_else(gone)?.plan;
         let plan = dir.read_plan(made_by).map_err(ours)?.ok_or_else(gone)?;
         let Some(bytes) = frames::needs(&plan, self.config.slots) else { return Ok(None) };
         let permits = bytes.div_ceil(MIB).min(frames::budget() as u64);
@@ -537,24 +574,30 @@ impl Node {
             events.started(message, pid);
         }
         let (out, pending) = dir.begin(task, attempt, "").map_err(ours)?;
-        let frames = match task {
-            Task::Concat if job.frame_metrics => {
-                Some(dir.begin(task, attempt, ".frames").map_err(ours)?)
-            }
-            _ => None,
+        let known = lock(&self.known).get(&message.job).copied();
+        let known = known.filter(|known| known.serves(task));
+        let accepted = if known.is_some() { Vec::new() } else { accepted(dir) };
+        let begin = |(suffix, wanted): (&str, bool)| {
+            wanted.then(|| dir.begin(task, attempt, suffix)).transpose()
         };
-        let known = lock(&self.plans).contains_key(&message.job);
-        let accepted = if known && task != Task::Concat { Vec::new() } else { accepted(dir) };
-        let prepared =
-            self.command(dir, &job, message, &accepted).and_then(|(command, mut descriptors)| {
-                descriptors.push(copy(&out)?);
-                if let Some((file, _)) = &frames {
-                    descriptors.push(copy(file)?);
+        let mut beside: Vec<(File, Pending)> = Vec::new();
+        let prepared = self.command(dir, &job, message, known, &accepted).and_then(|ordered| {
+            let Ordered { command, mut descriptors } = ordered;
+            descriptors.push(copy(&out)?);
+            if let SlotCommand::Concat(task) = &command {
+                let wanted = [(FRAMES, task.frame_metrics), (DETECTIONS, task.detections)];
+                for more in wanted.into_iter().filter_map(|wanted| begin(wanted).transpose()) {
+                    let more = more?;
+                    descriptors.push(copy(&more.0)?);
+                    beside.push(more);
                 }
-                Ok((command, descriptors))
-            });
+            }
+            Ok((command, descriptors))
+        });
         let carried = match task {
-            Task::Segment(_) if prepared.is_ok() => self.carry(dir, &job, attempt).await,
+            Task::Detect(_) | Task::Segment(_) if prepared.is_ok() => {
+                self.carry(dir, &job, task, attempt).await
+            }
             _ => Ok((None, None)),
         };
         let ended = match (prepared, carried) {
@@ -569,7 +612,11 @@ impl Node {
                     command,
                     descriptors,
                     segment: &|k| {
-                        let known = accepted.iter().find(|r| r.task == Task::Segment(k));
+                        let wanted = match task {
+                            Task::Track => Task::Detect(k),
+                            _ => Task::Segment(k),
+                        };
+                        let known = accepted.iter().find(|r| r.task == wanted);
                         let known = known.map(|r| dir.open_result(r.task, r.attempt, ""));
                         let file = known.transpose()?.flatten();
                         let file =
@@ -598,7 +645,7 @@ impl Node {
         match ended {
             Ok(output) => {
                 pending.publish(&out).map_err(ours)?;
-                if let Some((file, pending)) = frames {
+                for (file, pending) in beside {
                     pending.publish(&file).map_err(ours)?;
                 }
                 Ok(output)
@@ -616,9 +663,7 @@ impl Node {
                     trouble => trouble,
                 };
                 pending.discard();
-                if let Some((_, pending)) = frames {
-                    pending.discard();
-                }
+                beside.into_iter().for_each(|(_, pending)| pending.discard());
                 Err(trouble)
             }
         }
@@ -630,66 +675,87 @@ impl Node {
         dir: &JobDir<'_>,
         job: &JobFile,
         message: &TaskMessage,
+        known: Option<Known>,
         accepted: &[AttemptReport],
-    ) -> Result<(SlotCommand, Vec<OwnedFd>)> {
-        let source = self.open_source(dir, job)?;
+    ) -> Result<Ordered> {
         let (task, attempt) = (message.task, message.attempt);
+        let files: Vec<String> = job.spec.files.iter().map(|file| file.name.clone()).collect();
         if task == Task::Plan {
             // A job that starts over gets another plan.
-            lock(&self.plans).remove(&message.job);
+            lock(&self.known).remove(&message.job);
+            let mut descriptors = vec![self.open_source(dir, job)?];
+            descriptors.extend(attached(dir, job)?);
             let (name, spec) = (job.source.name.clone(), job.spec.clone());
-            return Ok((SlotCommand::Plan(PlanTask { attempt, name, spec }), vec![source]));
+            let command = SlotCommand::Plan(PlanTask { attempt, name, spec, files });
+            return Ok(Ordered { command, descriptors });
         }
-        let known = lock(&self.plans).get(&message.job).copied();
-        let plan = known.or_else(|| plan_of(accepted));
-        let plan = plan.ok_or_else(|| Error::internal("the job has no plan"))?;
-        let (plan, file) = match dir.open_result(Task::Plan, plan, "")? {
-            Some(file) => (plan, file),
+        let known = known.or_else(|| Known::of(accepted, task));
+        let known = known.ok_or_else(|| Error::internal("the job has no plan"))?;
+        let (known, plan) = match dir.open_result(Task::Plan, known.plan, "")? {
+            Some(file) => (known, file),
             // A job that was tried again may have been planned anew elsewhere.
             None => {
                 let gone = || Error::unavailable("the plan is gone");
-                let plan = plan_of(&self::accepted(dir)).ok_or_else(gone)?;
-                (plan, dir.open_result(Task::Plan, plan, "")?.ok_or_else(gone)?)
+                let known = Known::of(&self::accepted(dir), task).ok_or_else(gone)?;
+                (known, dir.open_result(Task::Plan, known.plan, "")?.ok_or_else(gone)?)
             }
         };
         {
-            let mut plans = lock(&self.plans);
-            if plans.len() >= MOST_PLANS {
-                plans.clear();
+            let mut all = lock(&self.known);
+            if all.len() >= MOST_PLANS {
+                all.clear();
             }
-            plans.insert(message.job, plan);
+            all.insert(message.job, known);
         }
-        let descriptors = vec![source, OwnedFd::from(file)];
+        let mut descriptors = Vec::new();
+        if task != Task::Track {
+            descriptors.push(self.open_source(dir, job)?);
+        }
+        descriptors.push(OwnedFd::from(plan));
+        if task.segment().is_some() {
+            descriptors.extend(attached(dir, job)?);
+        }
+        let track = known.track.flatten();
+        if let Some(track) = track {
+            let file = dir.open_result(Task::Track, track, "")?;
+            let file = file.ok_or_else(|| Error::unavailable("the tracks are gone"))?;
+            descriptors.push(OwnedFd::from(file));
+        }
+        let (job_id, tracks) = (message.job, track.is_some());
         let command = match task {
-            Task::Segment(segment) => SlotCommand::Segment(SegmentTask {
-                previews: job.submission.is_some(),
-                job: message.job,
-                attempt,
-                segment,
-                decode_threads: self.decode_threads(),
-                frame_bytes: 0,
-            }),
-            _ => {
-                let mut segments = BTreeMap::new();
-                for report in accepted {
-                    if let (Task::Segment(k), Outcome::Done(TaskOutput::Segment(output))) =
-                        (report.task, &report.outcome)
-                    {
-                        segments.insert(
-                            k,
-                            AcceptedSegment {
-                                attempt: report.attempt,
-                                slot: report.slot.clone(),
-                                sha256: output.file.sha256.clone(),
-                            },
-                        );
-                    }
+            Task::Detect(segment) | Task::Segment(segment) => {
+                let work = SegmentTask {
+                    previews: job.submission.is_some(),
+                    job: job_id,
+                    attempt,
+                    segment,
+                    decode_threads: self.decode_threads(),
+                    frame_bytes: 0,
+                    files,
+                    tracks,
+                    reveals: job.spec.reveal_previews
+                        || !job.spec.filters.iter().any(frameloom_media::hides_things),
+                };
+                match task {
+                    Task::Detect(_) => SlotCommand::Detect(work),
+                    _ => SlotCommand::Segment(work),
                 }
-                let accepted = segments.into_values().collect();
-                SlotCommand::Concat(ConcatTask { job: message.job, attempt, accepted })
             }
+            Task::Track => {
+                let accepted = accepted_segments(accepted, Task::Detect);
+                SlotCommand::Track(TrackTask { job: job_id, attempt, accepted })
+            }
+            _ => SlotCommand::Concat(ConcatTask {
+                job: job_id,
+                attempt,
+                accepted: accepted_segments(accepted, Task::Segment),
+                tracks,
+                frame_metrics: job.frame_metrics && job.spec.detections_only.is_none(),
+                detections: job.spec.detections_only.is_none()
+                    && job.spec.filters.iter().any(frameloom_media::looks_for_things),
+            }),
         };
-        Ok((command, descriptors))
+        Ok(Ordered { command, descriptors })
     }
 
     /// Opens a job's source, where this node finds it.
@@ -730,9 +796,33 @@ impl Node {
     }
 }
 
-/// The attempt that made the plan.
-fn plan_of(accepted: &[AttemptReport]) -> Option<AttemptId> {
-    accepted.iter().rev().find(|report| report.task == Task::Plan).map(|report| report.attempt)
+/// What a slot is to do, with the descriptors that it needs before those that it writes to.
+struct Ordered {
+    command: SlotCommand,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// The files that a job's filters take.
+fn attached(dir: &JobDir<'_>, job: &JobFile) -> Result<Vec<OwnedFd>> {
+    let open = |file: &SpecFile| {
+        let gone = || Error::not_found(format!("file '{}' of a filter is gone", file.name));
+        dir.open_attached(&file.sha256)?.map(OwnedFd::from).ok_or_else(gone)
+    };
+    job.spec.files.iter().map(open).collect()
+}
+
+/// The accepted tasks of one kind, by segment.
+fn accepted_segments(accepted: &[AttemptReport], kind: fn(u32) -> Task) -> Vec<AcceptedSegment> {
+    let mut segments = BTreeMap::new();
+    for report in accepted {
+        let Some(k) = report.task.segment().filter(|k| kind(*k) == report.task) else { continue };
+        let Outcome::Done(output) = &report.outcome else { continue };
+        if let Some(file) = output.file_of(report.task) {
+            let (attempt, slot) = (report.attempt, report.slot.clone());
+            segments.insert(k, AcceptedSegment { attempt, slot, sha256: file.sha256.clone() });
+        }
+    }
+    segments.into_values().collect()
 }
 
 /// Keeps what a slot's frame looks like, the newest of all slots.

@@ -8,7 +8,7 @@ use frameloom_core::id::AttemptId;
 use frameloom_core::plan::Plan;
 use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::wire::Task;
-use frameloom_server::engine::{JobEvent, Progress};
+use frameloom_server::engine::{JobEvent, Progress, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -51,7 +51,8 @@ pub(crate) struct Display {
     before: u64,
     /// Frames and time when the current speed was last taken.
     speed: (u64, Instant, f64),
-    segments: usize,
+    stage: Stage,
+    tasks: u32,
     slots: usize,
     /// The slot of each attempt that was begun.
     pids: HashMap<AttemptId, u32>,
@@ -85,7 +86,8 @@ impl Display {
             rate: 0.0,
             before: 0,
             speed: (0, now, 0.0),
-            segments: 0,
+            stage: Stage::Planning,
+            tasks: 0,
             slots,
             pids: HashMap::new(),
         }
@@ -126,12 +128,13 @@ impl Display {
     fn planned(&mut self, plan: &Plan, resumed: u32) {
         let video = &plan.source.video;
         self.rate = video.frame_rate.to_f64();
-        self.segments = plan.segments.len();
+        let stages = plan.stages();
+        self.tasks = stages.segments * (u32::from(stages.detect) + u32::from(stages.render));
         let trimmed = plan.trim.start.is_some() || plan.trim.end.is_some();
         self.total = if trimmed { expected(plan) } else { video.frames.or_else(|| expected(plan)) };
         if let Shown::Json = self.shown {
             json_line(&json!({
-                "event": "planned", "segments": self.segments, "resumed": resumed,
+                "event": "planned", "segments": stages.segments, "resumed": resumed,
                 "frames": self.total, "reason": plan.reason,
             }));
         }
@@ -139,7 +142,7 @@ impl Display {
             self.say(&format!("note: {}", message.text));
         }
         if resumed > 0 {
-            let all = self.segments;
+            let all = self.tasks;
             self.say(&format!("going on: {resumed} of {all} segments were done before"));
         }
     }
@@ -149,15 +152,10 @@ impl Display {
             return;
         }
         let mut event = json!({ "event": "task", "state": state });
-        let kind = match task {
-            Task::Plan => "plan",
-            Task::Segment(k) => {
-                event["segment"] = json!(k);
-                "segment"
-            }
-            Task::Concat => "concat",
-        };
-        event["task"] = json!(kind);
+        if let Some(k) = task.segment() {
+            event["segment"] = json!(k);
+        }
+        event["task"] = json!(task.kind());
         event["attempt"] = json!(attempt);
         event["slot_pid"] = json!(self.pids.get(&attempt));
         if let (Value::Object(event), Value::Object(more)) = (&mut event, more) {
@@ -168,6 +166,11 @@ impl Display {
 
     #[expect(clippy::cast_precision_loss, reason = "counts of frames, for display")]
     fn progress(&mut self, progress: Progress) {
+        if self.stage != progress.stage && progress.stage == Stage::Running {
+            // Its frames are counted from the first again.
+            (self.before, self.begun, self.speed) = (0, Instant::now(), (0, Instant::now(), 0.0));
+        }
+        self.stage = progress.stage;
         if self.before == 0 && self.told.is_none() {
             self.before = progress.frames;
             self.speed = (progress.frames, Instant::now(), 0.0);
@@ -202,7 +205,7 @@ impl Display {
                 "percent": percent, "fps": now, "mean_fps": mean, "eta_seconds": eta,
                 "realtime_ratio": if self.rate > 0.0 { Some(mean / self.rate) } else { None },
                 "waiting": progress.waiting, "running": progress.running,
-                "retried": progress.retried, "joining": progress.joining,
+                "retried": progress.retried, "stage": progress.stage.name(),
             }));
             return;
         }
@@ -220,9 +223,11 @@ impl Display {
         if let Some(eta) = eta {
             text += &format!("  {} left", clock(eta));
         }
-        if progress.joining {
-            text += "  joining";
-        } else {
+        match progress.stage {
+            Stage::Planning | Stage::Running => {}
+            other => text += &format!("  {}", other.name()),
+        }
+        if !matches!(progress.stage, Stage::Tracking | Stage::Joining) {
             text +=
                 &format!("  {}/{} slots", (progress.running as usize).min(self.slots), self.slots);
         }

@@ -78,6 +78,77 @@ fn filters_that_keep_state_run_in_order_beside_the_tasks_of_others() {
 }
 
 #[test]
+fn what_is_found_is_that_of_segments_beside_the_tasks_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 3);
+    let told = text(&dir.path().join("found.jsonl"));
+    let filters = ["-f", "blur", "-f", "crop:w=160:h=120", "-f", "motion:method=diff:action=boxes"];
+    let more = ["-f", "pixelate", "--detections", &told];
+    let out = text(&dir.path().join("by-segments.mp4"));
+    run_ok(&[&["run", &source, "-o", &out, "--segment", "1"][..], &filters, &more].concat());
+    let found = fs::read_to_string(&told).unwrap();
+    assert!(found.matches("\"class\":\"motion\"").count() > 100, "little moves in '{told}'");
+    fs::remove_file(&told).unwrap();
+    let (bytes, metrics) = by_frames(dir.path(), &source, &[&filters[..], &more].concat());
+    assert!(bytes == fs::read(out).unwrap(), "other bytes than by segments");
+    assert!(fs::read_to_string(&told).unwrap() == found, "other detections than by segments");
+    assert_eq!(frame_tasks(&metrics), 2 * 75, "blur and crop are one task, pixelate is another");
+    let said = metrics["messages"].to_string();
+    assert!(said.contains("action=boxes' goes by what is found"), "{said}");
+    assert_eq!(said.matches("filter_in_order").count(), 1, "{said}");
+    // To look for things only is no matter of frames.
+    let only = ["--detections-only", "--granularity", "frame", "--overwrite"];
+    let metrics = text(&dir.path().join("metrics.json"));
+    let source = ["run", &source, "--detections", &told, "--segment", "1", "--metrics", &metrics];
+    run_ok(&[&source[..], &filters, &only].concat());
+    let metrics: Value = serde_json::from_slice(&fs::read(&metrics).unwrap()).unwrap();
+    assert_eq!(frame_tasks(&metrics), 0);
+    assert!(metrics["messages"].to_string().contains("no_frame_tasks"), "{metrics}");
+}
+
+#[test]
+fn frames_that_are_left_out_leave_their_boxes_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 2);
+    let told = text(&dir.path().join("found.jsonl"));
+    // In the middle, and the last one; a tick is 1/12800 s.
+    let fault = |at: i64| format!("test-fault:kind=fail:at={at}");
+    let (middle, last) = (fault(5120), fault(25088));
+    let filters = ["-f", "faces:action=fill", "-f", &middle, "-f", "motion", "-f", &last];
+    let more = ["--on-error", "skip", "--detections", &told];
+    let (_, metrics) = by_frames(dir.path(), &source, &[&filters[..], &more].concat());
+    assert_eq!(metrics["frames"]["skipped"], 2, "{}", metrics["frames"]);
+    let lines = fs::read_to_string(&told).unwrap();
+    let pts = |line: &str| serde_json::from_str::<Value>(line).unwrap()["pts"].as_i64().unwrap();
+    let told: Vec<i64> = lines.lines().skip(1).map(pts).collect();
+    let expected: Vec<i64> = (0..49).filter(|n| *n != 10).map(|n| n * 512).collect();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn frames_that_fail_never_show_what_a_filter_hides() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 1);
+    let out = text(&dir.path().join("out.mp4"));
+    let run_by_frames = ["run", &source, "-o", &out, "--granularity", "frame", "--on-error"];
+    let celery = |on_error: &str| format!("celery:task=t:queue=q:on_error={on_error}");
+    let (original, hold) = (celery("original"), celery("hold"));
+    for args in [
+        &[&run_by_frames[..], &["original", "-f", "blur", "-f", "faces:action=fill"]].concat(),
+        &[&run_by_frames[..], &["hold", "-f", "blur", "-f", "faces:action=fill"]].concat(),
+        &vec!["plan", &source, "-f", "faces:action=fill", "-f", &original],
+        &vec!["plan", &source, "-f", &hold, "-f", "faces:action=fill"],
+    ] {
+        let (code, said) = run(args);
+        assert_eq!(code, 2, "{args:?}: {said}");
+        assert!(
+            said.contains("faces:action=fill") && said.contains("take 'fail' or 'skip'"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn a_frame_that_fails_is_tried_three_times_and_then_goes_as_asked() {
     let dir = tempfile::tempdir().unwrap();
     let source = clip(dir.path(), "in.mp4", 2);

@@ -68,6 +68,13 @@ fn an_upload_goes_on_where_it_was_also_after_a_restart() {
     let head = agent().head(format!("{}{upload}", server.url())).call().unwrap();
     let offset = head.headers()["upload-offset"].to_str().unwrap().to_owned();
     assert_eq!(offset, half.to_string());
+    // A length that is less than what has come is no length.
+    let short = agent()
+        .patch(format!("{}{upload}", server.url()))
+        .header("content-type", "application/offset+octet-stream")
+        .header("upload-offset", half.to_string())
+        .header("upload-length", "7");
+    assert_eq!(answer(short.send(&bytes[half..])).0, 413);
     let (status, problem) = server.patch(&upload, 7, &bytes[7..]);
     assert_eq!(status, 409, "{problem}");
     assert_eq!(server.patch(&upload, half, &bytes[half..]).0, 204);
@@ -149,9 +156,12 @@ fn bad_requests_are_told_in_words_with_their_status() {
     fs::copy(&source, videos.join("in.mp4")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", videos.join("link.mp4")).unwrap();
     let allow = text(&videos);
-    let server =
-        Server::start(&dir.path().join("data"), &["--max-upload", "1M", "--allow-path", &allow]);
+    let server = Server::start(
+        &dir.path().join("data"),
+        &["--max-upload", "1M", "--allow-path", &format!("{allow}:rw")],
+    );
     let path = |path: &str| json!({ "source": { "path": path } });
+    let over = |to: &str| json!({ "source": { "path": format!("{allow}/in.mp4") }, "output": { "path": to } });
     let cases: Vec<(Value, u16, &str)> = vec![
         (job(&["blurr"]), 400, "did you mean 'blur'"),
         (job(&["blur:sigma=-3"]), 400, "usage: blur:sigma"),
@@ -165,6 +175,9 @@ fn bad_requests_are_told_in_words_with_their_status() {
         (path(&format!("{allow}/link.mp4")), 403, "--allow-path"),
         (path(&format!("{allow}/none.mp4")), 404, "does not exist"),
         (path("in.mp4"), 400, "absolute"),
+        (over(&format!("{allow}/in.mp4")), 409, "exists"),
+        (over("/etc/out.mp4"), 403, "--allow-path"),
+        (json!([]), 400, "no JSON object"),
     ];
     for (request, status, words) in cases {
         let (got, problem) = server.post("/v1/jobs", &request, &[]);
@@ -188,6 +201,16 @@ fn bad_requests_are_told_in_words_with_their_status() {
     assert_eq!(answer(agent().get(url("/healthz")).header("host", "evil.example").call()).0, 421);
     let foreign = agent().post(url("/v1/jobs")).header("origin", "http://evil.example");
     assert_eq!(answer(foreign.send_json(job(&[]))).0, 403);
+
+    // A description that comes behind its source is not passed over.
+    let part = |name: &str, text: &str| {
+        format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")
+    };
+    let form = part("source", "x") + &part("spec", "{}") + "--b--\r\n";
+    let sent = agent().post(url("/v1/jobs")).content_type("multipart/form-data; boundary=b");
+    let (status, problem) = answer(sent.send(&form));
+    assert_eq!(status, 400, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("'spec' comes after"), "{problem}");
 
     let bad = dir.path().join("text.mp4");
     fs::write(&bad, "this is no video\n".repeat(10)).unwrap();
@@ -223,6 +246,16 @@ fn jobs_belong_to_a_name_and_others_do_not_see_them() {
     assert_eq!(as_who("aaaaaaaaaaaaaaaaaaaa", &path).0, 200);
     assert_eq!(as_who("bbbbbbbbbbbbbbbbbbbb", &path).0, 404);
     assert_eq!(as_who("bbbbbbbbbbbbbbbbbbbb", "/v1/jobs").1["total"], 0);
+
+    // A page logs in by a cookie that no script reads, and that no other page sends.
+    let login = |token: &str| agent().post(url("/v1/session")).send(token).unwrap();
+    assert_eq!(login("wrong").status().as_u16(), 401);
+    let session = login("aaaaaaaaaaaaaaaaaaaa");
+    let cookie = session.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.contains("; HttpOnly; SameSite=Strict;"), "{cookie}");
+    assert_eq!(session.headers()["x-content-type-options"], "nosniff");
+    let cookie = cookie.split(';').next().unwrap();
+    assert_eq!(answer(agent().get(url(&path)).header("cookie", cookie).call()).0, 200);
 
     let (code, words) =
         run(&["serve", "--listen", "0.0.0.0:0", "--data", &text(&dir.path().join("x"))]);

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use ffmpeg_next::ffi;
 use frameloom_core::plan::Engine;
 
+use crate::detect;
+
 /// Makes the libraries ready: FFmpeg tells errors only, OpenCV keeps to one thread.
 pub fn init() {
     // SAFETY: sets a number.
@@ -40,6 +42,8 @@ pub fn engine() -> Engine {
             opencv::core::CV_VERSION_MINOR,
             opencv::core::CV_VERSION_REVISION
         ),
+        onnxruntime: detect::runtime().map(|found| found.version.clone()).unwrap_or_default(),
+        models: detect::digest(),
         cpu: cpu(),
     }
 }

@@ -5,14 +5,14 @@ use std::io::{Seek as _, SeekFrom};
 use std::time::Instant;
 
 use frameloom_core::catalogue::Footprint;
-use frameloom_core::frame_task::FILTER;
+use frameloom_core::frame_task::{FILTER, is_about_things};
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::{Plan, PlannedFilter};
 use frameloom_core::slot::{FilterTask, FrameFilters};
 use frameloom_core::time::{Rational, TimeBase};
 use frameloom_core::{Error, Result};
 
-use crate::filter::{self, Chain};
+use crate::filter::{self, Chain, Files, Parts};
 use crate::frame::{Frame, FrameFormat};
 use crate::frame_file::{self, Head};
 
@@ -60,6 +60,12 @@ impl FrameRunner {
                 return Err(Error::internal("a frame's task without its plan"));
             }
         };
+        if let Some(filter) = filters.iter().find(|filter| is_about_things(&filter.spec.name)) {
+            return Err(Error::invalid(format!(
+                "filter '{}' has to do with what is found in a whole video: it cannot be done a frame at a time",
+                filter.spec
+            )));
+        }
         let made = self.filter(&filters, &input, &heads, frames, at)?;
         let rewound = (&*out).seek(SeekFrom::Start(0)).and_then(|_| out.set_len(0));
         rewound.map_err(|e| Error::io("cannot write a frame", &e))?;
@@ -91,9 +97,11 @@ impl FrameRunner {
         if alone(filters) {
             return self.alone(filters, input, read(at)?);
         }
+        let files = Files::default();
+        let parts = Parts::alone(&files);
         // What looks at each frame alone behind the filter that needs neighbours has one to do.
         let first = if alone(&filters[1..]) { 1 } else { filters.len() };
-        let mut chain = Chain::new(&filters[..first], input, None, None)?;
+        let mut chain = Chain::new(&filters[..first], input, &parts)?;
         let mut made = Vec::new();
         for at in 0..frames.len() {
             chain.push(read(at)?, &mut made)?;
@@ -117,14 +125,14 @@ impl FrameRunner {
         if filters.is_empty() {
             return Ok(frame);
         }
-        let pts = frame.pts();
+        let (pts, files) = (frame.pts(), Files::default());
         let fits = |kept: &Kept| kept.filters == filters && kept.input == *input && kept.last < pts;
         let mut kept = match self.kept.iter().position(fits) {
             Some(at) => self.kept.remove(at),
             None => Kept {
                 filters: filters.to_vec(),
                 input: input.clone(),
-                chain: Chain::new(filters, input, None, None)?,
+                chain: Chain::new(filters, input, &Parts::alone(&files))?,
                 last: pts,
             },
         };
@@ -191,5 +199,29 @@ fn given(filters: &[FilterSpec], head: &Head) -> Result<(Vec<PlannedFilter>, Fra
             filter.spec
         ))),
         None => Ok((planned, input)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::PixelFormat;
+
+    #[test]
+    fn what_would_come_back_with_nothing_hidden_is_refused() {
+        let refused = |filter: &str| {
+            let frame = Frame::new(PixelFormat::Yuv420p, 64, 48).unwrap();
+            let mut file = tempfile::tempfile().unwrap();
+            frame_file::write(&frame, 0.0, &file).unwrap();
+            file.rewind().unwrap();
+            let filters = FrameFilters::Given { filters: vec![filter.parse().unwrap()] };
+            let (task, out) = (FilterTask { filters, frame: 0 }, tempfile::tempfile().unwrap());
+            FrameRunner::default().run(None, &task, &[file], &out).map_err(|e| e.to_string())
+        };
+        refused("blur").unwrap();
+        for filter in ["faces", "objects", "motion", "regions:file=r.jsonl"] {
+            let error = refused(filter).unwrap_err();
+            assert!(error.contains(filter) && error.contains("a frame at a time"), "{error}");
+        }
     }
 }

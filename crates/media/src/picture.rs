@@ -43,6 +43,7 @@ pub fn picture(file: &File, task: &PictureTask, mut out: File) -> Result<Written
             jpeg.len() as u64
         }
         PictureKind::Gif => strip::write(&video.strip()?, Form::Gif, out)?,
+        PictureKind::Webp => strip::write(&video.strip()?, Form::Webp, out)?,
         PictureKind::Mp4 => strip::write(&video.strip()?, Form::Mp4, out)?,
     };
     Ok(WrittenFile { size, sha256: String::new() })

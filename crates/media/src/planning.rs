@@ -12,14 +12,15 @@ use frameloom_core::plan::{
 };
 use frameloom_core::planner::{self, Cuts};
 use frameloom_core::slot::PlanTask;
-use frameloom_core::spec::JobSpec;
+use frameloom_core::spec::{JobSpec, KeptMetadata};
 use frameloom_core::time::{Interval, Rounding, TimeBase};
 use frameloom_core::{Error, Result};
 
 use crate::demux::Demuxer;
+use crate::filter::{Files, Parts};
 use crate::frame::{FrameFormat, PixelFormat};
 use crate::index::{FILE_START, Index, Known};
-use crate::{encode, engine, filter, hdr, source, streams};
+use crate::{encode, engine, filter, follow, hdr, source, streams, validate};
 
 /// Work a picture's pixel costs, in nanoseconds: what a segment is worth cutting for.
 const NANOSECONDS_A_PIXEL: f64 = 40.0;
@@ -37,22 +38,36 @@ const TRIES: usize = 16;
 ///
 /// # Errors
 /// Invalid for parameters that do not fit the source; Unsupported and Corrupt for the source.
-pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) -> Result<Plan> {
+pub fn make_plan(
+    file: &File,
+    task: &PlanTask,
+    files: &Files,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Plan> {
     let (name, spec) = (task.name.as_str(), &task.spec);
+    validate::hidden_stays_hidden(spec)?;
     let mut demuxer = Demuxer::open(file, name)?;
     let stream = source::choose_stream(&demuxer, name, spec.stream)?;
     let mut messages = Vec::new();
+    let hides = spec.filters.iter().any(follow::hides_things);
+    let left_out: Vec<KeptMetadata> = KeptMetadata::ALL
+        .into_iter()
+        .filter(|kept| hides && !spec.keep_metadata.contains(kept))
+        .collect();
     let mut video = source::video_info(&demuxer, stream, &mut messages)?;
     // SAFETY: the demuxer is open and its streams are found.
     let (planned_streams, more) =
-        unsafe { streams::plan_streams(demuxer.context(), stream, spec) }?;
+        unsafe { streams::plan_streams(demuxer.context(), stream, spec, &left_out) }?;
     messages.extend(more);
 
     let working = working_format(spec, &video, &mut messages)?;
     let (filters, output, footprint) = filter::plan_chain(&spec.filters, &working)?;
     messages.extend(in_order(spec, &filters, &working));
     // What only shows when they are built is told before any work begins.
-    drop(filter::Chain::new(&filters, &working, None, None)?);
+    drop(filter::Chain::new(&filters, &working, &Parts::alone(files))?);
+    let fingerprint = fingerprint_of(file, spec.verify_source)?;
+    filter::check_regions(&spec.filters, files, &fingerprint, video.time_base)?;
+    let detection = follow::plan_detection(&spec.filters, files, spec.detections_only)?;
 
     let known = Known::of(&demuxer, stream)?;
     let (format, start_us, duration_us) =
@@ -97,7 +112,7 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
         source: SourceInfo {
             name: name.to_owned(),
             format,
-            fingerprint: fingerprint_of(file, spec.verify_source)?,
+            fingerprint,
             start_us,
             duration_us,
             video: VideoInfo {
@@ -120,6 +135,9 @@ pub fn make_plan(file: &File, task: &PlanTask, progress: &mut dyn FnMut(u64)) ->
             pixel_format: output.pixel.name().into(),
             sample_aspect_ratio: output.sample_aspect_ratio,
         },
+        detection,
+        hides,
+        left_out,
         encoder,
         streams: planned_streams,
         segments,
@@ -137,14 +155,24 @@ fn in_order(spec: &JobSpec, filters: &[PlannedFilter], working: &FrameFormat) ->
     if spec.granularity.is_segment() {
         return Vec::new();
     }
+    if spec.detections_only.is_some() {
+        let text =
+            "frames are only looked at, not processed: --granularity frame changes nothing here";
+        return vec![Message::new("no_frame_tasks", text)];
+    }
     let away = frame_task::stretches(filters, &working.picture());
     let own = |at: u32| away.iter().any(|s| (s.first..s.end).contains(&at));
     let left =
         (0u32..).zip(filters).filter(|(at, f)| !own(*at) && f.spec.name != frame_task::FILTER);
     let mut messages: Vec<Message> = left
         .map(|(_, filter)| {
+            let why = if frame_task::is_about_things(&filter.spec.name) {
+                "goes by what is found in the whole video, or notes what it finds"
+            } else {
+                "keeps state from frame to frame"
+            };
             let text = format!(
-                "filter '{}' keeps state from frame to frame: it runs in order where its segment is decoded, beside the frame tasks",
+                "filter '{}' {why}: it runs in order where its segment is decoded, beside the frame tasks",
                 filter.spec
             );
             Message::new("filter_in_order", text)

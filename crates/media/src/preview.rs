@@ -1,4 +1,5 @@
-//! Small pictures of a segment at work, before and after its filters: about two a second.
+//! Small pictures of a segment at work, before and after its filters: two a second at most, and fewer
+//! where they would cost more than a hundredth of the slot's time.
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
@@ -8,6 +9,7 @@ use ffmpeg_next::ffi;
 use frameloom_core::plan::{ColorTags, PlannedEncoder};
 use frameloom_core::time::{Rational, TimeBase};
 use frameloom_core::{Error, Result};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::encode::Encoder;
 use crate::ff;
@@ -28,17 +30,51 @@ pub struct Preview {
     pub after: Vec<u8>,
 }
 
+/// How many times the CPU time of a pair of pictures a slot works before it makes the next one.
+const DEARNESS: u32 = 100;
+
+/// When a picture was last taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shown {
+    at: Instant,
+    /// CPU time that the process had used.
+    used: Duration,
+    /// CPU time that the pair took.
+    cost: Duration,
+}
+
+fn cpu_time(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
+}
+
+impl Shown {
+    /// Whether the next one may be taken: the pictures of a slot cost no more than a hundredth.
+    fn is_over(&self) -> bool {
+        self.at.elapsed() >= EVERY
+            && cpu_time(ClockId::ProcessCPUTime).saturating_sub(self.used) >= self.cost * DEARNESS
+    }
+}
+
 /// Takes the pictures.
 pub(crate) struct Previewer {
-    last: Option<Instant>,
+    last: Option<Shown>,
     /// The picture before the filters, of the frame with this pts.
-    pending: Option<(i64, Vec<u8>)>,
+    pending: Option<(i64, Option<Vec<u8>>)>,
+    /// Whether frames are shown as they were before the filters, too.
+    reveals: bool,
 }
 
 impl Previewer {
-    /// One that has taken none.
-    pub(crate) fn new() -> Self {
-        Self { last: None, pending: None }
+    /// One that took its last picture then. Where it does not reveal frames, both pictures are what comes out.
+    pub(crate) fn new(last: Option<Shown>, reveals: bool) -> Self {
+        Self { last, pending: None, reveals }
+    }
+
+    /// When it took its last picture.
+    pub(crate) fn last(&self) -> Option<Shown> {
+        self.last
     }
 
     /// Looks at a frame before its filters.
@@ -46,9 +82,14 @@ impl Previewer {
     /// # Errors
     /// Where it cannot be made small.
     pub(crate) fn before(&mut self, frame: &Frame) -> Result<()> {
-        if self.last.is_none_or(|last| last.elapsed() >= EVERY) {
-            self.last = Some(Instant::now());
-            self.pending = Some((frame.pts(), jpeg(frame, LONGEST)?));
+        if self.last.is_none_or(|last| last.is_over()) {
+            let (before, cost) = match self.reveals.then(|| timed(frame)).transpose()? {
+                Some((picture, cost)) => (Some(picture), cost),
+                None => (None, Duration::ZERO),
+            };
+            let used = cpu_time(ClockId::ProcessCPUTime);
+            self.last = Some(Shown { at: Instant::now(), used, cost });
+            self.pending = Some((frame.pts(), before));
         }
         Ok(())
     }
@@ -63,8 +104,21 @@ impl Previewer {
             _ => return Ok(None),
         }
         let Some((_, before)) = self.pending.take() else { return Ok(None) };
-        Ok(Some(Preview { before, after: jpeg(frame, LONGEST)? }))
+        let (after, cost) = timed(frame)?;
+        if let Some(last) = &mut self.last {
+            last.cost += cost;
+        }
+        // What is hidden is not shown as it was.
+        let before = before.unwrap_or_else(|| after.clone());
+        Ok(Some(Preview { before, after }))
     }
+}
+
+/// A small picture, and the CPU time that it took.
+fn timed(frame: &Frame) -> Result<(Vec<u8>, Duration)> {
+    let begun = cpu_time(ClockId::ThreadCPUTime);
+    let picture = jpeg(frame, LONGEST)?;
+    Ok((picture, cpu_time(ClockId::ThreadCPUTime).saturating_sub(begun)))
 }
 
 /// A frame of full range whose longest side has `most` pixels or fewer.
@@ -79,11 +133,24 @@ pub(crate) fn small(frame: &Frame, most: u32) -> Result<Frame> {
     };
     let (width, height) = (side(frame.width()), side(frame.height()));
     let mut small = Frame::new(PixelFormat::Yuv420p, width, height)?;
-    scale(frame, &mut small)?;
+    scale(frame, &mut small, true)?;
     let raw = small.raw_mut();
     raw.color_range = ffi::AVColorRange::AVCOL_RANGE_JPEG;
     raw.pts = 0;
     Ok(small)
+}
+
+/// The same frame of limited range.
+///
+/// # Errors
+/// Where it cannot be converted.
+pub(crate) fn limited(frame: &Frame) -> Result<Frame> {
+    let mut limited = Frame::new(PixelFormat::Yuv420p, frame.width(), frame.height())?;
+    scale(frame, &mut limited, false)?;
+    let raw = limited.raw_mut();
+    raw.color_range = ffi::AVColorRange::AVCOL_RANGE_MPEG;
+    raw.pts = frame.pts();
+    Ok(limited)
 }
 
 /// A JPEG of a frame, its longest side of `most` pixels or fewer.
@@ -143,9 +210,9 @@ impl Drop for Scaler {
     }
 }
 
-/// Scales fast, to full range.
-fn scale(from: &Frame, to: &mut Frame) -> Result<()> {
-    let full = c_int::from(from.is_full_range());
+/// Scales fast, to full or limited range.
+fn scale(from: &Frame, to: &mut Frame, to_full: bool) -> Result<()> {
+    let (full, to_full) = (c_int::from(from.is_full_range()), c_int::from(to_full));
     let (from, to) = (from.raw(), to.raw_mut());
     // SAFETY: the context is made for the shapes of these two frames, whose planes are whole; the
     // source's format is one of FFmpeg's numbers.
@@ -161,7 +228,7 @@ fn scale(from: &Frame, to: &mut Frame) -> Result<()> {
             (c"dstw", to.width),
             (c"dsth", to.height),
             (c"dst_format", ffi::AVPixelFormat::AV_PIX_FMT_YUV420P as c_int),
-            (c"dst_range", 1),
+            (c"dst_range", to_full),
             (c"sws_flags", ffi::SWS_FAST_BILINEAR as c_int),
         ] {
             let code = ffi::av_opt_set_int(context.cast(), name.as_ptr(), i64::from(value), 0);
@@ -179,7 +246,7 @@ fn scale(from: &Frame, to: &mut Frame) -> Result<()> {
             from_table,
             full,
             to_table,
-            1,
+            to_full,
             0,
             1 << 16,
             1 << 16,
@@ -202,8 +269,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_dear_picture_is_paid_before_the_next() {
+        let at = Instant::now().checked_sub(EVERY).unwrap();
+        let used = cpu_time(ClockId::ProcessCPUTime);
+        let due = |cost| Shown { at, used, cost }.is_over();
+        assert!(due(Duration::ZERO));
+        assert!(!due(Duration::from_secs(60)));
+        assert!(!Shown { at: Instant::now(), used, cost: Duration::ZERO }.is_over());
+    }
+
+    #[test]
     fn a_pair_is_of_one_frame_and_small() {
-        let mut previewer = Previewer::new();
+        let mut previewer = Previewer::new(None, true);
         let mut frame = Frame::new(PixelFormat::Yuv420p, 1920, 1080).unwrap();
         for plane in 0..3 {
             frame.plane_mut(plane).unwrap().bytes.fill(100);
@@ -219,5 +296,9 @@ mod tests {
             assert!(picture.len() < 100_000);
         }
         assert_eq!(previewer.after(&frame).unwrap(), None);
+        // The next segment's begins where this one was, and takes none at once.
+        let mut next = Previewer::new(previewer.last(), true);
+        next.before(&frame).unwrap();
+        assert_eq!(next.after(&frame).unwrap(), None);
     }
 }

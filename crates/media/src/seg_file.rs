@@ -4,6 +4,7 @@
 //! "FLSEGMT1"  then records: tag (1 byte), length (u32, little endian), content
 //!   'H'  header, JSON                    first
 //!   'P'  pts i64, duration i64, flags u32, then the packet's bytes; in coding order
+//!   'N'  what filters found in the frame that follows, JSON; where they found anything
 //!   'F'  pts i64, then an f32 a step: milliseconds   one a frame, in order of pts
 //!   'C'  counts, JSON                    last
 //! ```
@@ -21,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::encode::StreamParameters;
 use crate::ff::Packet;
+use crate::follow::Noted;
 
 const MAGIC: &[u8; 8] = b"FLSEGMT1";
 /// Largest header and counts, in bytes.
@@ -50,6 +52,8 @@ pub(crate) struct FrameRecord {
     pub(crate) pts: i64,
     /// Milliseconds, one a step of the header.
     pub(crate) ms: Vec<f32>,
+    /// What filters found in it.
+    pub(crate) noted: Vec<Noted>,
 }
 
 /// A packet as the file holds it.
@@ -132,6 +136,9 @@ impl<W: Write> Writer<W> {
     ) -> Result<WrittenFile> {
         let mut bytes = Vec::new();
         for frame in frames {
+            if !frame.noted.is_empty() {
+                self.json(b'N', &frame.noted)?;
+            }
             bytes.clear();
             bytes.extend(frame.pts.to_le_bytes());
             bytes.extend(frame.ms.iter().flat_map(|ms| ms.to_le_bytes()));
@@ -167,6 +174,8 @@ pub(crate) struct Reader<R: Read> {
     hash: Sha256,
     position: u64,
     header: Header,
+    /// What was noted of the next frame.
+    noted: Vec<Noted>,
 }
 
 impl<R: Read> Reader<R> {
@@ -178,7 +187,8 @@ impl<R: Read> Reader<R> {
         let time_base = TimeBase::MICROS;
         let parameters = StreamParameters::default();
         let header = Header { segment: 0, time_base, parameters, steps: Vec::new() };
-        let mut reader = Self { inner, hash: Sha256::new(), position: 0, header };
+        let mut reader =
+            Self { inner, hash: Sha256::new(), position: 0, header, noted: Vec::new() };
         if reader.take::<8>()? != *MAGIC {
             return Err(reader.corrupt("is no segment file"));
         }
@@ -200,7 +210,14 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// Corrupt with the byte position.
     pub(crate) fn next(&mut self) -> Result<Record> {
-        let (tag, length) = self.head()?;
+        let (mut tag, mut length) = self.head()?;
+        if tag == b'N' {
+            self.noted = self.json(length)?;
+            (tag, length) = self.head()?;
+            if tag != b'F' {
+                return Err(self.corrupt("has a note with no frame"));
+            }
+        }
         match tag {
             b'P' if (20..=MOST_PACKET).contains(&length) => {
                 let pts = i64::from_le_bytes(self.take()?);
@@ -219,7 +236,8 @@ impl<R: Read> Reader<R> {
                 if ms.len() != self.header.steps.len() {
                     return Err(self.corrupt("has a frame with another number of steps"));
                 }
-                Ok(Record::Frame(FrameRecord { pts, ms }))
+                let noted = std::mem::take(&mut self.noted);
+                Ok(Record::Frame(FrameRecord { pts, ms, noted }))
             }
             b'C' => {
                 let counts = self.json(length)?;
@@ -291,6 +309,7 @@ impl<R: Read> Reader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use frameloom_core::detection::{Found, Rect};
     use proptest::prelude::*;
 
     fn header() -> Header {
@@ -312,6 +331,13 @@ mod tests {
         }
         let file = writer.finish(frames, FrameCounts::default()).unwrap();
         (bytes, file)
+    }
+
+    /// Something found in every second frame.
+    fn noted(pts: i64) -> Vec<Noted> {
+        let found = Found { rect: Rect { x: 1.5, y: 2.0, w: 3.0, h: 4.0 }, score: 0.5, class: 0 };
+        let noted = (pts % 2 != 0).then(|| Noted { detector: 1, found: vec![found] });
+        noted.into_iter().collect()
     }
 
     fn read(bytes: &[u8]) -> Result<(Vec<Record>, String)> {
@@ -336,12 +362,17 @@ mod tests {
             let packets: Vec<(i64, Vec<u8>)> =
                 packets.into_iter().map(|(pts, data)| (i64::from(pts), data)).collect();
             let frames: Vec<FrameRecord> =
-                pts.into_iter().map(|pts| FrameRecord { pts, ms: vec![1.0, 2.0] }).collect();
+                pts.into_iter().map(|pts| FrameRecord { pts, ms: vec![1.0, 2.0], noted: noted(pts) }).collect();
             let (bytes, file) = written(&packets, &frames);
             prop_assert_eq!(file.size, bytes.len() as u64);
             let (records, sha256) = read(&bytes).unwrap();
             prop_assert_eq!(sha256, file.sha256);
             prop_assert_eq!(records.len(), packets.len() + frames.len() + 1);
+            let read: Vec<&FrameRecord> = records.iter().filter_map(|record| match record {
+                Record::Frame(frame) => Some(frame),
+                _ => None,
+            }).collect();
+            prop_assert_eq!(read, frames.iter().collect::<Vec<_>>());
             for (record, (pts, data)) in records.iter().zip(&packets) {
                 match record {
                     Record::Packet(p) => prop_assert_eq!((p.pts, &p.data), (*pts, data)),
@@ -352,7 +383,7 @@ mod tests {
 
         #[test]
         fn damaged_files_are_refused_and_never_panic(at in 0usize..200, byte in any::<u8>(), cut in 0usize..200) {
-            let frames = [FrameRecord { pts: 0, ms: vec![1.0, 2.0] }];
+            let frames = [FrameRecord { pts: 0, ms: vec![1.0, 2.0], noted: noted(1) }];
             let (mut bytes, file) = written(&[(0, vec![7; 30])], &frames);
             let at = at % bytes.len();
             let changed = bytes[at] != byte;

@@ -10,9 +10,10 @@ use std::fs::File;
 use std::io::{BufWriter, Seek as _};
 use std::time::{Duration, Instant};
 
+use frameloom_core::catalogue::Footprint;
 use frameloom_core::id::JobId;
 use frameloom_core::metrics::FrameCounts;
-use frameloom_core::plan::{Plan, Seek, Segment};
+use frameloom_core::plan::{Plan, PlannedFilter, Seek, Segment};
 use frameloom_core::slot::{SegmentOutput, SegmentTask, WrittenFile};
 use frameloom_core::spec::Granularity;
 use frameloom_core::time::Interval;
@@ -23,9 +24,10 @@ use crate::decode::{self, Decoder};
 use crate::demux::Demuxer;
 use crate::encode::Encoder;
 use crate::ff::Packet;
-use crate::filter::{Chain, Exchange, FilterTimes, Spread};
+use crate::filter::{Chain, Exchange, Files, FilterTimes, Notes, Parts, Spread};
+use crate::follow::{Look, LookHeader, LookLine, LookRecord, LookWriter, Looker, is_detector};
 use crate::frame::{Frame, FrameFormat};
-use crate::preview::{Preview, Previewer};
+use crate::preview::{Preview, Previewer, Shown};
 use crate::seek;
 use crate::seg_file::{self, FrameRecord};
 
@@ -43,16 +45,56 @@ pub enum Progress {
     Preview(Preview),
 }
 
+/// What comes along with a segment beside source and plan.
+#[derive(Default)]
+pub struct Given {
+    /// The files that filters take.
+    pub files: Files,
+    /// The tracks of the whole video.
+    pub tracks: Option<File>,
+}
+
 /// Runs segments, one after the other, and keeps the source open between those of a job.
 pub struct SegmentRunner {
     open: Option<(JobId, Demuxer)>,
     exchange: Option<Exchange>,
+    /// The detectors of the job that last had any.
+    looker: Option<(JobId, Looker)>,
+    /// When a picture of that job was last taken.
+    shown: Option<Shown>,
+}
+
+/// What a pass over a segment is for, and what it works with.
+struct Task<'a> {
+    plan: &'a Plan,
+    task: &'a SegmentTask,
+    given: &'a Given,
+    /// Whether things are looked for, and no frame is encoded.
+    detects: bool,
 }
 
 impl SegmentRunner {
     /// A runner with nothing open; `exchange` carries frames that are processed elsewhere.
     pub fn new(exchange: Option<Exchange>) -> Self {
-        Self { open: None, exchange }
+        Self { open: None, exchange, looker: None, shown: None }
+    }
+
+    /// Looks for things in one segment and writes what was found to `out`; `progress` hears the frames done.
+    ///
+    /// # Errors
+    /// Of the source, the pipeline or the models; Invalid where the task doesn't fit the plan.
+    pub fn detect(
+        &mut self,
+        source: &File,
+        plan: &Plan,
+        task: &SegmentTask,
+        given: Given,
+        out: File,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<SegmentOutput> {
+        let what = Task { plan, task, given: &given, detects: true };
+        self.measured(source, &what, out, progress)
+            .map_err(|e| e.at(format!("detect {}", task.segment)))
     }
 
     /// Processes one segment and writes its file to `out`; `progress` hears the frames done, and with
@@ -65,17 +107,28 @@ impl SegmentRunner {
         source: &File,
         plan: &Plan,
         task: &SegmentTask,
+        given: Given,
+        out: File,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<SegmentOutput> {
+        let what = Task { plan, task, given: &given, detects: false };
+        self.measured(source, &what, out, progress)
+            .map_err(|e| e.at(format!("segment {}", task.segment)))
+    }
+
+    fn measured(
+        &mut self,
+        source: &File,
+        what: &Task<'_>,
         out: File,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<SegmentOutput> {
         let (wall, cpu) = (Instant::now(), cpu_time());
-        let segment = plan
-            .segments
-            .get(task.segment as usize)
-            .ok_or_else(|| Error::invalid(format!("the plan has no segment {}", task.segment)))?;
-        let made = self
-            .attempts(source, plan, task, segment, out, progress)
-            .map_err(|e| e.at(format!("segment {}", task.segment)))?;
+        let number = what.task.segment;
+        let segment = what.plan.segments.get(number as usize);
+        let segment =
+            segment.ok_or_else(|| Error::invalid(format!("the plan has no segment {number}")))?;
+        let made = self.attempts(source, what, segment, out, progress)?;
         Ok(SegmentOutput {
             file: made.file,
             frames: made.counts,
@@ -87,28 +140,39 @@ impl SegmentRunner {
     fn attempts(
         &mut self,
         source: &File,
-        plan: &Plan,
-        task: &SegmentTask,
+        what: &Task<'_>,
         segment: &Segment,
         out: File,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Made> {
+        let (plan, task) = (what.plan, what.task);
         let mut entry = segment.entry as usize;
         let mut threads = task.decode_threads.max(1);
         let (mut step, mut careful) = (1, false);
         let mut decoded = 0;
         loop {
             let exchange = self.exchange.clone();
+            let looker = what.detects.then(|| self.looker(what)).transpose()?;
+            if self.open.as_ref().is_none_or(|(open, _)| *open != task.job) {
+                self.shown = None;
+            }
+            let shown = self.shown;
             let demuxer = self.demuxer(source, plan, task.job)?;
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
             let mut pass =
-                Pass::new(plan, segment, task, entry, file, exchange.as_ref(), progress)?;
+                Pass::new(what, segment, entry, file, exchange.as_ref(), looker, progress)?;
             pass.careful = careful;
-            pass.previewer = task.previews.then(Previewer::new);
+            pass.previewer =
+                (task.previews && !what.detects).then(|| Previewer::new(shown, task.reveals));
             let end = pass.run(source, demuxer, threads)?;
             decoded += pass.counts.decoded;
+            self.shown = pass.previewer.as_ref().and_then(Previewer::last).or(shown);
             match end {
-                End::Done => return pass.finish(decoded),
+                End::Done => {
+                    let (made, looker) = pass.finish(decoded)?;
+                    self.looker = looker.map(|looker| (task.job, looker)).or(self.looker.take());
+                    return Ok(made);
+                }
                 End::GoBack { damaged } => {
                     entry = entry.saturating_sub(step);
                     step *= 2;
@@ -121,10 +185,21 @@ impl SegmentRunner {
                     }
                 }
             }
-            drop(pass);
+            let looker = pass.into_looker();
+            self.looker = looker.map(|looker| (task.job, looker)).or(self.looker.take());
             let reset = out.set_len(0).and_then(|()| (&out).rewind());
             reset.map_err(|e| Error::io("cannot write the segment", &e))?;
         }
+    }
+
+    /// The detectors of a job, loaded once: those of another job go.
+    fn looker(&mut self, what: &Task<'_>) -> Result<Looker> {
+        let mut looker = match self.looker.take() {
+            Some((job, looker)) if job == what.task.job => looker,
+            _ => Looker::new(what.plan, &what.given.files)?,
+        };
+        looker.begin();
+        Ok(looker)
     }
 
     fn demuxer(&mut self, source: &File, plan: &Plan, job: JobId) -> Result<&mut Demuxer> {
@@ -174,10 +249,14 @@ struct Pass<'a> {
     range: Interval,
     before: usize,
     after: u32,
+    /// Whether frames before the range run through the filters as they come: there may be too many to keep.
+    warms_up: bool,
+    /// Frames before the range that did so.
+    ahead: usize,
     converter: Converter,
     chain: Chain,
-    encoder: Encoder,
-    writer: Option<seg_file::Writer<BufWriter<File>>>,
+    notes: Notes,
+    sink: Sink,
     progress: &'a mut dyn FnMut(Progress),
     previewer: Option<Previewer>,
     /// Frames before the range, kept for the halo.
@@ -201,6 +280,21 @@ struct Pass<'a> {
     ready: Vec<(Frame, FilterTimes)>,
 }
 
+/// Where frames go behind the filters.
+enum Sink {
+    /// Into a segment of the video.
+    Video { encoder: Box<Encoder>, writer: Option<seg_file::Writer<BufWriter<File>>> },
+    /// Nowhere: what was found in them is written down.
+    Looks {
+        looker: Looker,
+        writer: LookWriter<BufWriter<File>>,
+        /// What was found in frames that are still within the filters, with milliseconds by step.
+        found: VecDeque<(i64, Vec<Look>, Vec<f32>)>,
+    },
+    /// It is written.
+    Ended,
+}
+
 /// `[start, end)` cut to what both keep.
 fn intersect(a: Interval, b: Interval) -> Interval {
     let start = match (a.start, b.start) {
@@ -216,38 +310,64 @@ fn intersect(a: Interval, b: Interval) -> Interval {
 
 impl<'a> Pass<'a> {
     fn new(
-        plan: &'a Plan,
+        what: &Task<'a>,
         segment: &Segment,
-        task: &SegmentTask,
         entry: usize,
         out: File,
         exchange: Option<&Exchange>,
+        looker: Option<Looker>,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self> {
+        let (plan, number) = (what.plan, what.task.segment);
         let video = &plan.source.video;
         let working = FrameFormat::of(&plan.working, video)?;
-        let spread = (plan.granularity == Granularity::Frame)
-            .then_some(Spread { bytes: task.frame_bytes, on_error: plan.on_error });
-        let chain = Chain::new(&plan.filters, &working, exchange, spread)?;
-        let encoder = Encoder::open(&plan.encoder, chain.output())?;
-        let mut steps = vec!["decode".to_owned()];
-        steps.extend(chain.names());
-        steps.push("encode".into());
-        let header = seg_file::Header {
-            segment: task.segment,
-            time_base: video.time_base,
-            parameters: encoder.parameters()?,
-            steps,
+        // What looks for things does so where the segment is decoded.
+        let spread = (plan.granularity == Granularity::Frame && !what.detects)
+            .then_some(Spread { bytes: what.task.frame_bytes, on_error: plan.on_error });
+        let parts = Parts {
+            exchange,
+            files: &what.given.files,
+            plan: Some(plan),
+            tracks: what.given.tracks.as_ref(),
+            spread,
         };
-        let writer = seg_file::Writer::new(BufWriter::with_capacity(256 * 1024, out), &header)?;
+        // To look for things, frames go through no more filters than find any.
+        let filters = if what.detects { watched(plan) } else { plan.filters.as_slice() };
+        let footprint = filters.iter().fold(Footprint::PerFrame, |f, g| f.then(g.footprint));
+        let chain = Chain::new(filters, &working, &parts)?;
+        let out = BufWriter::with_capacity(256 * 1024, out);
+        let mut steps = vec!["decode".to_owned()];
+        steps.extend(looker.iter().flat_map(Looker::names));
+        steps.extend(chain.names());
+        let sink = match looker {
+            Some(looker) => {
+                let header = LookHeader { segment: number, time_base: video.time_base, steps };
+                let writer = LookWriter::new(out, &header)?;
+                Sink::Looks { looker, writer, found: VecDeque::new() }
+            }
+            None => {
+                let encoder = Encoder::open(&plan.encoder, chain.output())?;
+                steps.push("encode".into());
+                let header = seg_file::Header {
+                    segment: number,
+                    time_base: video.time_base,
+                    parameters: encoder.parameters()?,
+                    steps,
+                };
+                let writer = Some(seg_file::Writer::new(out, &header)?);
+                Sink::Video { encoder: Box::new(encoder), writer }
+            }
+        };
         let entry_point = plan.entries.get(entry);
         Ok(Self {
             plan,
             at_start: entry_point.is_none_or(|e| e.seek == Seek::Start),
             entry,
             range: intersect(segment.interval, plan.trim),
-            before: plan.footprint.before() as usize,
-            after: plan.footprint.after(),
+            before: footprint.before() as usize,
+            after: footprint.after(),
+            warms_up: matches!(footprint, Footprint::Warmup { .. }),
+            ahead: 0,
             converter: Converter::new(
                 working.pixel,
                 video.width,
@@ -255,9 +375,9 @@ impl<'a> Pass<'a> {
                 video.rotation,
                 video.flip,
             ),
+            notes: chain.notes(),
             chain,
-            encoder,
-            writer: Some(writer),
+            sink,
             progress,
             previewer: None,
             halo: VecDeque::new(),
@@ -356,7 +476,10 @@ impl<'a> Pass<'a> {
             return Ok(false);
         }
         if self.range.is_before(pts) {
-            if self.before > 0 {
+            if self.warms_up {
+                self.ahead += 1;
+                self.push(frame, decode_ms)?;
+            } else if self.before > 0 {
                 if self.halo.len() == self.before {
                     self.halo.pop_front();
                 }
@@ -365,7 +488,8 @@ impl<'a> Pass<'a> {
             return Ok(true);
         }
         if !self.started {
-            let enough = self.halo.len() >= self.before || self.at_start || self.trimmed;
+            let seen = self.halo.len().max(self.ahead);
+            let enough = seen >= self.before || self.at_start || self.trimmed;
             if !enough && self.range.start.is_some() {
                 self.go_back = Some(false);
                 return Ok(false);
@@ -395,7 +519,16 @@ impl<'a> Pass<'a> {
     fn push(&mut self, frame: Frame, decode_ms: f32) -> Result<()> {
         let converting = Instant::now();
         let frame = self.converter.convert(frame)?;
-        self.decode_times.push_back((frame.pts(), decode_ms + ms(converting.elapsed())));
+        let pts = frame.pts();
+        self.decode_times.push_back((pts, decode_ms + ms(converting.elapsed())));
+        if let Sink::Looks { looker, found, .. } = &mut self.sink
+            && self.range.contains(pts)
+        {
+            let detectors = self.plan.detection.as_ref().map_or(0, |d| d.detectors.len());
+            let (mut looks, mut times) = (vec![Look::default(); detectors], Vec::new());
+            looker.look(&frame, &mut looks, &mut times)?;
+            found.push_back((pts, looks, times));
+        }
         if let Some(previewer) =
             self.previewer.as_mut().filter(|_| self.range.contains(frame.pts()))
             && let Err(error) = previewer.before(&frame)
@@ -425,7 +558,31 @@ impl<'a> Pass<'a> {
                     break;
                 }
             }
+            let noted = self.notes.take(pts);
             if !self.range.contains(pts) {
+                continue;
+            }
+            if let Sink::Looks { writer, found, .. } = &mut self.sink {
+                // Frames that a filter left out were looked at as well.
+                while found.front().is_some_and(|(known, ..)| *known < pts) {
+                    found.pop_front();
+                }
+                let Some((known, mut looks, mut times)) = found.pop_front() else {
+                    return Err(Error::internal("a frame that nobody looked at"));
+                };
+                if known != pts {
+                    return Err(Error::internal("frames are out of order behind the filters"));
+                }
+                for noted in noted {
+                    if let Some(look) = looks.get_mut(noted.detector as usize) {
+                        *look = Look { looked: true, failed: false, found: noted.found };
+                    }
+                }
+                times.insert(0, decode_ms);
+                times.extend(filter_times);
+                writer.line(&LookLine { pts, ms: times, looks })?;
+                self.counts.output += 1;
+                (self.progress)(Progress::Frames(self.counts.output));
                 continue;
             }
             match self.previewer.as_mut().map(|previewer| previewer.after(&frame)) {
@@ -439,7 +596,7 @@ impl<'a> Pass<'a> {
             times.push(decode_ms);
             times.extend(filter_times);
             times.push(ms(start.elapsed()));
-            self.records.push(FrameRecord { pts, ms: times });
+            self.records.push(FrameRecord { pts, ms: times, noted });
             self.counts.output += 1;
             (self.progress)(Progress::Frames(self.counts.output));
         }
@@ -447,10 +604,12 @@ impl<'a> Pass<'a> {
     }
 
     fn send(&mut self, frame: Option<&Frame>) -> Result<()> {
-        let Some(writer) = &mut self.writer else {
-            return Err(Error::internal("the segment is written already"));
-        };
-        self.encoder.send(frame, &mut |packet: &Packet| writer.packet(packet))
+        match &mut self.sink {
+            Sink::Video { encoder, writer: Some(writer) } => {
+                encoder.send(frame, &mut |packet: &Packet| writer.packet(packet))
+            }
+            _ => Err(Error::internal("the segment is written already")),
+        }
     }
 
     /// No frame comes any more: empties the filters and the encoder.
@@ -459,7 +618,7 @@ impl<'a> Pass<'a> {
         self.chain.finish(&mut ready)?;
         self.encode(&mut ready)?;
         let flush = Instant::now();
-        if self.counts.output > 0 {
+        if self.counts.output > 0 && matches!(self.sink, Sink::Video { .. }) {
             self.send(None)?;
         }
         if let Some(last) = self.records.last_mut().and_then(|record| record.ms.last_mut()) {
@@ -481,15 +640,46 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    fn finish(mut self, decoded: u64) -> Result<Made> {
+    fn finish(mut self, decoded: u64) -> Result<(Made, Option<Looker>)> {
         self.counts.decoded = decoded;
         // A decoder flags some concealed frames, and answers others with an error.
         self.counts.concealed = self.counts.concealed.max(self.errors);
-        let writer = self.writer.take();
-        let writer = writer.ok_or_else(|| Error::internal("the segment is written already"))?;
-        let file = writer.finish(&self.records, self.counts)?;
-        Ok(Made { file, counts: self.counts })
+        let counts = self.counts;
+        match std::mem::replace(&mut self.sink, Sink::Ended) {
+            Sink::Video { writer: Some(writer), .. } => {
+                let file = writer.finish(&self.records, counts)?;
+                Ok((Made { file, counts }, None))
+            }
+            Sink::Looks { looker, mut writer, .. } => {
+                writer.line(&LookRecord::End { end: counts })?;
+                Ok((Made { file: writer.finish()?, counts }, Some(looker)))
+            }
+            _ => Err(Error::internal("the segment is written already")),
+        }
     }
+
+    /// Gives the detectors back.
+    fn into_looker(self) -> Option<Looker> {
+        match self.sink {
+            Sink::Looks { looker, .. } => Some(looker),
+            _ => None,
+        }
+    }
+}
+
+/// The filters that frames go through while things are looked for: as far as the last one that notes what it
+/// finds, where that is all that is wanted.
+fn watched(plan: &Plan) -> &[PlannedFilter] {
+    let Some(detection) = plan.detection.as_ref().filter(|detection| detection.only.is_some())
+    else {
+        return &[];
+    };
+    let notes = detection.detectors.iter().filter(|detector| {
+        let filter = plan.filters.get(detector.filter as usize);
+        filter.is_some_and(|filter| !is_detector(&filter.spec))
+    });
+    let last = notes.map(|detector| detector.filter as usize + 1).max().unwrap_or(0);
+    plan.filters.get(..last).unwrap_or(&[])
 }
 
 /// CPU time of this process.

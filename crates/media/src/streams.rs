@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use ffmpeg_next::ffi::{self, AVCodecID as C, AVMediaType as M};
 use frameloom_core::plan::{Message, PlannedStream, StreamAction};
-use frameloom_core::spec::{Container, JobSpec};
+use frameloom_core::spec::{Container, JobSpec, KeptMetadata};
 use frameloom_core::{Error, Result};
 
 use crate::{concat, ff};
@@ -21,6 +21,7 @@ pub(crate) unsafe fn plan_streams(
     context: *const ffi::AVFormatContext,
     video: u32,
     spec: &JobSpec,
+    left_out: &[KeptMetadata],
 ) -> Result<(Vec<PlannedStream>, Vec<Message>)> {
     let mut planned = Vec::new();
     let mut messages = Vec::new();
@@ -38,7 +39,7 @@ pub(crate) unsafe fn plan_streams(
         let action = if index == video {
             StreamAction::Process
         } else {
-            action(stream, parameters, &codec, spec)
+            action(stream, parameters, &codec, spec, left_out)
         };
         let what = format!("{kind} stream {index} ({codec})");
         let message = match &action {
@@ -88,27 +89,35 @@ fn action(
     p: &ffi::AVCodecParameters,
     codec: &str,
     spec: &JobSpec,
+    left_out: &[KeptMetadata],
 ) -> StreamAction {
     let container = spec.container;
+    let cover = stream.disposition & ffi::AV_DISPOSITION_ATTACHED_PIC as c_int != 0;
+    let tells = match p.codec_type {
+        M::AVMEDIA_TYPE_VIDEO if cover => Some(KeptMetadata::Covers),
+        M::AVMEDIA_TYPE_DATA | M::AVMEDIA_TYPE_ATTACHMENT => Some(KeptMetadata::Data),
+        _ => None,
+    };
+    if let Some(kept) = tells.filter(|kept| left_out.contains(kept)) {
+        return drop_for(format!(
+            "it may tell of what is hidden; --keep-metadata {} keeps it",
+            kept.name()
+        ));
+    }
     match p.codec_type {
-        M::AVMEDIA_TYPE_VIDEO => {
-            let cover = stream.disposition & ffi::AV_DISPOSITION_ATTACHED_PIC as c_int != 0;
-            match (cover, container) {
-                (true, Container::Mp4 | Container::Mov)
-                    if matches!(
-                        p.codec_id,
-                        C::AV_CODEC_ID_MJPEG | C::AV_CODEC_ID_PNG | C::AV_CODEC_ID_BMP
-                    ) =>
-                {
-                    StreamAction::Copy
-                }
-                (true, Container::Mkv) => StreamAction::Copy,
-                (true, _) => {
-                    drop_for(format!(".{container} does not hold cover pictures of {codec}"))
-                }
-                (false, _) => drop_for("one video stream is processed; --stream takes another"),
+        M::AVMEDIA_TYPE_VIDEO => match (cover, container) {
+            (true, Container::Mp4 | Container::Mov)
+                if matches!(
+                    p.codec_id,
+                    C::AV_CODEC_ID_MJPEG | C::AV_CODEC_ID_PNG | C::AV_CODEC_ID_BMP
+                ) =>
+            {
+                StreamAction::Copy
             }
-        }
+            (true, Container::Mkv) => StreamAction::Copy,
+            (true, _) => drop_for(format!(".{container} does not hold cover pictures of {codec}")),
+            (false, _) => drop_for("one video stream is processed; --stream takes another"),
+        },
         M::AVMEDIA_TYPE_AUDIO if spec.no_audio => drop_for("--no-audio"),
         M::AVMEDIA_TYPE_AUDIO if holds_audio(container, p.codec_id) => StreamAction::Copy,
         M::AVMEDIA_TYPE_AUDIO => {

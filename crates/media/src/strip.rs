@@ -1,4 +1,4 @@
-//! A few small frames as a moving picture: animated GIF or MP4.
+//! A few small frames as a moving picture: animated GIF, animated WebP or MP4.
 
 use std::ffi::{CStr, c_int};
 use std::fs::File;
@@ -10,6 +10,7 @@ use frameloom_core::{Error, Result};
 use crate::ff::{self, Dict, Packet};
 use crate::frame::Frame;
 use crate::io_out::Output;
+use crate::preview;
 
 /// Frames a second.
 const RATE: c_int = 6;
@@ -22,6 +23,8 @@ const PALETTE: &CStr = c"split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=ba
 pub(crate) enum Form {
     /// Animated GIF that begins anew for ever.
     Gif,
+    /// Animated WebP that begins anew for ever.
+    Webp,
     /// H.264 in MP4.
     Mp4,
 }
@@ -47,11 +50,20 @@ pub(crate) fn write(frames: &[Frame], form: Form, out: File) -> Result<u64> {
     match form {
         Form::Mp4 => {
             let coder = Coder::open(c"libx264", shape, ffi::AVPixelFormat::AV_PIX_FMT_YUV420P)?;
-            mux(c"mp4", coder, numbered, out)
+            mux(c"mp4", Some(("movflags", "+faststart")), coder, numbered, out)
         }
         Form::Gif => {
             let coder = Coder::open(c"gif", shape, ffi::AVPixelFormat::AV_PIX_FMT_PAL8)?;
-            mux(c"gif", coder, with_palette(numbered)?, out)
+            mux(c"gif", None, coder, with_palette(numbered)?, out)
+        }
+        Form::Webp => {
+            // It knows limited range alone, and does not say so.
+            let limited: Vec<Frame> =
+                numbered.iter().map(preview::limited).collect::<Result<_>>()?;
+            let shape = limited.first().map_or(shape, Frame::raw);
+            let pixel = ffi::AVPixelFormat::AV_PIX_FMT_YUV420P;
+            let coder = Coder::open(c"libwebp_anim", shape, pixel)?;
+            mux(c"webp", Some(("loop", "0")), coder, limited, out)
         }
     }
 }
@@ -120,7 +132,13 @@ impl Drop for Muxer {
     }
 }
 
-fn mux(name: &CStr, mut coder: Coder, frames: Vec<Frame>, out: File) -> Result<u64> {
+fn mux(
+    name: &CStr,
+    option: Option<(&str, &str)>,
+    mut coder: Coder,
+    frames: Vec<Frame>,
+    out: File,
+) -> Result<u64> {
     let mut output = Output::new(out)?;
     // SAFETY: C strings; everything is checked for null; the stream belongs to the muxer.
     let (muxer, base) = unsafe {
@@ -142,8 +160,8 @@ fn mux(name: &CStr, mut coder: Coder, frames: Vec<Frame>, out: File) -> Result<u
         ff::check(code, "parameters")?;
         stream.time_base = BASE;
         let mut options = Dict::default();
-        if name == c"mp4" {
-            options.set("movflags", "+faststart")?;
+        if let Some((key, value)) = option {
+            options.set(key, value)?;
         }
         let code = ffi::avformat_write_header(context, options.as_mut_ptr());
         ff::check(code, "cannot begin a file of pictures")?;

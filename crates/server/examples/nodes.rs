@@ -3,6 +3,8 @@
 //! `nodes BROKER DATA NODES SLOTS MILLISECONDS`, beside `frameloom serve --broker BROKER --data DATA
 //! --no-local-slots`. What they "make" is no video: joining it fails, which ends the try.
 
+mod sleeper;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,13 +12,9 @@ use std::time::Duration;
 use frameloom_broker::Broker;
 use frameloom_broker::celery::Celery;
 use frameloom_core::id::NodeId;
-use frameloom_core::metrics::FrameCounts;
-use frameloom_core::slot::{SegmentOutput, TaskOutput, WrittenFile};
-use frameloom_core::wire::{AttemptReport, Beat, NodeInfo, Outcome, Queue, TaskMessage};
+use frameloom_core::wire::{Beat, NodeInfo, Queue};
 use frameloom_core::{Error, Result};
 use frameloom_server::store::Store;
-
-const CONTENT: &[u8] = b"nothing";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -61,7 +59,7 @@ async fn main() -> Result<()> {
             tokio::spawn(async move {
                 while let Ok(message) = celery.receive(queue).await {
                     free.fetch_sub(1, Ordering::Relaxed);
-                    let slept = work(&store, id, &message, sleep).await;
+                    let slept = sleeper::work(&store, id, &message, sleep).await;
                     free.fetch_add(1, Ordering::Relaxed);
                     done.fetch_add(u64::from(slept.is_ok()), Ordering::Relaxed);
                 }
@@ -69,29 +67,4 @@ async fn main() -> Result<()> {
         }
     }
     tokio::signal::ctrl_c().await.map_err(|e| Error::io("cannot watch signals", &e))
-}
-
-async fn work(store: &Store, node: NodeId, message: &TaskMessage, sleep: u32) -> Result<()> {
-    let dir = store.job(message.job);
-    if !dir.claim(message.attempt)? {
-        return Ok(());
-    }
-    tokio::time::sleep(Duration::from_millis(sleep.into())).await;
-    let path = dir.result_path(message.task, message.attempt, "");
-    std::fs::write(&path, CONTENT).map_err(|e| Error::io("cannot write a result", &e))?;
-    let size = CONTENT.len() as u64;
-    let output = SegmentOutput {
-        file: WrittenFile { size, sha256: String::new() },
-        frames: FrameCounts { input: 1, output: 1, ..FrameCounts::default() },
-        cpu_us: 0,
-        wall_us: u64::from(sleep) * 1000,
-    };
-    dir.report(&AttemptReport {
-        attempt: message.attempt,
-        task: message.task,
-        node,
-        slot: format!("{node}/0"),
-        slot_pid: 0,
-        outcome: Outcome::Done(TaskOutput::Segment(output)),
-    })
 }

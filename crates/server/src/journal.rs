@@ -1,7 +1,8 @@
 //! A job's journal: one decision a line, each with a checksum, on the disk before it counts.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use frameloom_core::wire::Decision;
@@ -15,6 +16,8 @@ const CHECK: usize = 8;
 #[derive(Debug)]
 pub struct Journal {
     file: File,
+    /// Length of what is decided.
+    whole: u64,
 }
 
 fn checksum(text: &[u8]) -> String {
@@ -58,12 +61,13 @@ impl Journal {
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(failed)?;
         let (decisions, whole) = read(&text);
-        file.set_len(whole as u64).map_err(failed)?;
-        file.seek(SeekFrom::End(0)).map_err(failed)?;
-        Ok((Self { file }, decisions))
+        let whole = whole as u64;
+        file.set_len(whole).map_err(failed)?;
+        Ok((Self { file, whole }, decisions))
     }
 
-    /// Appends decisions; they are on the disk when this returns.
+    /// Appends decisions; they are on the disk when this returns. Where it fails none of them is
+    /// decided, and it may be tried again.
     ///
     /// # Errors
     /// Exhausted where the disk is full; of the file system.
@@ -77,10 +81,22 @@ impl Journal {
             text.extend(json);
             text.push(b'\n');
         }
-        self.file
-            .write_all(&text)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|e| Error::io("cannot write the journal", &e))
+        let written =
+            self.file.write_all_at(&text, self.whole).and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => {
+                self.whole += text.len() as u64;
+                Ok(())
+            }
+            Err(e) => {
+                // Half a line would hide what is decided after it. Making a file shorter needs no room.
+                let error = Error::io("cannot write the journal", &e);
+                Err(match self.file.set_len(self.whole) {
+                    Ok(()) => error,
+                    Err(cut) => error.with_source(cut),
+                })
+            }
+        }
     }
 }
 

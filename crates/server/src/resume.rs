@@ -8,12 +8,11 @@ use std::path::Path;
 use frameloom_core::fingerprint::fingerprint;
 use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::plan::{Engine, Fingerprint, PLAN_VERSION, Plan};
-use frameloom_core::slot::TaskOutput;
 use frameloom_core::wire::{AttemptReport, Decision, JobFile, Outcome, Task};
 use frameloom_core::{Error, Result};
 
 use crate::journal::Journal;
-use crate::store::{JobDir, Store};
+use crate::store::{DETECTIONS, FRAMES, JobDir, Store, result_name};
 
 /// What an earlier run left.
 #[derive(Debug)]
@@ -22,7 +21,7 @@ pub struct Found {
     pub id: JobId,
     /// Its plan, with the attempt that made it.
     pub plan: Option<(AttemptId, Plan)>,
-    /// Accepted segments whose files are there.
+    /// Accepted work between plan and join whose files are there.
     pub segments: Vec<AttemptReport>,
     /// The join that was accepted, if its file is there.
     pub concat: Option<AttemptReport>,
@@ -93,11 +92,9 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
         match decision {
             Decision::Accepted(report) => {
                 open.remove(&report.attempt);
-                let size = match &report.outcome {
-                    Outcome::Done(TaskOutput::Segment(output)) => output.file.size,
-                    Outcome::Done(TaskOutput::Concat(output)) => output.file.size,
-                    Outcome::Done(TaskOutput::Plan(output)) => output.file.size,
-                    _ => continue,
+                let Outcome::Done(output) = &report.outcome else { continue };
+                let Some(size) = output.file_of(report.task).map(|file| file.size) else {
+                    continue;
                 };
                 let file = dir.open_result(report.task, report.attempt, "")?;
                 if file.and_then(|f| f.metadata().ok()).is_none_or(|m| m.len() != size) {
@@ -108,7 +105,9 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
                         let plan = dir.read_plan(report.attempt).ok().flatten();
                         found.plan = plan.map(|plan| (report.attempt, plan));
                     }
-                    Task::Segment(_) => found.segments.push(report),
+                    Task::Detect(_) | Task::Track | Task::Segment(_) => {
+                        found.segments.push(report);
+                    }
                     Task::Concat => found.concat = Some(report),
                 }
             }
@@ -118,7 +117,8 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
             Decision::Uploaded { .. }
             | Decision::Ended { .. }
             | Decision::Retried
-            | Decision::Notified => {}
+            | Decision::Notified
+            | Decision::Unheard => {}
         }
     }
     found.open = open.into_iter().collect();
@@ -162,13 +162,12 @@ pub fn fingerprint_of(path: &Path, whole: bool) -> Result<Fingerprint> {
 impl Found {
     /// The names of the files in `results/` that are still of use.
     pub fn kept(&self) -> BTreeSet<String> {
-        let plan = self.plan.as_ref().map(|(attempt, _)| format!("plan.{attempt}"));
-        let output = self.concat.as_ref().map(|report| format!("output.{}", report.attempt));
-        let frames = output.as_ref().map(|output| format!("{output}.frames"));
-        let segments = self.segments.iter().filter_map(|report| match report.task {
-            Task::Segment(k) => Some(format!("{k}.{}", report.attempt)),
-            _ => None,
+        let plan = self.plan.as_ref().map(|(attempt, _)| result_name(Task::Plan, *attempt, ""));
+        let output = self.concat.iter().flat_map(|report| {
+            ["", FRAMES, DETECTIONS].map(|suffix| result_name(Task::Concat, report.attempt, suffix))
         });
-        plan.into_iter().chain(output).chain(frames).chain(segments).collect()
+        let between = self.segments.iter();
+        let between = between.map(|report| result_name(report.task, report.attempt, ""));
+        plan.into_iter().chain(output).chain(between).collect()
     }
 }

@@ -100,6 +100,7 @@ pub fn metrics(job: &JobFile, outcome: &JobOutcome, facts: RunFacts) -> Metrics 
         slots: facts.slots,
         index_bytes_read: plan.index_bytes_read,
         engine: plan.engine.clone(),
+        detections: concat.detections.clone(),
         messages,
     }
 }

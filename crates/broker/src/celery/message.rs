@@ -78,7 +78,7 @@ pub(super) fn arguments(message: &TaskMessage, store: StoreId) -> Value {
         "job": message.job,
         "attempt": message.attempt,
     });
-    if let Task::Segment(k) = message.task {
+    if let Some(k) = message.task.segment() {
         kwargs["segment"] = k.into();
     }
     kwargs
@@ -327,7 +327,9 @@ fn task(envelope: &Envelope, store: StoreId) -> Result<TaskMessage> {
     let given: Arguments = read(name, kwargs)?;
     let task = match (name, given.segment) {
         ("frameloom.plan", None) => Task::Plan,
+        ("frameloom.track", None) => Task::Track,
         ("frameloom.concat", None) => Task::Concat,
+        ("frameloom.detect", Some(k)) => Task::Detect(k),
         ("frameloom.segment", Some(k)) => Task::Segment(k),
         _ => return Err(Error::invalid(format!("'{name}' with or without a segment"))),
     };
@@ -392,7 +394,8 @@ mod tests {
     #[test]
     fn a_task_comes_back_and_is_small() {
         let (message, store) = sample();
-        for task in [Task::Plan, Task::Segment(0), Task::Segment(u32::MAX), Task::Concat] {
+        let (last, detect) = (Task::Segment(u32::MAX), Task::Detect(7));
+        for task in [Task::Plan, detect, Task::Track, Task::Segment(0), last, Task::Concat] {
             let message = TaskMessage { task, ..message.clone() };
             let raw = text(&message, store, "frameloom.cpu.0001020304ff", 3);
             assert!(raw.len() < 4096, "{} bytes", raw.len());

@@ -52,13 +52,21 @@ pub(super) fn binding(queue: &str) -> ([String; 2], String) {
 }
 
 /// The names of the tasks that nodes do.
-pub const TASKS: [&str; 4] =
-    ["frameloom.concat", FRAME_TASK, "frameloom.plan", "frameloom.segment"];
+pub const TASKS: [&str; 6] = [
+    "frameloom.concat",
+    "frameloom.detect",
+    FRAME_TASK,
+    "frameloom.plan",
+    "frameloom.segment",
+    "frameloom.track",
+];
 
 /// A task's name.
 pub fn task_name(task: Task) -> &'static str {
     match task {
         Task::Plan => "frameloom.plan",
+        Task::Detect(_) => "frameloom.detect",
+        Task::Track => "frameloom.track",
         Task::Segment(_) => "frameloom.segment",
         Task::Concat => "frameloom.concat",
     }

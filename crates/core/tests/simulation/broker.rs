@@ -19,8 +19,8 @@ impl Queue {
     /// The queue that a task waits in.
     pub(crate) fn of(task: Task) -> Self {
         match task {
-            Task::Segment(_) => Self::Segment,
-            Task::Plan | Task::Concat => Self::Control,
+            Task::Detect(_) | Task::Segment(_) => Self::Segment,
+            Task::Plan | Task::Track | Task::Concat => Self::Control,
         }
     }
 }

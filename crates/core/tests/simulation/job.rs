@@ -32,7 +32,7 @@ impl Run {
     /// The queue of the task that it sends next, where there is one.
     pub(crate) fn wants(&self, now: Time) -> Option<Queue> {
         self.scheduler.wants(self.elapsed(now)).then(|| match self.scheduler.phase() {
-            Phase::Running => Queue::Segment,
+            Phase::Detecting | Phase::Running => Queue::Segment,
             _ => Queue::Control,
         })
     }
@@ -42,8 +42,7 @@ impl Run {
     pub(crate) fn check(&self, world: &World, j: usize) {
         let (seed, model) = (world.seed(), &world.scenario.jobs[j]);
         let accepted = &world.store.jobs[j].accepted;
-        let tasks = [Task::Plan, Task::Concat].into_iter();
-        for task in tasks.chain((0..model.count()).map(Task::Segment)) {
+        for task in model.tasks() {
             let (known, written) = (self.scheduler.accepted(task), accepted.get(&task).copied());
             assert_eq!(known, written, "seed {seed}: {task} of job {j}: not as it was accepted");
         }

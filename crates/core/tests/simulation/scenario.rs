@@ -1,5 +1,6 @@
 //! What a run is made of: machines, jobs, and what goes wrong how often.
 
+use frameloom_core::plan::Stages;
 use frameloom_core::wire::Task;
 
 use crate::random::{Random, Time};
@@ -38,6 +39,8 @@ pub(crate) struct JobModel {
     pub(crate) plan: Time,
     pub(crate) segments: Vec<Time>,
     pub(crate) concat: Time,
+    /// Whether things are found and followed before its segments are processed.
+    pub(crate) follows: bool,
     /// A task that always fails by itself.
     pub(crate) poison: Option<Task>,
 }
@@ -50,6 +53,7 @@ impl JobModel {
             plan: random.time(500, 2000),
             segments: (0..segments).map(|_| random.time(4000, 10_000)).collect(),
             concat: random.time(1000, 4000),
+            follows: false,
             poison: None,
         }
     }
@@ -57,15 +61,27 @@ impl JobModel {
     /// How long a task takes.
     pub(crate) fn takes(&self, task: Task) -> Time {
         match task {
-            Task::Plan => self.plan,
+            Task::Plan | Task::Track => self.plan,
+            Task::Detect(k) => self.segments[k as usize] / 2,
             Task::Segment(k) => self.segments[k as usize],
             Task::Concat => self.concat,
         }
     }
 
-    /// How many segments its plan has.
-    pub(crate) fn count(&self) -> u32 {
-        u32::try_from(self.segments.len()).expect("few segments")
+    /// The stages of its plan.
+    pub(crate) fn stages(&self) -> Stages {
+        let segments = u32::try_from(self.segments.len()).expect("few segments");
+        Stages { segments, detect: self.follows, render: true }
+    }
+
+    /// All its tasks.
+    pub(crate) fn tasks(&self) -> impl Iterator<Item = Task> {
+        let Stages { segments, detect, .. } = self.stages();
+        let detects = (0..segments).map(Task::Detect).chain([Task::Track]);
+        [Task::Plan, Task::Concat]
+            .into_iter()
+            .chain((0..segments).map(Task::Segment))
+            .chain(detects.filter(move |_| detect))
     }
 }
 
@@ -132,6 +148,7 @@ impl Scenario {
             let submitted = r.time(0, 60_000);
             let mut model = JobModel::new(r, submitted, segments);
             model.priority = [1, 5, 5, 5, 9][r.index(5)];
+            model.follows = j % 3 == 2;
             models.push(model);
         }
         let poison = r.index(jobs);

@@ -80,7 +80,7 @@ impl Server {
             let mut scheduler = Scheduler::new(true);
             if let Some(plan) = dir.accepted.get(&Task::Plan) {
                 scheduler.resume(Task::Plan, *plan);
-                scheduler.planned(model.count());
+                scheduler.planned(model.stages());
                 for (task, attempt) in &dir.accepted {
                     self.job_of.insert(*attempt, j);
                     scheduler.resume(*task, *attempt);
@@ -189,7 +189,7 @@ impl Server {
         if task == Task::Plan
             && let Some(run) = self.jobs.get_mut(&j)
         {
-            run.scheduler.planned(world.scenario.jobs[j].count());
+            run.scheduler.planned(world.scenario.jobs[j].stages());
         }
         Ok(())
     }

@@ -175,10 +175,7 @@ impl World {
             let (at, well) = dir.ended.unwrap_or_else(|| panic!("seed {seed}: nothing happens"));
             assert_eq!(well, model.poison.is_none(), "seed {seed}: job {j} ends otherwise");
             if well {
-                let all: BTreeSet<Task> = [Task::Plan, Task::Concat]
-                    .into_iter()
-                    .chain((0..model.count()).map(Task::Segment))
-                    .collect();
+                let all: BTreeSet<Task> = model.tasks().collect();
                 let accepted: BTreeSet<Task> = dir.accepted.keys().copied().collect();
                 assert_eq!(accepted, all, "seed {seed}: job {j} ended without all its tasks");
             }
@@ -191,7 +188,7 @@ impl World {
         let open: Vec<String> = (self.store.jobs.iter().enumerate())
             .filter(|(_, dir)| dir.ended.is_none())
             .map(|(j, dir)| {
-                let total = self.scenario.jobs[j].segments.len() + 2;
+                let total = self.scenario.jobs[j].tasks().count();
                 format!("job {j} has {} of {total} tasks", dir.accepted.len())
             })
             .collect();

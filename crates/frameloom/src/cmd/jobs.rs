@@ -67,8 +67,11 @@ pub(crate) struct FetchArgs {
 }
 
 /// Text of a server for a terminal: it must not steer it.
-fn plain(value: &Value) -> String {
-    value.as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
+pub(crate) fn plain(value: &Value) -> String {
+    // Marks that turn the direction of writing would make a line read otherwise than it is.
+    let turns = |c: char| matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown = |c: &char| !c.is_control() && !turns(*c);
+    value.as_str().unwrap_or_default().chars().filter(shown).collect()
 }
 
 fn row(job: &Value) -> String {
@@ -118,8 +121,8 @@ pub(crate) fn status(args: StatusArgs) -> Result<()> {
         super::print(&super::pretty(&job)?)?;
     } else {
         let mut text = row(&job);
-        if let Some(waiting) = job["waiting"].as_str() {
-            text += &format!("waiting: {waiting}\n");
+        if let Some(waiting) = job.get("waiting") {
+            text += &format!("waiting: {}\n", plain(waiting));
         }
         for message in job["messages"].as_array().into_iter().flatten() {
             text += &format!("note: {}\n", plain(message));

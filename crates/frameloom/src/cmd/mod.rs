@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod filters;
 pub(crate) mod jobs;
 pub(crate) mod listen;
@@ -18,11 +19,16 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use frameloom_core::slot::SlotCommand;
+use frameloom_core::spec::{JobSpec, SpecFile};
 use frameloom_core::{Error, Result};
+use frameloom_server::engine::Fault;
+use frameloom_server::store::JobDir;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
@@ -70,6 +76,39 @@ pub(crate) fn shown(path: &Path) -> String {
         .collect()
 }
 
+/// SHA-256 of a file's content, hexadecimal.
+pub(crate) fn sha256(mut file: &File) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    file.rewind()?;
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece)? {
+            0 => break,
+            count => hash.update(&piece[..count]),
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Copies the files that a job's filters take into its directory.
+///
+/// # Errors
+/// Conflict where one has changed since it was looked at; of the file system.
+pub(crate) fn attach(dir: &JobDir<'_>, spec: &JobSpec) -> Result<()> {
+    for SpecFile { name, sha256: known, .. } in &spec.files {
+        let failed = |e: std::io::Error| Error::io(format!("cannot keep '{name}'"), &e);
+        let to = dir.attached(known);
+        let temporary = to.with_extension("tmp");
+        std::fs::copy(name, &temporary).map_err(failed)?;
+        let copy = File::open(&temporary).map_err(failed)?;
+        if sha256(&copy).map_err(failed)? != *known {
+            return Err(Error::conflict(format!("'{name}' has just changed; run again")));
+        }
+        std::fs::rename(&temporary, &to).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Opens a source that the user named.
 ///
 /// # Errors
@@ -105,7 +144,11 @@ pub(crate) fn slot_config(memory: u64, timeout: Duration) -> Result<SlotConfig> 
 ///
 /// # Errors
 /// Of the task.
-pub(crate) fn in_slot<T: DeserializeOwned>(source: &File, command: SlotCommand) -> Result<T> {
+pub(crate) fn in_slot<T: DeserializeOwned>(
+    source: &File,
+    files: &[File],
+    command: SlotCommand,
+) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -116,7 +159,11 @@ pub(crate) fn in_slot<T: DeserializeOwned>(source: &File, command: SlotCommand) 
     let copy = |file: &File| {
         file.try_clone().map(OwnedFd::from).map_err(|e| Error::io("cannot hand on a file", &e))
     };
-    let descriptors = vec![copy(source)?, copy(&made)?];
+    let mut descriptors = vec![copy(source)?];
+    for file in files {
+        descriptors.push(copy(file)?);
+    }
+    descriptors.push(copy(&made)?);
     runtime.block_on(async {
         let config = slot_config(2 << 30, Duration::from_secs(60))?;
         let mut slot = Slot::new("control".into(), config);
@@ -142,6 +189,27 @@ pub(crate) fn in_slot<T: DeserializeOwned>(source: &File, command: SlotCommand) 
         .map_err(|e| Error::io("cannot read a slot's report", &e))?;
     serde_json::from_slice(&text)
         .map_err(|e| Error::internal("a slot's report is malformed").with_source(e))
+}
+
+/// Aborts the process at the step that `--fault` names: `STEP`, or `STEP:N` when it comes the Nth time;
+/// with `=full` behind, the step finds no room instead.
+pub(crate) fn fault(wanted: Option<String>) -> Fault {
+    let full = wanted.as_ref().is_some_and(|wanted| wanted.ends_with("=full"));
+    let wanted = wanted.map(|wanted| wanted.trim_end_matches("=full").to_owned());
+    let (step, nth) = match wanted.as_deref().and_then(|wanted| wanted.split_once(':')) {
+        Some((step, nth)) => (Some(step.to_owned()), nth.parse().unwrap_or(1)),
+        None => (wanted, 1),
+    };
+    let come = AtomicU32::new(0);
+    Box::new(move |at| {
+        if step.as_deref() == Some(at) && come.fetch_add(1, Ordering::Relaxed) + 1 == nth {
+            if full {
+                return Err(Error::exhausted(format!("{at}: no room, as --fault has it")));
+            }
+            std::process::abort();
+        }
+        Ok(())
+    })
 }
 
 /// JSON for people and programs.

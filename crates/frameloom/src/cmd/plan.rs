@@ -1,13 +1,13 @@
 //! `frameloom plan IN`: how a video would be cut. A slot plans; this process parses no media.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use frameloom_core::Result;
 use frameloom_core::id::AttemptId;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{PlanTask, SlotCommand};
-use frameloom_core::spec::Container;
+use frameloom_core::spec::{Container, DetectionsFormat};
 
 use crate::cli::JobArgs;
 
@@ -35,9 +35,13 @@ pub(crate) fn run(args: PlanArgs) -> Result<()> {
     let source = super::open_source(&args.input)?;
     let name = args.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let container = Container::of_file_name(&format!("output.{}", args.container))?;
-    let spec = args.job.spec(container)?;
-    let task = PlanTask { attempt: AttemptId::from_bits(0), name, spec };
-    let plan: Plan = super::in_slot(&source, SlotCommand::Plan(task))?;
+    let only = args.job.detections_only.then_some(DetectionsFormat::Jsonl);
+    let spec = args.job.spec(container, only)?;
+    let files: Vec<String> = spec.files.iter().map(|file| file.name.clone()).collect();
+    let open = |name: &String| super::open_source(Path::new(name));
+    let opened = files.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let task = PlanTask { attempt: AttemptId::from_bits(0), name, spec, files };
+    let plan: Plan = super::in_slot(&source, &opened, SlotCommand::Plan(task))?;
     super::print(&if args.json { super::pretty(&plan)? } else { table(&plan) })
 }
 
@@ -64,6 +68,12 @@ fn table(plan: &Plan) -> String {
     ));
     for filter in &plan.filters {
         line(format_args!("filter: {} ({:?})", filter.spec, filter.footprint));
+    }
+    for detector in plan.detection.iter().flat_map(|detection| &detection.detectors) {
+        line(format_args!("detector: {}", detector.name));
+    }
+    if plan.stages().detect && plan.stages().render {
+        line(format_args!("phases: detect, track, render; the video is decoded twice"));
     }
     for segment in &plan.segments {
         let at = |pts: i64| format!("{:.3} s", base.seconds(pts.saturating_sub(first)));

@@ -23,7 +23,7 @@ pub(crate) struct ProbeArgs {
 pub(crate) fn run(args: ProbeArgs) -> Result<()> {
     let source = super::open_source(&args.input)?;
     let name = args.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let report: ProbeReport = super::in_slot(&source, SlotCommand::Probe(ProbeTask { name }))?;
+    let report: ProbeReport = super::in_slot(&source, &[], SlotCommand::Probe(ProbeTask { name }))?;
     let text = if args.json { super::pretty(&report)? } else { format!("{report}\n") };
     super::print(&text)
 }

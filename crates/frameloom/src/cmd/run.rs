@@ -12,10 +12,10 @@ use frameloom_broker::{Broker, Memory};
 use frameloom_core::frame_task::FILTER;
 use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
 use frameloom_core::metrics::{Metrics, SlotMetrics};
-use frameloom_core::spec::{Container, JobSpec};
+use frameloom_core::spec::{Container, DetectionsFormat, JobSpec};
 use frameloom_core::wire::{Decision, JobFile, SourceRef};
 use frameloom_core::{Error, ErrorKind, Result};
-use frameloom_server::engine::{self, Begin, EngineConfig, Fault, JobOutcome, Links};
+use frameloom_server::engine::{self, Begin, EngineConfig, JobOutcome, Links};
 use frameloom_server::journal::Journal;
 use frameloom_server::publish::{self, Ready};
 use frameloom_server::resume::{self, Found, Past};
@@ -45,8 +45,14 @@ pub(crate) struct RunArgs {
     input: PathBuf,
 
     /// The output file; its name ends in .mp4, .mov, .mkv or .webm and chooses the container.
-    #[arg(short, long, value_name = "OUT")]
-    output: PathBuf,
+    #[arg(
+        short,
+        long,
+        value_name = "OUT",
+        required_unless_present = "detections_only",
+        conflicts_with = "detections_only"
+    )]
+    output: Option<PathBuf>,
 
     #[command(flatten)]
     job: JobArgs,
@@ -83,6 +89,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     frame_metrics: Option<PathBuf>,
 
+    /// Write what 'faces', 'objects' and 'motion' find to this file: a line of JSON a frame (.jsonl); with
+    /// --detections-only also .csv or, in the form of COCO, .json.
+    #[arg(long, value_name = "FILE", required_if_eq("detections_only", "true"))]
+    detections: Option<PathBuf>,
+
     /// How progress is shown; json prints an event a line on standard output.
     #[arg(long, value_name = "STYLE", default_value = "auto")]
     progress: Style,
@@ -104,6 +115,36 @@ pub(crate) struct RunArgs {
     fault: Option<String>,
 }
 
+impl RunArgs {
+    /// The output's place: that of the video, or of the detections where they are all that is wanted.
+    fn out(&self) -> &Path {
+        self.output.as_deref().or(self.detections.as_deref()).unwrap_or(Path::new(""))
+    }
+
+    /// The job that is asked for.
+    fn spec(&self) -> Result<JobSpec> {
+        let detections = self.detections.as_deref().map(Path::to_string_lossy);
+        let format = detections.map(|name| DetectionsFormat::of_file_name(&name)).transpose()?;
+        let Some(output) = &self.output else { return self.job.spec(Container::Mp4, format) };
+        let container = Container::of_file_name(&output.to_string_lossy())?;
+        let spec = self.job.spec(container, None)?;
+        if let Some(format) = format {
+            if !spec.filters.iter().any(frameloom_media::looks_for_things) {
+                return Err(Error::invalid(
+                    "--detections needs a filter that looks for something: faces, objects or motion",
+                ));
+            }
+            if format != DetectionsFormat::Jsonl {
+                return Err(Error::invalid(format!(
+                    "--detections '{}': beside a video they are written as .jsonl; --detections-only writes .csv and .json",
+                    shown(self.detections.as_deref().unwrap_or(Path::new("")))
+                )));
+            }
+        }
+        Ok(spec)
+    }
+}
+
 /// How a run ended otherwise than by an error.
 enum End {
     Done,
@@ -113,15 +154,14 @@ enum End {
 /// Runs a job; answers the exit code.
 pub(crate) fn run(args: RunArgs) -> Result<u8> {
     let style = if args.quiet { Style::None } else { args.progress };
-    let container = Container::of_file_name(&args.output.to_string_lossy())?;
-    let spec = args.job.spec(container)?;
+    let spec = args.spec()?;
     let from_pipe = args.input.as_os_str() == "-";
     if !from_pipe {
         super::open_source(&args.input)?;
     }
     check_output(&args, from_pipe)?;
     check_broker(&args, &spec)?;
-    let path = args.work.clone().unwrap_or_else(|| WorkDir::beside(&args.output));
+    let path = args.work.clone().unwrap_or_else(|| WorkDir::beside(args.out()));
     let work = WorkDir::open(&path)?;
     let ended = Store::open(work.path()).and_then(|store| {
         let source = if from_pipe { spool(&args, &work)? } else { source_of(&args.input)? };
@@ -174,9 +214,9 @@ fn dir_of(path: &Path) -> &Path {
 
 /// Refuses an output that could not be written at the end, before any work.
 fn check_output(args: &RunArgs, from_pipe: bool) -> Result<()> {
-    let mut outputs = vec![&args.output];
-    outputs.extend(&args.metrics);
-    outputs.extend(&args.frame_metrics);
+    let mut outputs = vec![args.out()];
+    let beside = [&args.metrics, &args.frame_metrics, &args.detections];
+    outputs.extend(beside.into_iter().filter_map(|path| path.as_deref()));
     for out in &outputs {
         let dir = dir_of(out);
         if !dir.is_dir() {
@@ -189,7 +229,7 @@ fn check_output(args: &RunArgs, from_pipe: bool) -> Result<()> {
             return Err(Error::invalid(format!("'{}' is a directory; give a file", shown(out))));
         }
     }
-    let out = &args.output;
+    let out = args.out();
     if !from_pipe {
         let same = |a: &Path, b: &Path| match (fs::metadata(a), fs::metadata(b)) {
             (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
@@ -236,7 +276,7 @@ fn spool(args: &RunArgs, work: &WorkDir) -> Result<SourceRef> {
     if copied == 0 {
         return Err(Error::corrupt(format!(
             "standard input is empty; pipe a video into 'frameloom run - -o {}'",
-            shown(&args.output)
+            shown(args.out())
         )));
     }
     fs::rename(&temporary, &path).map_err(failed)?;
@@ -255,13 +295,13 @@ fn in_work(
     let begun = Instant::now();
     let mut found = past(args, &store, &job, &lock(display))?;
     if let Some((size, inode)) = found.as_ref().and_then(|found| found.publishing)
-        && publish::is_published(&args.output, size, inode)
+        && publish::is_published(args.out(), size, inode)
     {
         lock(display).say("the output was there already; only the work directory was left");
         return Ok(End::Done);
     }
-    if args.output.exists() && !args.overwrite {
-        return Err(publish::exists(&args.output));
+    if args.out().exists() && !args.overwrite {
+        return Err(publish::exists(args.out()));
     }
     match &found {
         Some(found) => {
@@ -270,6 +310,9 @@ fn in_work(
             store.job(job.id).sweep(&found.open, |name| kept.contains(name))?;
         }
         None => store.job(job.id).create(&job)?,
+    }
+    if found.is_none() {
+        super::attach(&store.job(job.id), &job.spec)?;
     }
     let nothing_done = found.as_ref().is_some_and(|found| found.plan.is_none());
     if nothing_done {
@@ -287,7 +330,7 @@ fn in_work(
         Err(Stop::Error(error)) => return Err(error),
     };
     let facts = RunFacts {
-        output_name: args.output.to_string_lossy().into_owned(),
+        output_name: args.out().to_string_lossy().into_owned(),
         wall: begun.elapsed(),
         cpu: cpu_time(),
         cores: cores(),
@@ -377,7 +420,7 @@ async fn work(
         window: slots + 2,
         // Where the system gives no random numbers the run would not have begun.
         new_id: Box::new(|| AttemptId::from_bits(random::bits().unwrap_or_default())),
-        fault: fault(args),
+        fault: super::fault(args.fault.clone()),
         hold: Box::new(|| false),
         // The lock on the work directory keeps other runs away.
         before_commit: Box::new(|| Ok(())),
@@ -412,17 +455,6 @@ async fn work(
     Ok((ended, stats))
 }
 
-/// Aborts the process at the step that `--fault` names.
-fn fault(args: &RunArgs) -> Fault {
-    let wanted = args.fault.clone();
-    Box::new(move |step| {
-        if wanted.as_deref() == Some(step) {
-            std::process::abort();
-        }
-        Ok(())
-    })
-}
-
 /// Puts the output and the metrics at their places, the output last but for the work directory.
 fn publish_all(
     args: &RunArgs,
@@ -431,9 +463,12 @@ fn publish_all(
     outcome: &JobOutcome,
     metrics: &Metrics,
 ) -> Result<()> {
-    let fault = fault(args);
+    let fault = super::fault(args.fault.clone());
     let text = super::pretty(metrics)?;
     if let (Some(to), Some(from)) = (&args.frame_metrics, &outcome.frame_metrics) {
+        Ready::prepare(from, to)?.publish(to, true)?;
+    }
+    if let (Some(to), Some(from)) = (&args.detections, &outcome.detections) {
         Ready::prepare(from, to)?.publish(to, true)?;
     }
     if let Some(to) = &args.metrics {
@@ -443,12 +478,12 @@ fn publish_all(
         Ready::prepare(&from, to)?.publish(to, true)?;
     }
     fault("before intent")?;
-    let ready = Ready::prepare(&outcome.output, &args.output)?;
+    let ready = Ready::prepare(&outcome.output, args.out())?;
     let (size, inode) = ready.identity();
     let (mut journal, _) = Journal::open(&store.job(job.id).journal())?;
     journal.append(&[Decision::Publishing { size, inode }])?;
     fault("before publish")?;
-    ready.publish(&args.output, args.overwrite)?;
+    ready.publish(args.out(), args.overwrite)?;
     fault("after publish")?;
     Ok(())
 }
@@ -482,6 +517,12 @@ fn words(metrics: &Metrics) -> String {
         metrics.realtime_ratio,
         metrics.job.segments,
     );
+    for found in metrics.detections.iter().flat_map(|detections| &detections.detectors) {
+        text += &format!(
+            "\n{}: {} boxes in {} frames, {} tracks ({})",
+            found.filter, found.boxes, found.frames, found.tracks, found.detector
+        );
+    }
     if metrics.tasks.retried > 0 {
         text += &format!(
             ", {} tasks tried again ({:.1}% of the frames)",

@@ -8,7 +8,7 @@ use clap::Args;
 use frameloom_broker::celery::{Announcement, Celery, WorkerConfig};
 use frameloom_broker::{Broker, Memory};
 use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::engine::{self, EngineConfig, Links};
 use frameloom_server::epoch::Epoch;
 use frameloom_server::serve::{
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listen::{Place, bind_all, listeners, own_addresses, places, remove_sockets};
 use super::shown;
-use super::units::{bytes, kept, poll_time, roots};
+use super::units::{bytes, kept, poll_time, roots, time};
 use crate::node::{Node, NodeConfig};
 use crate::slot::apart;
 use crate::{client, random};
@@ -115,6 +115,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "HOST[:PORT]")]
     webhook_host: Vec<String>,
 
+    /// How long after a job's end its webhook is sent again until it is taken.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
+    webhook_for: Duration,
+
     /// File with the secret by which webhooks are signed.
     #[arg(long, value_name = "FILE")]
     webhook_secret: Option<PathBuf>,
@@ -166,6 +170,10 @@ pub(crate) struct ServeArgs {
     /// Seconds that a slot at work may be silent before it is stopped, 1 or more.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     slot_timeout: u64,
+
+    /// Abort at this step, or with STEP:N when it comes the Nth time, to try how the next server goes on.
+    #[arg(long, value_name = "STEP", hide = true)]
+    fault: Option<String>,
 }
 
 /// How a server tells of itself.
@@ -234,6 +242,7 @@ fn config(args: &ServeArgs, places: &[Place], slots: usize) -> Result<ServeConfi
         roots: roots(&args.root)?,
         open_metrics: args.open_metrics,
         webhook_hosts: args.webhook_host.iter().map(|host| host.to_ascii_lowercase()).collect(),
+        webhook_for: args.webhook_for,
         webhook_secret: webhook_secret(args.webhook_secret.as_deref())?,
         traces: TraceConfig::of(|name| std::env::var(name).ok()),
     })
@@ -290,8 +299,8 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
     let data = std::fs::canonicalize(&args.data)
         .map_err(|e| Error::io(format!("cannot use '{}'", shown(&args.data)), &e))?;
     let sockets = bind_all(&places)?;
-    let epoch = Arc::new(Epoch::take(&data, LEASE, &mut watch)?);
     let store = Arc::new(Store::open(&data)?);
+    let epoch = Arc::new(store.pressing(|| Epoch::take(&data, LEASE, &mut watch))?);
     store.tidy()?;
     let store_id = store.name(StoreId::from_bits(random::bits()?))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -426,7 +435,7 @@ async fn serve(
             // One waits for each slot that may soon be free: a new job has its turn after these.
             window: slots.div_ceil(2),
             new_id: Box::new(|| AttemptId::from_bits(random::bits().unwrap_or_default())),
-            fault: Box::new(|_| Ok(())),
+            fault: super::fault(args.fault.clone()),
             hold: Box::new(move || watched.is_cancelled() || is_full(&held, min_free)),
             before_commit: Box::new(move || deciding.check()),
         },
@@ -442,6 +451,7 @@ async fn serve(
         post: Box::new(client::post_text),
         new_id: Box::new(|| random::bits().map(JobId::from_bits)),
         before_commit: Box::new(move || ending.check()),
+        fault: super::fault(args.fault.clone()),
     };
     let server = Arc::new(Server::new(parts, config, stop.clone())?);
     let mut lines = String::new();
@@ -464,7 +474,13 @@ async fn serve(
             _ = beat.tick() => None,
         };
         counter += 1;
-        epoch.beat(counter)?;
+        match store.pressing(|| epoch.beat(counter)) {
+            // The lock on the epoch tells that this server lives, too.
+            Err(error) if error.kind() == ErrorKind::Exhausted => {
+                tracing::error!(%error, "cannot tell that the server lives");
+            }
+            told => told?,
+        }
         if let Err(error) = epoch.check() {
             stop.cancel();
             stop_node.cancel();

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use frameloom_core::metrics::Metrics;
-use frameloom_core::spec::Container;
+use frameloom_core::spec::{Container, DetectionsFormat};
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::publish::{self, Ready};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::jobs::plain;
 use super::{open_source, shown};
 use crate::cli::JobArgs;
 use crate::client::{Client, ServerArgs, error_of};
@@ -66,7 +67,8 @@ pub(crate) struct SubmitArgs {
 
 /// The request that the command line describes.
 fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result<Value> {
-    let spec = args.job.spec(container)?;
+    let only = args.job.detections_only.then_some(DetectionsFormat::Jsonl);
+    let spec = args.job.spec(container, only)?;
     let name = args.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let source = match size {
         Some(size) => json!({ "upload": true, "name": name, "size": size }),
@@ -98,6 +100,9 @@ fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result
         "verify_source": spec.verify_source,
         "granularity": spec.granularity.name(),
         "on_error": spec.on_error.name(),
+        "detections_only": spec.detections_only,
+        "keep_metadata": spec.keep_metadata,
+        "reveal_previews": spec.reveal_previews,
         "priority": args.priority,
     }))
 }
@@ -273,12 +278,12 @@ impl Shown {
             }
             "planned" => {
                 for message in data["messages"].as_array().into_iter().flatten() {
-                    self.say(&format!("note: {}", message.as_str().unwrap_or_default()));
+                    self.say(&format!("note: {}", plain(message)));
                 }
             }
             "state" => {
-                if let Some(waiting) = data["waiting"].as_str() {
-                    self.say(&format!("waiting: {waiting}"));
+                if let Some(waiting) = data.get("waiting").filter(|waiting| waiting.is_string()) {
+                    self.say(&format!("waiting: {}", plain(waiting)));
                 }
             }
             _ => {}

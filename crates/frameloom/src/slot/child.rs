@@ -1,5 +1,6 @@
 //! The slot itself: takes tasks from its socket, which is its standard input, until that closes.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,11 +13,13 @@ use base64::Engine as _;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
     ConcatTask, FilterTask, FrameFilters, FrameNumber, NeededSegment, PlanOutput, PlanTask,
-    ProbeTask, SegmentTask, SlotCommand, SlotDone, SlotEvent, SlotFailed, SlotPreview,
-    SlotProgress, SlotReady, TaskOutput, WrittenFile,
+    ProbeTask, SegmentOutput, SegmentTask, SlotCommand, SlotDone, SlotEvent, SlotFailed,
+    SlotPreview, SlotProgress, SlotReady, TaskOutput, TrackTask, WrittenFile,
 };
 use frameloom_core::{Error, Result};
-use frameloom_media::{Elsewhere, Exchange, FrameRunner, Progress, SegmentRunner};
+use frameloom_media::{
+    Elsewhere, Exchange, Files, FrameRunner, Given, Made, Progress, SegmentRunner,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
@@ -32,7 +35,7 @@ const TELL_EVERY: Duration = Duration::from_millis(50);
 /// Unavailable where the socket breaks; Internal where the slot cannot be shut off.
 pub(crate) fn run() -> Result<()> {
     let failed = |e: std::io::Error| Error::io("the socket to the node", &e);
-    // Read before the slot is shut off from such files.
+    // Read before the slot is shut off from such files; it looks for ONNX Runtime, too.
     let engine = frameloom_media::engine();
     sandbox::enter()?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
@@ -116,6 +119,15 @@ impl Descriptors {
         let descriptor = self.0.next();
         descriptor.map(File::from).ok_or_else(|| Error::internal("a task lacks a descriptor"))
     }
+
+    fn take_where(&mut self, wanted: bool) -> Result<Option<File>> {
+        wanted.then(|| self.take()).transpose()
+    }
+
+    /// The files that filters take, by name.
+    fn files(&mut self, names: &[String]) -> Result<Files> {
+        names.iter().map(|name| Ok((name.clone(), self.take()?))).collect()
+    }
 }
 
 fn task(
@@ -136,7 +148,13 @@ fn task(
             let (video, out) = (descriptors.take()?, descriptors.take()?);
             frameloom_media::picture(&video, &task, out).map(TaskOutput::Picture)
         }
-        SlotCommand::Segment(task) => segment(peer, runner, plans, &task, &mut descriptors),
+        SlotCommand::Detect(task) => {
+            segment(peer, runner, plans, &task, true, &mut descriptors).map(TaskOutput::Detect)
+        }
+        SlotCommand::Track(task) => track(peer, &task, &mut descriptors),
+        SlotCommand::Segment(task) => {
+            segment(peer, runner, plans, &task, false, &mut descriptors).map(TaskOutput::Segment)
+        }
         SlotCommand::Concat(task) => concat(peer, &task, &mut descriptors),
         SlotCommand::Frame(_) | SlotCommand::NoFrame(_) | SlotCommand::Filter(_) => {
             Err(Error::internal("nobody asked for a frame"))
@@ -163,10 +181,12 @@ impl Teller {
 }
 
 fn plan(peer: &mut Peer, task: &PlanTask, descriptors: &mut Descriptors) -> Result<TaskOutput> {
-    let (source, out) = (descriptors.take()?, descriptors.take()?);
+    let source = descriptors.take()?;
+    let files = descriptors.files(&task.files)?;
+    let out = descriptors.take()?;
     let mut teller = Teller { told: None };
-    let plan =
-        frameloom_media::make_plan(&source, task, &mut |packets| teller.tell(peer, packets))?;
+    let mut progress = |packets| teller.tell(peer, packets);
+    let plan = frameloom_media::make_plan(&source, task, &files, &mut progress)?;
     let segments = u32::try_from(plan.segments.len()).unwrap_or(u32::MAX);
     Ok(TaskOutput::Plan(PlanOutput { file: write_json(out, &plan)?, segments }))
 }
@@ -216,22 +236,31 @@ fn segment(
     runner: &mut SegmentRunner,
     plans: &mut Plans,
     task: &SegmentTask,
+    detect: bool,
     descriptors: &mut Descriptors,
-) -> Result<TaskOutput> {
-    let (source, plan, out) = (descriptors.take()?, descriptors.take()?, descriptors.take()?);
+) -> Result<SegmentOutput> {
+    let (source, plan) = (descriptors.take()?, descriptors.take()?);
+    let given = Given {
+        files: descriptors.files(&task.files)?,
+        tracks: descriptors.take_where(task.tracks)?,
+    };
+    let out = descriptors.take()?;
     let plan = plans.get(plan)?;
     let mut teller = Teller { told: None };
-    runner
-        .run(&source, plan, task, out, &mut |progress| match progress {
-            Progress::Frames(frames) => teller.tell(peer, frames),
-            Progress::Preview(pair) => {
-                let base64 = base64::engine::general_purpose::STANDARD;
-                let (before, after) = (base64.encode(pair.before), base64.encode(pair.after));
-                // Where the node has gone the slot ends by itself.
-                drop(peer.send(&SlotEvent::Preview(SlotPreview { before, after })));
-            }
-        })
-        .map(TaskOutput::Segment)
+    let mut progress = |progress| match progress {
+        Progress::Frames(frames) => teller.tell(peer, frames),
+        Progress::Preview(pair) => {
+            let base64 = base64::engine::general_purpose::STANDARD;
+            let (before, after) = (base64.encode(pair.before), base64.encode(pair.after));
+            // Where the node has gone the slot ends by itself.
+            drop(peer.send(&SlotEvent::Preview(SlotPreview { before, after })));
+        }
+    };
+    if detect {
+        runner.detect(&source, plan, task, given, out, &mut progress)
+    } else {
+        runner.run(&source, plan, task, given, out, &mut progress)
+    }
 }
 
 fn filter(
@@ -250,13 +279,9 @@ fn filter(
     runner.run(plan, task, &frames, &out).map(|()| TaskOutput::Frame)
 }
 
-fn concat(peer: &mut Peer, task: &ConcatTask, descriptors: &mut Descriptors) -> Result<TaskOutput> {
-    let (source, plan, out) = (descriptors.take()?, descriptors.take()?, descriptors.take()?);
-    let frame_metrics = descriptors.take().ok();
-    let plan = read_plan(plan)?;
-    let peer = std::cell::RefCell::new(peer);
-    let mut teller = Teller { told: None };
-    let mut need = |segment| {
+/// The files of segments, as the node gives them.
+fn needed<'a>(peer: &'a RefCell<&mut Peer>) -> impl FnMut(u32) -> Result<File> + 'a {
+    |segment| {
         let mut peer = peer.borrow_mut();
         peer.send(&SlotEvent::Need(NeededSegment { segment }))?;
         match peer.receive()? {
@@ -265,8 +290,30 @@ fn concat(peer: &mut Peer, task: &ConcatTask, descriptors: &mut Descriptors) -> 
             }
             _ => Err(Error::internal(format!("segment {segment} was not given"))),
         }
-    };
+    }
+}
+
+fn track(peer: &mut Peer, task: &TrackTask, descriptors: &mut Descriptors) -> Result<TaskOutput> {
+    let (plan, out) = (read_plan(descriptors.take()?)?, descriptors.take()?);
+    let peer = RefCell::new(peer);
+    let mut teller = Teller { told: None };
     let mut progress = |frames| teller.tell(&mut peer.borrow_mut(), frames);
-    frameloom_media::concat(&source, &plan, task, out, frame_metrics, &mut need, &mut progress)
+    frameloom_media::track(&plan, task, out, &mut needed(&peer), &mut progress)
+        .map(TaskOutput::Track)
+}
+
+fn concat(peer: &mut Peer, task: &ConcatTask, descriptors: &mut Descriptors) -> Result<TaskOutput> {
+    let (source, plan) = (descriptors.take()?, read_plan(descriptors.take()?)?);
+    let tracks = descriptors.take_where(task.tracks)?;
+    let made = Made {
+        out: descriptors.take()?,
+        frame_metrics: descriptors.take_where(task.frame_metrics)?,
+        detections: descriptors.take_where(task.detections)?,
+    };
+    let peer = RefCell::new(peer);
+    let mut teller = Teller { told: None };
+    let mut progress = |frames| teller.tell(&mut peer.borrow_mut(), frames);
+    let mut need = needed(&peer);
+    frameloom_media::concat(&source, &plan, task, tracks, made, &mut need, &mut progress)
         .map(TaskOutput::Concat)
 }

@@ -6,5 +6,5 @@
 pub(crate) mod apart;
 pub(crate) mod child;
 pub(crate) mod parent;
-mod sandbox;
+pub(crate) mod sandbox;
 mod wire;

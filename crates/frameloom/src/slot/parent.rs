@@ -383,7 +383,7 @@ impl Slot {
 
 /// Beginnings of the names of variables that slots get: where libraries, fonts and devices are, and how
 /// they are used.
-const FOR_SLOTS: [&str; 19] = [
+const FOR_SLOTS: [&str; 20] = [
     "PATH",
     "LD_",
     "LANG",
@@ -391,6 +391,7 @@ const FOR_SLOTS: [&str; 19] = [
     "TZ",
     "RUST_",
     "FRAMELOOM_LOG",
+    "FRAMELOOM_ONNXRUNTIME",
     "FRAMELOOM_TEST_FAULTS",
     "FONTCONFIG_",
     "CUDA_",

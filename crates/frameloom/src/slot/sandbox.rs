@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 
 use frameloom_core::{Error, Result};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
-    Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus, Scope, path_beneath_rules,
 };
 
 /// The newest version of Landlock whose rights are asked for; an older kernel gives those it has.
 const VERSION: ABI = ABI::V6;
 
-/// What may be read, and run as code: libraries and their data, fonts, facts of the machine.
+/// What may be read, and run as code: libraries and their data, fonts, facts of the machine. ONNX Runtime's
+/// libraries come beside: detectors load them when they are wanted first.
 const READABLE: [&str; 14] = [
     "/usr",
     "/lib",
@@ -40,10 +41,10 @@ const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urand
 ///
 /// # Errors
 /// Internal where the kernel refuses rules that it knows.
-pub(crate) fn enter() -> Result<()> {
+pub(crate) fn enter() -> Result<LandlockStatus> {
     let failed =
         |e: landlock::RulesetError| Error::internal(format!("cannot shut the slot off: {e}"));
-    let readable = READABLE.iter().map(PathBuf::from).chain(libraries());
+    let readable = READABLE.iter().map(PathBuf::from).chain(libraries()).chain(onnx_runtime());
     let devices = DEVICES.iter().map(PathBuf::from).chain(nvidia());
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(VERSION))
@@ -61,7 +62,17 @@ pub(crate) fn enter() -> Result<()> {
             "this kernel has no Landlock: nothing but Frameloom's own care keeps slots from opening files"
         );
     }
-    Ok(())
+    Ok(status.landlock)
+}
+
+/// ONNX Runtime's library, and those beside it that it may load; nothing else there.
+fn onnx_runtime() -> Vec<PathBuf> {
+    let directory = frameloom_media::runtime().and_then(|found| found.path.parent());
+    let Some(entries) = directory.and_then(|directory| std::fs::read_dir(directory).ok()) else {
+        return Vec::new();
+    };
+    let ours = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("libonnxruntime");
+    entries.flatten().filter(|entry| ours(&entry.file_name())).map(|entry| entry.path()).collect()
 }
 
 /// The directories of the libraries that this process has loaded, wherever they are installed.

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 /// Longest message, in bytes.
 pub(super) const MOST: u32 = 64 << 20;
 
-/// Most descriptors with one message: a frame has neighbours.
+/// Most descriptors with one message: a frame has neighbours, and filters take files.
 const MOST_DESCRIPTORS: usize = 72;
 
 /// A message as it goes over the socket: its length, its text.

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use ureq::http::Response;
@@ -27,18 +27,18 @@ impl Server {
 
     /// The same with variables in its environment.
     pub fn start_with(data: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = frameloom()
-            .envs(variables.iter().copied())
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--listen",
-                "[::1]:0",
-                "--min-free",
-                "1M",
-                "--data",
-            ])
+        let mut command = frameloom();
+        command.envs(variables.iter().copied());
+        Self::start_by(command, data, args)
+    }
+
+    /// The same by a command that ends in the program's arguments.
+    pub fn start_by(mut command: Command, data: &Path, args: &[&str]) -> Self {
+        let room: &[&str] = if args.contains(&"--min-free") { &[] } else { &["--min-free", "1M"] };
+        let mut child = command
+            .args(["serve", "--listen", "127.0.0.1:0", "--listen", "[::1]:0"])
+            .args(room)
+            .arg("--data")
             .arg(data)
             .args(args)
             .stdout(Stdio::piped())
@@ -66,9 +66,27 @@ impl Server {
     }
 
     /// Has it end by itself; answers the exit code.
-    pub fn terminate(mut self) -> Option<i32> {
-        kill(self.child.id(), "-TERM");
+    pub fn terminate(self) -> Option<i32> {
+        self.signal("-TERM");
+        self.ended()
+    }
+
+    /// Waits until it ends by itself; answers the exit code.
+    pub fn ended(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        kill(self.child.id(), signal);
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     pub fn get(&self, path: &str) -> (u16, Value) {

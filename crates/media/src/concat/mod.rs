@@ -13,18 +13,30 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek, Write};
 
-use frameloom_core::metrics::{Distribution, FrameLine};
+use frameloom_core::metrics::{DetectionMetrics, Distribution, FrameLine};
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{ConcatOutput, ConcatTask, WrittenFile};
+use frameloom_core::spec::DetectionsFormat;
 use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::{Error, Result};
 
 use crate::encode::StreamParameters;
 use crate::ff::Packet;
-use crate::seg_file::{Reader, Record};
+use crate::follow::{Reporter, TracksReader, write_detections};
+use crate::seg_file::{FrameRecord, Reader, Record};
 use muxer::Muxer;
 pub(crate) use passenger::try_conversion;
 use track::{Track, TrackBuilder};
+
+/// What a join writes to.
+pub struct Made {
+    /// The output; readable, too.
+    pub out: File,
+    /// A line for each frame's metrics, where it is wanted.
+    pub frame_metrics: Option<File>,
+    /// The detections, where they are wanted beside a video.
+    pub detections: Option<File>,
+}
 
 /// Joins the segments of a job into `out`, which must be readable, too.
 ///
@@ -37,12 +49,18 @@ pub fn concat(
     source: &File,
     plan: &Plan,
     task: &ConcatTask,
-    out: File,
-    frame_metrics: Option<File>,
+    tracks: Option<File>,
+    made: Made,
     need: &mut dyn FnMut(u32) -> Result<File>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<ConcatOutput> {
+    let Made { out, frame_metrics, detections } = made;
+    if let Some(format) = plan.detection.as_ref().and_then(|detection| detection.only) {
+        let tracks = tracks.ok_or_else(|| Error::internal("the tracks did not come along"))?;
+        return detections_alone(plan, format, &tracks, &out);
+    }
     let mut survey = Survey::new(plan, task, frame_metrics);
+    survey.detections = Detections::new(plan, tracks, detections)?;
     for segment in &plan.segments {
         let file = need(segment.index)?;
         survey
@@ -94,7 +112,92 @@ pub fn concat(
         duration_us: base.rescale(length, TimeBase::MICROS, Rounding::Nearest).unwrap_or(0),
         time_per_frame_ms: survey.times,
         messages,
+        detections: survey.detections,
     })
+}
+
+/// What a job makes that only looks for things: the detections are its output.
+fn detections_alone(
+    plan: &Plan,
+    format: DetectionsFormat,
+    tracks: &File,
+    out: &File,
+) -> Result<ConcatOutput> {
+    let (detections, frames) = write_detections(plan, format, tracks, out)?;
+    let meta = out.metadata().map_err(|e| Error::io("cannot write the detections", &e))?;
+    Ok(ConcatOutput {
+        file: WrittenFile { size: meta.len(), sha256: String::new() },
+        frames,
+        duration_us: plan.source.duration_us.unwrap_or(0),
+        time_per_frame_ms: BTreeMap::new(),
+        messages: Vec::new(),
+        detections: Some(detections),
+    })
+}
+
+/// The detections file beside a video, written while its frames are counted.
+struct Detections<'a> {
+    reporter: Reporter<'a>,
+    tracks: Option<TracksReader>,
+    /// Frames that the tracks tell of and the segments do not hold.
+    left_out: u64,
+    out: Option<BufWriter<File>>,
+}
+
+impl<'a> Detections<'a> {
+    fn new(plan: &'a Plan, tracks: Option<File>, out: Option<File>) -> Result<Option<Self>> {
+        let Some(reporter) = Reporter::new(plan) else { return Ok(None) };
+        let tracks = tracks.map(TracksReader::new).transpose()?;
+        let mut new = Self { reporter, tracks, left_out: 0, out: out.map(BufWriter::new) };
+        let header = new.reporter.header();
+        new.put(&header)?;
+        Ok(Some(new))
+    }
+
+    fn put(&mut self, value: &impl serde::Serialize) -> Result<()> {
+        let Some(out) = &mut self.out else { return Ok(()) };
+        let failed = |e: std::io::Error| Error::io("cannot write the detections", &e);
+        serde_json::to_writer(&mut *out, value).map_err(|e| failed(e.into()))?;
+        out.write_all(b"\n").map_err(failed)
+    }
+
+    fn frame(&mut self, frame: &FrameRecord) -> Result<()> {
+        let mut line = None;
+        if let Some(tracks) = &mut self.tracks {
+            line = tracks.next()?;
+            while line.as_ref().is_some_and(|line| line.pts < frame.pts) {
+                self.left_out += 1;
+                line = tracks.next()?;
+            }
+            if line.as_ref().is_none_or(|line| line.pts != frame.pts) {
+                return Err(Error::internal(format!(
+                    "frame at {}: the tracks tell of other frames than the segments hold",
+                    frame.pts
+                )));
+            }
+        }
+        let line = self.reporter.line(frame.pts, line.as_ref(), &frame.noted);
+        self.put(&line)
+    }
+
+    /// No frame comes any more; filters left out so many.
+    fn finish(mut self, skipped: u64) -> Result<DetectionMetrics> {
+        if let Some(tracks) = &mut self.tracks {
+            while tracks.next()?.is_some() {
+                self.left_out += 1;
+            }
+            if self.left_out != skipped {
+                return Err(Error::internal(format!(
+                    "the tracks tell of {} frames more than the segments hold, and filters left out {skipped}",
+                    self.left_out
+                )));
+            }
+        }
+        if let Some(out) = &mut self.out {
+            out.flush().map_err(|e| Error::io("cannot write the detections", &e))?;
+        }
+        Ok(self.reporter.finish())
+    }
 }
 
 fn rewound(file: &File) -> Result<&File> {
@@ -109,6 +212,7 @@ struct Surveyed {
     track: Track,
     frames: u64,
     times: BTreeMap<String, Distribution>,
+    detections: Option<DetectionMetrics>,
 }
 
 /// The first look at the segments.
@@ -116,9 +220,12 @@ struct Survey<'a> {
     plan: &'a Plan,
     task: &'a ConcatTask,
     lines: Option<BufWriter<File>>,
+    detections: Option<Detections<'a>>,
     parameters: Option<StreamParameters>,
     builder: TrackBuilder,
     builder_frames: u64,
+    /// Frames that filters left out.
+    skipped: u64,
     delay: i64,
     steps: Vec<String>,
     /// Milliseconds, one list a step.
@@ -132,9 +239,11 @@ impl<'a> Survey<'a> {
             plan,
             task,
             lines: frame_metrics.map(BufWriter::new),
+            detections: None,
             parameters: None,
             builder: TrackBuilder::default(),
             builder_frames: 0,
+            skipped: 0,
             delay: 0,
             steps: Vec::new(),
             times: Vec::new(),
@@ -169,6 +278,9 @@ impl<'a> Survey<'a> {
                         list.push(*ms);
                     }
                     self.totals.push(frame.ms.iter().sum());
+                    if let Some(detections) = &mut self.detections {
+                        detections.frame(&frame)?;
+                    }
                     if let Some(lines) = &mut self.lines {
                         let line = FrameLine {
                             pts: frame.pts,
@@ -199,6 +311,7 @@ impl<'a> Survey<'a> {
         }
         self.builder.end_segment(index, &mut self.delay)?;
         self.builder_frames += frames;
+        self.skipped += counts.skipped;
         if reader.sha256() != accepted.sha256 {
             return Err(Error::corrupt(
                 "its file was changed after it was accepted: run again with --fresh",
@@ -235,11 +348,15 @@ impl<'a> Survey<'a> {
         let frame = TimeBase::new(rate.den, rate.num)
             .ok()
             .and_then(|frame| frame.rescale(1, video.time_base, Rounding::Nearest));
+        let skipped = self.skipped;
+        let detections =
+            self.detections.map(|detections| detections.finish(skipped)).transpose()?;
         Ok(Surveyed {
             parameters: self.parameters,
             track: self.builder.finish(self.delay, frame.unwrap_or(1)),
             frames: self.builder_frames,
             times,
+            detections,
         })
     }
 }

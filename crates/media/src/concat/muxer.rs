@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 
 use ffmpeg_next::ffi;
 use frameloom_core::plan::{Message, Plan, StreamAction};
-use frameloom_core::spec::Container;
+use frameloom_core::spec::{Container, KeptMetadata};
 use frameloom_core::{Error, ErrorKind, Result};
 
 use super::passenger::Passenger;
@@ -15,8 +15,8 @@ use crate::demux::Demuxer;
 use crate::encode::StreamParameters;
 use crate::ff::{self, Dict, Packet};
 use crate::frame::PixelFormat;
-use crate::hdr;
 use crate::io_out::Output;
+use crate::{hdr, tags};
 
 const MICROS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 };
 
@@ -131,7 +131,7 @@ impl Muxer {
         // FLAC and Opus in MP4 are standard by now.
         raw.strict_std_compliance = ffi::FF_COMPLIANCE_EXPERIMENTAL as c_int;
         muxer.add_streams(plan, parameters)?;
-        muxer.copy_tags(track)?;
+        muxer.copy_tags(plan, track)?;
         muxer.write_header(container)?;
         Ok(muxer)
     }
@@ -152,7 +152,7 @@ impl Muxer {
                 unsafe { ffi::avformat_new_stream(self.context.as_ptr(), ptr::null()).as_mut() };
             let out = out.ok_or_else(ff::out_of_memory)?;
             out.disposition = from.disposition;
-            copy_dict(from.metadata, &mut out.metadata)?;
+            copy_dict(from.metadata, &mut out.metadata, &plan.left_out)?;
             if planned.action == StreamAction::Process {
                 // SAFETY: a new stream has parameters.
                 parameters.write(unsafe { &mut *out.codecpar })?;
@@ -196,10 +196,10 @@ impl Muxer {
         Ok(())
     }
 
-    fn copy_tags(&mut self, track: &Track) -> Result<()> {
+    fn copy_tags(&mut self, plan: &Plan, track: &Track) -> Result<()> {
         // SAFETY: both contexts are open and ours.
         let (from, to) = unsafe { (&*self.source.context(), self.context.as_mut()) };
-        copy_dict(from.metadata, &mut to.metadata)?;
+        copy_dict(from.metadata, &mut to.metadata, &plan.left_out)?;
         // SAFETY: plain arithmetic.
         let end_us = track.end().map(|end| unsafe {
             ffi::av_rescale_q(end.saturating_sub(self.offset), self.video_base, MICROS)
@@ -226,7 +226,7 @@ impl Muxer {
                 new.start = start.max(0);
                 new.end = end;
                 chapters.push(copy);
-                copy_dict(chapter.metadata, &mut new.metadata)?;
+                copy_dict(chapter.metadata, &mut new.metadata, &plan.left_out)?;
             }
         }
         if !chapters.is_empty() {
@@ -438,7 +438,11 @@ impl Drop for Muxer {
 }
 
 /// Copies tags, without those that would be false in the output.
-fn copy_dict(from: *const ffi::AVDictionary, to: &mut *mut ffi::AVDictionary) -> Result<()> {
+fn copy_dict(
+    from: *const ffi::AVDictionary,
+    to: &mut *mut ffi::AVDictionary,
+    left_out: &[KeptMetadata],
+) -> Result<()> {
     // SAFETY: null or a valid dictionary of FFmpeg's.
     let entries = unsafe { ff::dict_entries(from) };
     for (key, value) in entries {
@@ -446,7 +450,7 @@ fn copy_dict(from: *const ffi::AVDictionary, to: &mut *mut ffi::AVDictionary) ->
         let stale =
             STALE_TAGS.iter().any(|tag| lower == *tag || lower.starts_with(&format!("{tag}-")))
                 || lower.starts_with("_statistics");
-        if stale {
+        if stale || tags::tells(&key).is_some_and(|kept| left_out.contains(&kept)) {
             continue;
         }
         let (key, value) = (ff::c_string(&key)?, ff::c_string(&value)?);

@@ -1,17 +1,24 @@
 //! A pipeline's filters, one after the other, each timed.
 
+use std::fs::File;
 use std::time::Instant;
 
-use frameloom_core::catalogue::Footprint;
-use frameloom_core::frame_task::{FILTER, Stretch, stretches};
+use frameloom_core::catalogue::{Footprint, Params};
+use frameloom_core::frame_task::{FILTER, Stretch, is_about_things, stretches};
 use frameloom_core::pipeline::FilterSpec;
-use frameloom_core::plan::PlannedFilter;
+use frameloom_core::plan::{Plan, PlannedDetector, PlannedFilter};
 use frameloom_core::spec::OnError;
 use frameloom_core::{Error, Result};
 
 use super::away::Away;
 use super::celery::{CeleryFilter, Exchange};
+use super::files::Files;
 use super::graph::GraphFilter;
+use super::motion::Motion;
+use super::notes::Notes;
+use super::paint::{Boxes, Paint};
+use super::place::Place;
+use super::regions::Regions;
 use super::table::{self, Row};
 use super::{Filter, Lost, catalogue};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
@@ -31,13 +38,19 @@ pub(crate) fn plan_chain(
     let mut format = input.clone();
     let mut footprint = Footprint::PerFrame;
     let mut planned = Vec::new();
+    let mut frame_place = Place::default();
     for spec in filters {
         let params = catalogue().check(spec)?;
         let row = table::row(&spec.name)?;
         takes(row, &format)?;
         let place = |e: Error| e.at(format!("filter '{spec}'"));
         let needs = (row.footprint)(&params).map_err(place)?;
-        format = (row.output)(&params, &format).map_err(place)?;
+        if is_about_things(&spec.name) {
+            frame_place.must_be_known().map_err(place)?;
+        }
+        let behind = (row.output)(&params, &format).map_err(place)?;
+        frame_place = frame_place.behind(spec, &params, &format, &behind).map_err(place)?;
+        format = behind;
         footprint = footprint.then(needs);
         let output = format.picture();
         planned.push(PlannedFilter { spec: spec.clone(), footprint: needs, output });
@@ -80,6 +93,58 @@ pub(crate) struct Spread {
     pub(crate) on_error: OnError,
 }
 
+/// What filters need beside their parameters.
+pub(crate) struct Parts<'a> {
+    /// Carries frames that are processed elsewhere.
+    pub(crate) exchange: Option<&'a Exchange>,
+    /// The files that filters take.
+    pub(crate) files: &'a Files,
+    /// The plan, where there is one.
+    pub(crate) plan: Option<&'a Plan>,
+    /// The tracks of the whole video.
+    pub(crate) tracks: Option<&'a File>,
+    /// Whether and how frames are spread over other slots.
+    pub(crate) spread: Option<Spread>,
+}
+
+impl<'a> Parts<'a> {
+    /// Those of filters that have nothing but a job's files.
+    pub(crate) fn alone(files: &'a Files) -> Self {
+        Self { exchange: None, files, plan: None, tracks: None, spread: None }
+    }
+
+    /// The number of the detector of filter `at`, and its classes.
+    fn detector(&self, at: usize) -> Option<(usize, &PlannedDetector)> {
+        let detection = self.plan.and_then(|plan| plan.detection.as_ref());
+        let mut detectors = detection?.detectors.iter().enumerate();
+        detectors.find(|(_, detector)| detector.filter as usize == at)
+    }
+
+    /// Where the boxes of a filter that paints come from.
+    fn boxes(&self, at: usize, spec: &FilterSpec, params: &Params) -> Result<Boxes> {
+        let failed = |e| Error::io("cannot read tracks", &e);
+        match (self.plan, self.tracks) {
+            (Some(plan), _) if spec.name == "regions" => {
+                let (name, source) = (params.text("file")?, &plan.source);
+                let (file, base) = (self.files.get(name)?, source.video.time_base);
+                let regions = Regions::read(params, name, file, &source.fingerprint, base)?;
+                Ok(Boxes::Regions(Box::new(regions)))
+            }
+            (Some(_), Some(tracks)) => {
+                let missing = || Error::internal("a filter whose detector is not planned");
+                let (number, detector) = self.detector(at).ok_or_else(missing)?;
+                let tracks = tracks.try_clone().map_err(failed)?;
+                Boxes::of_tracks(tracks, number, detector.classes.clone())
+            }
+            // What is to be hidden must be known.
+            (Some(plan), None) if plan.stages().render => {
+                Err(Error::internal("the tracks did not come along"))
+            }
+            _ => Ok(Boxes::Unknown),
+        }
+    }
+}
+
 /// Filters at work.
 pub(crate) struct Chain {
     filters: Vec<Box<dyn Filter>>,
@@ -87,6 +152,8 @@ pub(crate) struct Chain {
     output: FrameFormat,
     /// Per filter, what it has spent since a frame last came out of it.
     spent: Vec<f32>,
+    /// What filters find on the way.
+    notes: Notes,
 }
 
 impl Chain {
@@ -98,17 +165,18 @@ impl Chain {
     pub(crate) fn new(
         filters: &[PlannedFilter],
         input: &FrameFormat,
-        exchange: Option<&Exchange>,
-        spread: Option<Spread>,
+        parts: &Parts<'_>,
     ) -> Result<Self> {
         let mut format = input.clone();
+        let mut frame_place = Place::default();
         let mut chain = Self {
             filters: Vec::new(),
             names: Vec::new(),
             output: format.clone(),
             spent: Vec::new(),
+            notes: Notes::default(),
         };
-        let spread = exchange.zip(spread);
+        let spread = parts.exchange.zip(parts.spread);
         let away: Vec<Stretch> =
             spread.map_or_else(Vec::new, |_| stretches(filters, &input.picture()));
         for (at, PlannedFilter { spec, output, .. }) in filters.iter().enumerate() {
@@ -130,9 +198,21 @@ impl Chain {
                 }
                 (Some(_), _) => {}
                 (None, _) => {
-                    let built = match exchange {
-                        Some(exchange) if spec.name == FILTER => {
+                    let built: Result<Box<dyn Filter>> = match (spec.name.as_str(), parts.exchange)
+                    {
+                        (FILTER, Some(exchange)) => {
                             CeleryFilter::build(&params, &format, number, exchange)
+                        }
+                        ("faces" | "objects" | "regions", _) => parts
+                            .boxes(at, spec, &params)
+                            .and_then(|boxes| Paint::new(&params, &format, frame_place, boxes))
+                            .map(|paint| Box::new(paint) as Box<dyn Filter>),
+                        ("motion", _) => {
+                            let number =
+                                parts.detector(at).and_then(|(n, _)| u32::try_from(n).ok());
+                            let notes = number.map(|number| (number, chain.notes.clone()));
+                            Motion::new(&params, &format, frame_place, notes)
+                                .map(|motion| Box::new(motion) as Box<dyn Filter>)
                         }
                         _ => (row.build)(&params, &format),
                     };
@@ -140,6 +220,7 @@ impl Chain {
                 }
             }
             let pixel = PixelFormat::from_name(&output.pixel_format)?;
+            let from = format.clone();
             format = FrameFormat {
                 width: output.width,
                 height: output.height,
@@ -149,6 +230,7 @@ impl Chain {
                 color: output.color.clone(),
                 ..format
             };
+            frame_place = frame_place.behind(spec, &params, &from, &format).map_err(place)?;
         }
         chain.output = format;
         Ok(chain)
@@ -177,6 +259,11 @@ impl Chain {
     /// for filters that are one task.
     pub(crate) fn names(&self) -> Vec<String> {
         self.names.clone()
+    }
+
+    /// What filters find on the way.
+    pub(crate) fn notes(&self) -> Notes {
+        self.notes.clone()
     }
 
     /// The format of the frames that come out.

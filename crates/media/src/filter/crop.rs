@@ -42,6 +42,15 @@ impl Crop {
         Ok(Self { x: x >> sx << sx, y: y >> sy << sy, w, h })
     }
 
+    /// The left upper corner in pixels of the frames that it takes.
+    ///
+    /// # Errors
+    /// Invalid where the part reaches outside the picture.
+    #[expect(clippy::cast_precision_loss, reason = "sides of a picture")]
+    pub(super) fn corner(params: &Params, format: &FrameFormat) -> Result<(f32, f32)> {
+        Self::new(params, format).map(|crop| (crop.x as f32, crop.y as f32))
+    }
+
     pub(super) fn build(params: &Params, format: &FrameFormat) -> Result<Box<dyn Filter>> {
         Ok(Box::new(Self::new(params, format)?))
     }

@@ -12,6 +12,7 @@ mod graph_rules;
 mod laws;
 mod plane;
 mod table;
+mod table_detecting;
 
 mod arithmetic;
 mod away;
@@ -19,15 +20,25 @@ mod celery;
 mod crop;
 mod denoise;
 mod edges;
+mod files;
+mod letters;
+mod motion;
+mod notes;
 mod overlay_time;
+mod paint;
 mod pixelate;
+mod place;
+mod regions;
 mod scale;
 mod smooth;
 mod trial;
 
 pub use celery::{Elsewhere, Exchange};
-pub(crate) use chain::{Chain, FilterTimes, Spread, plan_chain, validate};
+pub(crate) use chain::{Chain, FilterTimes, Parts, Spread, plan_chain, validate};
+pub use files::Files;
 pub use graph_rules::{GraphFilters, graph_filters};
+pub(crate) use notes::Notes;
+pub(crate) use regions::check_regions;
 pub use table::catalogue;
 
 use frameloom_core::Result;

@@ -15,6 +15,7 @@ use super::overlay_time::OverlayTime;
 use super::pixelate::Pixelate;
 use super::scale::Scale;
 use super::smooth::Smooth;
+use super::table_detecting::DETECTING;
 use super::trial::Fault;
 use super::{Filter, graph_rules};
 use crate::frame::FrameFormat;
@@ -50,8 +51,7 @@ const TRIAL_VARIABLE: &str = "FRAMELOOM_TEST_FAULTS";
 pub fn catalogue() -> Catalogue {
     static INFOS: LazyLock<Vec<FilterInfo>> = LazyLock::new(|| {
         let trial = std::env::var_os(TRIAL_VARIABLE).is_some();
-        FILTERS
-            .iter()
+        rows()
             .map(|row| row.info.clone())
             .filter(|info| trial || !info.name.starts_with("test-"))
             .collect()
@@ -59,10 +59,14 @@ pub fn catalogue() -> Catalogue {
     Catalogue(&INFOS)
 }
 
+/// The rows of all filters.
+pub(super) fn rows() -> impl Iterator<Item = &'static Row> + Clone {
+    FILTERS.iter().chain(DETECTING)
+}
+
 /// The row of a filter.
 pub(super) fn row(name: &str) -> Result<&'static Row> {
-    FILTERS
-        .iter()
+    rows()
         .find(|row| row.info.name == name)
         .ok_or_else(|| Error::internal(format!("filter '{name}' has no table row")))
 }
@@ -79,7 +83,7 @@ const fn text(name: &'static str, default: Option<&'static str>, help: &'static 
     ParamInfo { name, kind: ParamKind::Text, default, required: default.is_none(), help }
 }
 
-const fn number(
+pub(super) const fn number(
     name: &'static str,
     min: f64,
     max: f64,
@@ -90,7 +94,7 @@ const fn number(
     ParamInfo { name, kind, default: Some(default), required: false, help }
 }
 
-const fn integer(
+pub(super) const fn integer(
     name: &'static str,
     min: i64,
     max: i64,
@@ -117,16 +121,58 @@ const fn optional(name: &'static str, max: i64, min: i64, help: &'static str) ->
     ParamInfo { name, kind, default: None, required: false, help }
 }
 
-fn same(_: &Params, format: &FrameFormat) -> Result<FrameFormat> {
+pub(super) const fn optional_number(
+    name: &'static str,
+    min: f64,
+    max: f64,
+    help: &'static str,
+) -> ParamInfo {
+    ParamInfo { name, kind: ParamKind::Number { min, max }, default: None, required: false, help }
+}
+
+pub(super) const fn choice(
+    name: &'static str,
+    values: &'static [&'static str],
+    default: &'static str,
+    help: &'static str,
+) -> ParamInfo {
+    let kind = ParamKind::Choice { values };
+    ParamInfo { name, kind, default: Some(default), required: false, help }
+}
+
+pub(super) const fn flag(
+    name: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> ParamInfo {
+    ParamInfo { name, kind: ParamKind::Boolean, default: Some(default), required: false, help }
+}
+
+/// A file, or one of `words`; one that has neither words nor a default must be given where `required`.
+pub(super) const fn file(
+    name: &'static str,
+    words: &'static [&'static str],
+    default: Option<&'static str>,
+    required: bool,
+    help: &'static str,
+) -> ParamInfo {
+    ParamInfo { name, kind: ParamKind::File { words }, default, required, help }
+}
+
+pub(super) const fn optional_text(name: &'static str, help: &'static str) -> ParamInfo {
+    ParamInfo { name, kind: ParamKind::Text, default: None, required: false, help }
+}
+
+pub(super) fn same(_: &Params, format: &FrameFormat) -> Result<FrameFormat> {
     Ok(format.clone())
 }
 
-fn per_frame(_: &Params) -> Result<Footprint> {
+pub(super) fn per_frame(_: &Params) -> Result<Footprint> {
     Ok(Footprint::PerFrame)
 }
 
 /// All filters, in the order of the help.
-pub(super) static FILTERS: &[Row] = &[
+static FILTERS: &[Row] = &[
     Row {
         info: FilterInfo {
             name: "gray",

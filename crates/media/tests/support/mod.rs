@@ -10,9 +10,11 @@ use std::process::Command;
 use frameloom_core::Result;
 use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::plan::Plan;
-use frameloom_core::slot::{AcceptedSegment, ConcatOutput, ConcatTask, PlanTask, SegmentTask};
-use frameloom_core::spec::{Container, EncoderSpec, JobSpec};
-use frameloom_media::{SegmentRunner, concat, init, make_plan};
+use frameloom_core::slot::{
+    AcceptedSegment, ConcatOutput, ConcatTask, PlanTask, SegmentTask, TrackTask,
+};
+use frameloom_core::spec::{Container, EncoderSpec, JobSpec, SpecFile};
+use frameloom_media::{Files, Given, SegmentRunner, concat, init, make_plan, track};
 
 /// A job's result.
 pub struct Made {
@@ -44,8 +46,16 @@ fn create(path: &Path) -> File {
 pub fn plan(source: &Path, spec: &JobSpec) -> Result<Plan> {
     init();
     let name = source.file_name().unwrap().to_string_lossy().into_owned();
-    let task = PlanTask { attempt: AttemptId::from_bits(1), name, spec: spec.clone() };
-    make_plan(&File::open(source).unwrap(), &task, &mut |_| {})
+    let names = spec.files.iter().map(|file| file.name.clone()).collect();
+    let task =
+        PlanTask { attempt: AttemptId::from_bits(1), name, spec: spec.clone(), files: names };
+    make_plan(&File::open(source).unwrap(), &task, &files(spec), &mut |_| {})
+}
+
+/// The files that a job's filters take, opened by their names.
+fn files(spec: &JobSpec) -> Files {
+    let open = |file: &SpecFile| (file.name.clone(), File::open(&file.name).unwrap());
+    spec.files.iter().map(open).collect()
 }
 
 /// Runs a whole job; segments are done in an order that no slot would choose.
@@ -53,33 +63,77 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
     let plan = plan(source, spec)?;
     let file = File::open(source).unwrap();
     let mut runner = SegmentRunner::new(None);
-    let mut accepted = BTreeMap::new();
+    let job = JobId::from_bits(1);
     let mut concealed = 0;
-    for segment in plan.segments.iter().rev() {
-        let attempt = AttemptId::from_bits(u128::from(segment.index));
-        let task = SegmentTask {
-            frame_bytes: 0,
-            previews: false,
-            job: JobId::from_bits(1),
-            attempt,
-            segment: segment.index,
-            decode_threads: threads,
-        };
-        let out = create(&dir.join(format!("{}.seg", segment.index)));
-        let made = runner.run(&file, &plan, &task, out, &mut |_| {})?;
-        concealed += made.frames.concealed;
-        let slot = "test/0".to_owned();
-        accepted.insert(segment.index, AcceptedSegment { attempt, slot, sha256: made.file.sha256 });
+    let (tracks, stages) = (dir.join("tracks"), plan.stages());
+    let mut segments = |detect: bool| -> Result<Vec<AcceptedSegment>> {
+        let mut accepted = BTreeMap::new();
+        for segment in plan.segments.iter().rev() {
+            let attempt = AttemptId::from_bits(u128::from(segment.index));
+            let along = !detect && stages.detect;
+            let task = SegmentTask {
+                frame_bytes: 0,
+                previews: false,
+                job,
+                attempt,
+                segment: segment.index,
+                decode_threads: threads,
+                files: Vec::new(),
+                tracks: along,
+                reveals: true,
+            };
+            let given =
+                Given { files: files(spec), tracks: along.then(|| File::open(&tracks).unwrap()) };
+            let kind = if detect { "looks" } else { "seg" };
+            let out = create(&dir.join(format!("{}.{kind}", segment.index)));
+            let made = if detect {
+                runner.detect(&file, &plan, &task, given, out, &mut |_| {})?
+            } else {
+                runner.run(&file, &plan, &task, given, out, &mut |_| {})?
+            };
+            concealed += made.frames.concealed;
+            let (slot, sha256) = ("test/0".to_owned(), made.file.sha256);
+            accepted.insert(segment.index, AcceptedSegment { attempt, slot, sha256 });
+        }
+        Ok(accepted.into_values().collect())
+    };
+    let attempt = AttemptId::from_bits(2);
+    if stages.detect {
+        let task = TrackTask { job, attempt, accepted: segments(true)? };
+        let mut need = |k: u32| Ok(File::open(dir.join(format!("{k}.looks"))).unwrap());
+        track(&plan, &task, create(&tracks), &mut need, &mut |_| {})?;
     }
+    let accepted = if stages.render { segments(false)? } else { Vec::new() };
+    let detections = plan.writes_detections();
     let task = ConcatTask {
-        job: JobId::from_bits(1),
-        attempt: AttemptId::from_bits(2),
-        accepted: accepted.into_values().collect(),
+        job,
+        attempt,
+        accepted,
+        tracks: stages.detect,
+        frame_metrics: false,
+        detections,
     };
     let output = dir.join(format!("out.{}", spec.container));
+    let made = frameloom_media::Made {
+        out: create(&output),
+        frame_metrics: None,
+        detections: detections.then(|| create(&dir.join("detections.jsonl"))),
+    };
+    let along = stages.detect.then(|| File::open(&tracks).unwrap());
     let mut need = |k: u32| Ok(File::open(dir.join(format!("{k}.seg"))).unwrap());
-    let joined = concat(&file, &plan, &task, create(&output), None, &mut need, &mut |_| {})?;
+    let joined = concat(&file, &plan, &task, along, made, &mut need, &mut |_| {})?;
     Ok(Made { plan, output, joined, concealed })
+}
+
+/// A real clip; they are fetched before the tests.
+pub fn clip(name: &str) -> PathBuf {
+    let dir = std::env::var_os("FRAMELOOM_CLIPS").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/clips")),
+        PathBuf::from,
+    );
+    let path = dir.join(name);
+    assert!(path.exists(), "{} is not there: run 'make clips'", path.display());
+    path
 }
 
 fn output_of(command: &mut Command) -> String {

@@ -8,17 +8,17 @@ use frameloom_core::id::{AttemptId, EngineId, NodeId};
 use frameloom_core::metrics::{DepthSample, FrameCounts};
 use frameloom_core::plan::Plan;
 use frameloom_core::scheduler::{Command, Phase, Scheduler, Verdict};
-use frameloom_core::slot::{ConcatOutput, TaskOutput};
+use frameloom_core::slot::{ConcatOutput, TaskOutput, TrackOutput};
 use frameloom_core::wire::{
     AttemptReport, Beat, Decision, JobFile, Outcome, Queue, Task, TaskMessage,
 };
 use frameloom_core::{Error, Result};
 use tokio::time::Instant;
 
-use super::{JobEvent, JobOutcome, Progress, Shared, Watcher};
+use super::{JobEvent, JobOutcome, Progress, Shared, Stage, Watcher};
 use crate::journal::Journal;
 use crate::resume::Found;
-use crate::store::JobDir;
+use crate::store::{DETECTIONS, FRAMES, JobDir};
 
 /// Samples of the queue that are kept; then every second one is dropped.
 const MOST_SAMPLES: usize = 512;
@@ -51,8 +51,11 @@ pub(super) struct JobRun {
     scheduler: Scheduler,
     plan: Option<Plan>,
     concat: Option<ConcatOutput>,
+    track: Option<TrackOutput>,
     done: BTreeMap<u32, FrameCounts>,
     done_frames: u64,
+    /// Frames of segments that were looked into.
+    looked_frames: u64,
     /// Attempts that were sent and that nobody has claimed yet.
     sent_at: BTreeMap<AttemptId, Sent>,
     /// Attempts that were sent and not reported: whoever holds one is told to stop in the end.
@@ -95,8 +98,10 @@ impl JobRun {
             scheduler: Scheduler::new(patient),
             plan: None,
             concat: None,
+            track: None,
             done: BTreeMap::new(),
             done_frames: 0,
+            looked_frames: 0,
             sent_at: BTreeMap::new(),
             unreported: BTreeSet::new(),
             claimed_at: BTreeMap::new(),
@@ -143,13 +148,15 @@ impl JobRun {
     }
 
     fn planned(&mut self, plan: Plan, done: &[AttemptReport]) {
-        self.scheduler.planned(u32::try_from(plan.segments.len()).unwrap_or(u32::MAX));
+        self.scheduler.planned(plan.stages());
+        // In the order of the stages: a task exists once the stage before it is done.
+        let mut done: Vec<&AttemptReport> = done.iter().collect();
+        done.sort_by_key(|report| report.task);
         for report in done {
-            if let (Task::Segment(k), Outcome::Done(TaskOutput::Segment(output))) =
-                (report.task, &report.outcome)
-            {
+            let Outcome::Done(output) = &report.outcome else { continue };
+            if output.file_of(report.task).is_some() && self.scheduler.knows(report.task) {
                 self.scheduler.resume(report.task, report.attempt);
-                self.segment_done(k, output.frames);
+                self.task_done(report.task, output);
             }
         }
         self.engine = Some(plan.engine.id());
@@ -158,16 +165,27 @@ impl JobRun {
         self.tell(JobEvent::Planned { plan: Box::new(plan), resumed });
     }
 
-    fn segment_done(&mut self, k: u32, frames: FrameCounts) {
-        self.done_frames += frames.output;
-        self.done.insert(k, frames);
+    /// Counts what an accepted task has done.
+    fn task_done(&mut self, task: Task, output: &TaskOutput) {
+        match (task, output) {
+            (Task::Detect(_), TaskOutput::Detect(output)) => {
+                self.looked_frames += output.frames.output;
+            }
+            (Task::Track, TaskOutput::Track(output)) => self.track = Some(output.clone()),
+            (Task::Segment(k), TaskOutput::Segment(output)) => {
+                self.done_frames += output.frames.output;
+                self.done.insert(k, output.frames);
+            }
+            (Task::Concat, TaskOutput::Concat(output)) => self.concat = Some(output.clone()),
+            _ => {}
+        }
     }
 
     /// The queue that its tasks wait in now.
     pub(super) fn queue(&self) -> Option<Queue> {
         match (self.scheduler.phase(), self.engine) {
-            (Phase::Running, Some(engine)) => Some(Queue::Segment(engine)),
-            (Phase::Planning | Phase::Assembling, _) => Some(Queue::Control),
+            (Phase::Detecting | Phase::Running, Some(engine)) => Some(Queue::Segment(engine)),
+            (Phase::Planning | Phase::Tracking | Phase::Assembling, _) => Some(Queue::Control),
             _ => None,
         }
     }
@@ -280,7 +298,7 @@ impl JobRun {
     /// Writes decisions down, unless another server has taken over.
     fn decide(&mut self, shared: &Shared, decisions: &[Decision]) -> Result<()> {
         (shared.config.before_commit)()?;
-        self.journal.append(decisions)
+        shared.store.pressing(|| self.journal.append(decisions))
     }
 
     /// Stops what is at work for it.
@@ -299,7 +317,7 @@ impl JobRun {
                 let task = self.scheduler.task_of(held.attempt).filter(|_| live);
                 let Some(task) = task else { continue };
                 self.no_worker |= held.starved;
-                if matches!(task, Task::Segment(_)) {
+                if task.segment().is_some() {
                     let frames = self.held.entry(task).or_insert(0);
                     *frames = held.frames.max(*frames);
                 }
@@ -354,12 +372,19 @@ impl JobRun {
         // After the reports: what was accepted just now is not at work any more.
         let open = self.held.iter().filter(|(task, _)| self.scheduler.accepted(**task).is_none());
         let held: u64 = open.map(|(_, frames)| frames).sum();
+        let (stage, done) = match self.scheduler.phase() {
+            Phase::Planning => (Stage::Planning, 0),
+            Phase::Detecting => (Stage::Detecting, self.looked_frames),
+            Phase::Tracking => (Stage::Tracking, self.looked_frames),
+            Phase::Assembling => (Stage::Joining, self.done_frames),
+            Phase::Running | Phase::Done | Phase::Failed(_) => (Stage::Running, self.done_frames),
+        };
         let progress = Progress {
-            frames: self.done_frames + held,
+            frames: done + held,
             waiting,
             running,
             retried: u32::try_from(self.scheduler.retried().len()).unwrap_or(0),
-            joining: *self.scheduler.phase() == Phase::Assembling,
+            stage,
             no_worker: self.no_worker,
             no_node: self.no_node,
         };
@@ -374,7 +399,8 @@ impl JobRun {
     fn claimed(&mut self, attempt: AttemptId) {
         self.scheduler.claimed(attempt, self.started.elapsed());
         self.claimed_at.entry(attempt).or_insert_with(Instant::now);
-        let is_segment = matches!(self.scheduler.task_of(attempt), Some(Task::Segment(_)));
+        let is_segment =
+            self.scheduler.task_of(attempt).is_some_and(|task| task.segment().is_some());
         if let Some(sent) = self.sent_at.remove(&attempt).filter(|_| is_segment) {
             self.waited_ms.push(sent.first.elapsed().as_secs_f32() * 1e3);
         }
@@ -423,11 +449,11 @@ impl JobRun {
         attempt: AttemptId,
         output: &TaskOutput,
     ) -> Result<()> {
-        let size = match (task, output) {
-            (Task::Plan, TaskOutput::Plan(output)) => output.file.size,
-            (Task::Segment(_), TaskOutput::Segment(output)) => output.file.size,
-            (Task::Concat, TaskOutput::Concat(output)) => output.file.size,
-            _ => return Err(Error::internal(format!("{task}: a report of another kind of task"))),
+        let size = match output.file_of(task) {
+            Some(file) => file.size,
+            None => {
+                return Err(Error::internal(format!("{task}: a report of another kind of task")));
+            }
         };
         let file = self.dir(shared).open_result(task, attempt, "")?;
         let found = file.and_then(|file| file.metadata().ok()).map(|meta| meta.len());
@@ -461,21 +487,18 @@ impl JobRun {
         }
         let took = self.claimed_at.remove(&attempt).map(|at| at.elapsed()).unwrap_or_default();
         let in_slot = match &output {
-            TaskOutput::Segment(output) => Some(Duration::from_micros(output.wall_us)),
+            TaskOutput::Detect(output) | TaskOutput::Segment(output) => {
+                self.segment_cpu_us += output.cpu_us;
+                Some(Duration::from_micros(output.wall_us))
+            }
             _ => None,
         };
         self.tell(JobEvent::Accepted { task, attempt, took, in_slot, slot });
-        match (task, output) {
-            (Task::Plan, _) => {
-                let plan = plan.ok_or_else(|| Error::internal("the plan is gone"))?;
-                self.planned(plan, &[]);
-            }
-            (Task::Segment(k), TaskOutput::Segment(output)) => {
-                self.segment_done(k, output.frames);
-                self.segment_cpu_us += output.cpu_us;
-            }
-            (_, TaskOutput::Concat(output)) => self.concat = Some(output),
-            _ => {}
+        if task == Task::Plan {
+            let plan = plan.ok_or_else(|| Error::internal("the plan is gone"))?;
+            self.planned(plan, &[]);
+        } else {
+            self.task_done(task, &output);
         }
         Ok(())
     }
@@ -531,22 +554,29 @@ impl JobRun {
             frames.held += counts.held;
             frames.original += counts.original;
         }
-        let retried_frames = self
-            .scheduler
-            .retried()
-            .iter()
-            .filter_map(|task| match task {
-                Task::Segment(k) => self.done.get(k).map(|counts| counts.output),
-                _ => None,
-            })
-            .sum();
-        let frame_metrics =
-            self.job.frame_metrics.then(|| dir.result_path(Task::Concat, attempt, ".frames"));
+        if self.done.is_empty() {
+            // No video was made: its frames were looked at.
+            (frames.input, frames.output) = (self.looked_frames, self.looked_frames);
+        }
+        let again: BTreeSet<u32> =
+            self.scheduler.retried().into_iter().filter_map(Task::segment).collect();
+        let retried_frames =
+            again.iter().filter_map(|k| self.done.get(k)).map(|counts| counts.output).sum();
+        let beside =
+            |wanted: bool, suffix| wanted.then(|| dir.result_path(Task::Concat, attempt, suffix));
+        let plan = self.plan.ok_or_else(gone)?;
+        let frame_metrics = beside(self.job.frame_metrics && plan.stages().render, FRAMES);
+        let detections = beside(plan.writes_detections(), DETECTIONS);
+        let mut concat = self.concat.ok_or_else(gone)?;
+        if let Some(track) = self.track {
+            concat.time_per_frame_ms.extend(track.time_per_frame_ms);
+        }
         Ok(JobOutcome {
-            plan: self.plan.ok_or_else(gone)?,
-            concat: self.concat.ok_or_else(gone)?,
+            plan,
+            concat,
             output: dir.result_path(Task::Concat, attempt, ""),
             frame_metrics,
+            detections,
             frames,
             retried_frames,
             scheduler: self.scheduler,

@@ -123,6 +123,35 @@ pub enum JobEvent {
     Progress(Progress),
 }
 
+/// What is being done for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// The plan is made.
+    #[default]
+    Planning,
+    /// Things are looked for.
+    Detecting,
+    /// What was found is followed.
+    Tracking,
+    /// Segments are processed.
+    Running,
+    /// Segments are joined.
+    Joining,
+}
+
+impl Stage {
+    /// Its name, as clients see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Planning => "planning",
+            Self::Detecting => "detecting",
+            Self::Tracking => "tracking",
+            Self::Running => "running",
+            Self::Joining => "joining",
+        }
+    }
+}
+
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
@@ -134,8 +163,8 @@ pub struct Progress {
     pub running: u32,
     /// Tasks that were tried again after a failure.
     pub retried: u32,
-    /// Whether segments are being joined.
-    pub joining: bool,
+    /// What is being done.
+    pub stage: Stage,
     /// Whether nobody takes the frames that its filters have sent to a queue.
     pub no_worker: bool,
     /// The engine of which it needs a node, where none has lived for a while.
@@ -152,6 +181,8 @@ pub struct JobOutcome {
     pub output: PathBuf,
     /// The frame metrics' file in the store, where they were asked for.
     pub frame_metrics: Option<PathBuf>,
+    /// The detections' file in the store, where anything was looked for beside a video.
+    pub detections: Option<PathBuf>,
     /// Frames counted by the accepted segments.
     pub frames: FrameCounts,
     /// Frames of segments that were tried again after a failure.

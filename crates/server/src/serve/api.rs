@@ -29,7 +29,7 @@ const MOST_LISTED: usize = 200;
 #[openapi(
     info(title = "Frameloom", description = "Heavy per-frame video processing, spread over processes and machines.", license(name = "Apache-2.0 OR MIT")),
     paths(create, list, show, remove, retry, events, logs, filters, healthz, readyz, super::workers::workers,
-        super::picture::latest, super::picture::frame, super::picture::gif, super::picture::mp4,
+        super::picture::latest, super::picture::frame, super::picture::gif, super::picture::webp, super::picture::mp4,
         super::output::output, super::output::metrics, super::upload::offset, super::upload::append,
         super::upload::whole, super::process::process, super::metrics::metrics),
     components(schemas(JobRequest, JobView, JobList, Problem)),
@@ -94,6 +94,10 @@ pub(crate) fn idempotency(
 }
 
 fn parse(text: &[u8]) -> ApiResult<JobRequest> {
+    // serde would take a list for the fields in their order.
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::invalid("the request is no JSON object").into());
+    }
     serde_json::from_slice(text).map_err(|e| Error::invalid(format!("the request: {e}")).into())
 }
 
@@ -106,7 +110,8 @@ fn parse(text: &[u8]) -> ApiResult<JobRequest> {
     request_body(content((JobRequest = "application/json"), (Vec<u8> = "multipart/form-data"))),
     responses((status = 201, body = JobView), (status = 200, body = JobView, description = "The job of an earlier request with this key."),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
-        (status = 404, body = Problem), (status = 408, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
+        (status = 404, body = Problem), (status = 408, body = Problem), (status = 409, body = Problem, description = "The output exists, or somebody else is sending the source."),
+        (status = 413, body = Problem), (status = 415, body = Problem),
         (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem), (status = 507, body = Problem)))]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
@@ -183,7 +188,17 @@ async fn from_form(
                         .map_err(|_| job.conflict("somebody else is sending its source"))?;
                     let at = app.jobs.parts.store.job(job.id()).open_upload()?;
                     at.set_len(0).map_err(|e| Error::io("cannot begin the upload anew", &e))?;
-                    let size = upload::receive(&app.jobs, &job, 0, field).await?;
+                    let size =
+                        upload::receive(&app.jobs, &job, 0, job.submission.upload_size, field)
+                            .await?;
+                    if let Some(field) = form.next_field().await.map_err(broken)? {
+                        let name = field.name().unwrap_or("").escape_debug().to_string();
+                        app.jobs.purge(&job)?;
+                        return Err(Error::invalid(format!(
+                            "the form's part '{name}' comes after 'source', which must be the last"
+                        ))
+                        .into());
+                    }
                     upload::finish(&app.jobs, &job, size).await?;
                     drop(writing);
                 }
@@ -274,7 +289,8 @@ pub(crate) async fn list(
     let next = (begin + page.len() < jobs.len())
         .then(|| page.last().map(|job| job.id().to_string()))
         .flatten();
-    let views = page.iter().map(|job| job.view(keep)).collect();
+    // A job may have 100,000 segments, and a page 200 jobs.
+    let views = page.iter().map(|job| JobView { segments: Vec::new(), ..job.view(keep) }).collect();
     Ok(Json(JobList { jobs: views, next, total: jobs.len() }))
 }
 
@@ -406,6 +422,7 @@ pub(crate) async fn logs(
         }
         Decision::Retried => "tried again\n".into(),
         Decision::Notified => "webhook taken\n".into(),
+        Decision::Unheard => "webhook given up\n".into(),
         Decision::Publishing { .. } => String::new(),
     });
     Ok(text(StatusCode::OK, "text/plain; charset=utf-8", lines.collect::<String>()))

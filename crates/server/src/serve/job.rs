@@ -14,9 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::Kept;
 use super::events::EventLog;
 use super::problem::{problem, status};
-use super::trace::Trace;
 use super::view::{JobView, ProgressView, SegmentState, State, rfc3339};
-use crate::engine::{JobEvent, Progress};
+use crate::engine::{JobEvent, Progress, Stage};
 
 /// A job.
 #[derive(Debug)]
@@ -25,7 +24,8 @@ pub(crate) struct Job {
     pub(crate) submission: Submission,
     pub(crate) events: EventLog,
     live: Mutex<Live>,
-    trace: Mutex<Trace>,
+    /// Held by whoever decides about it while it is not at work.
+    deciding: Mutex<()>,
     ended: watch::Sender<bool>,
     /// Held by whoever writes to its upload.
     pub(crate) writer: tokio::sync::Mutex<()>,
@@ -37,7 +37,6 @@ struct Live {
     state: State,
     waiting: Option<String>,
     uploaded: u64,
-    uploaded_ms: Option<i64>,
     begun: Instant,
     /// How long it took, once it is over.
     took: Option<Duration>,
@@ -61,7 +60,6 @@ impl Job {
             state: State::Queued,
             waiting: submission.upload.then(|| "upload".to_owned()),
             uploaded: 0,
-            uploaded_ms: None,
             begun: Instant::now(),
             took: None,
             before: None,
@@ -80,7 +78,7 @@ impl Job {
             submission,
             events: EventLog::default(),
             live: Mutex::new(live),
-            trace: Mutex::default(),
+            deciding: Mutex::default(),
             ended: watch::channel(false).0,
             writer: tokio::sync::Mutex::new(()),
         }
@@ -90,19 +88,9 @@ impl Job {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of its trace.
-    pub(crate) fn trace(&self) -> MutexGuard<'_, Trace> {
-        self.trace.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// When its source was there, in milliseconds since 1970, where this server saw it come.
-    pub(crate) fn uploaded_ms(&self) -> Option<i64> {
-        self.live().uploaded_ms
-    }
-
-    /// Its source has come just now.
-    pub(crate) fn uploaded_at(&self, ms: i64) {
-        self.live().uploaded_ms = Some(ms);
+    /// Keeps others from deciding about it while it is not at work.
+    pub(crate) fn deciding(&self) -> MutexGuard<'_, ()> {
+        self.deciding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn id(&self) -> JobId {
@@ -134,7 +122,12 @@ impl Job {
 
     /// Stops what is at work for it.
     pub(crate) fn stop(&self) {
-        self.live().cancel.cancel();
+        self.stopping().cancel();
+    }
+
+    /// Cancelled once what is at work for it is to stop.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.live().cancel.clone()
     }
 
     /// Bytes of the source that have come.
@@ -160,7 +153,6 @@ impl Job {
         let token = live.cancel.clone();
         drop(live);
         self.events.clear();
-        self.trace().clear();
         self.ended.send_replace(false);
         self.enter(State::Planning);
         token
@@ -215,7 +207,6 @@ impl Job {
 
     /// Hears what the engine tells.
     pub(crate) fn hear(&self, event: JobEvent) {
-        self.trace().hear(self.id(), &event);
         match event {
             JobEvent::Planned { plan, resumed } => self.planned(&plan, resumed),
             JobEvent::Started { task, attempt, slot_pid } => {
@@ -229,7 +220,7 @@ impl Job {
                 self.task(task, "started", json!({ "attempt": attempt, "slot_pid": slot_pid }));
             }
             JobEvent::Accepted { task, attempt, .. } => {
-                self.mark(task, |_| SegmentState::Done);
+                self.mark(task, |_| done(task));
                 self.task(task, "accepted", json!({ "attempt": attempt }));
             }
             JobEvent::Failed { task, attempt, error, retried } => {
@@ -239,6 +230,10 @@ impl Job {
             }
             JobEvent::Progress(progress) => {
                 let mut live = self.live();
+                if live.progress.stage != progress.stage && progress.stage == Stage::Running {
+                    // Its frames are counted from the first again.
+                    (live.before, live.begun) = (None, Instant::now());
+                }
                 live.progress = progress;
                 live.before.get_or_insert(progress.frames);
                 let due = live.told.is_none_or(|told| told.elapsed().as_millis() >= 200);
@@ -270,14 +265,14 @@ impl Job {
     }
 
     /// Marks segments that an earlier run has done.
-    pub(crate) fn mark_done(&self, segments: &[u32]) {
-        for k in segments {
-            self.mark(Task::Segment(*k), |_| SegmentState::Done);
+    pub(crate) fn mark_done(&self, tasks: &[Task]) {
+        for task in tasks {
+            self.mark(*task, |_| done(*task));
         }
     }
 
     fn mark(&self, task: Task, change: impl FnOnce(SegmentState) -> SegmentState) {
-        let Task::Segment(k) = task else { return };
+        let Some(k) = task.segment() else { return };
         if let Some(state) = self.live().segments.get_mut(k as usize)
             && *state != SegmentState::Done
         {
@@ -286,12 +281,7 @@ impl Job {
     }
 
     fn task(&self, task: Task, state: &str, more: Value) {
-        let (kind, segment) = match task {
-            Task::Plan => ("plan", None),
-            Task::Segment(k) => ("segment", Some(k)),
-            Task::Concat => ("concat", None),
-        };
-        let mut event = json!({ "task": kind, "state": state, "segment": segment });
+        let mut event = json!({ "task": task.kind(), "state": state, "segment": task.segment() });
         if let (Value::Object(event), Value::Object(more)) = (&mut event, more) {
             event.extend(more);
         }
@@ -338,6 +328,14 @@ impl Job {
     }
 }
 
+/// Where the segment of a task that is done stands.
+fn done(task: Task) -> SegmentState {
+    match task {
+        Task::Detect(_) => SegmentState::Detected,
+        _ => SegmentState::Done,
+    }
+}
+
 impl Live {
     #[expect(clippy::cast_precision_loss, reason = "counts of frames, for display")]
     fn view(&self) -> ProgressView {
@@ -349,6 +347,7 @@ impl Live {
         let percent =
             self.total.map(|total| (p.frames as f64 * 100.0 / total.max(1) as f64).min(100.0));
         ProgressView {
+            stage: p.stage.name(),
             frames: p.frames,
             total: self.total,
             percent,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,8 +24,9 @@ use super::job::Job;
 use super::metrics::Durations;
 use super::problem::{ApiError, ApiResult};
 use super::request::JobRequest;
-use super::{trace, webhook};
-use crate::engine::{Begin, EngineHandle, JobEvent, JobOutcome};
+use super::trace::{self, Tracer};
+use super::webhook;
+use crate::engine::{Begin, EngineHandle, Fault, JobEvent, JobOutcome};
 use crate::journal::Journal;
 use crate::publish::Ready;
 use crate::resume::{self, Found};
@@ -61,6 +63,8 @@ pub struct Parts {
     pub new_id: Box<dyn Fn() -> Result<JobId> + Send + Sync>,
     /// Called before a job's end is written; an error says that this server may decide no more.
     pub before_commit: Box<dyn Fn() -> Result<()> + Send + Sync>,
+    /// See [`Fault`].
+    pub fault: Fault,
 }
 
 /// All jobs.
@@ -68,12 +72,21 @@ pub(crate) struct Jobs {
     pub(crate) parts: Parts,
     pub(crate) config: ServeConfig,
     list: Mutex<BTreeMap<JobId, Arc<Job>>>,
+    /// Held while a job is made whose client will know it again.
+    creating: Mutex<()>,
     /// Set where the server takes no new jobs any more.
     draining: AtomicBool,
     /// Frames of jobs that have ended, and tasks tried again, for the metrics.
     pub(crate) frames: AtomicU64,
     pub(crate) retries: AtomicU64,
     pub(crate) durations: Durations,
+    pub(crate) hooks: webhook::Hooks,
+    /// Places for traces on their way.
+    pub(crate) exports: tokio::sync::Semaphore,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Milliseconds since 1970.
@@ -88,11 +101,18 @@ impl Jobs {
             parts,
             config,
             list: Mutex::default(),
+            creating: Mutex::default(),
             draining: AtomicBool::new(false),
             frames: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             durations: Durations::default(),
+            hooks: webhook::Hooks::default(),
+            exports: tokio::sync::Semaphore::new(trace::MOST_AT_A_TIME),
         });
+        jobs.set_aside();
+        if !jobs.parts.store.has_reserve() {
+            tracing::warn!("the store has no room to set aside for journals");
+        }
         for id in jobs.parts.store.jobs()? {
             if let Err(error) = jobs.take_over(id) {
                 tracing::error!(%error, job = %id, "a job of the store cannot be read; it is left alone");
@@ -111,16 +131,16 @@ impl Jobs {
             return Err(Error::conflict("it was made by 'run'"));
         };
         let (_, decisions) = Journal::open(&dir.journal())?;
-        let (mut uploaded, mut ended, mut notified) = (None, None, false);
+        let (mut uploaded, mut ended, mut settled) = (None, None, false);
         for decision in &decisions {
             match decision {
                 Decision::Uploaded { size } => uploaded = Some(*size),
                 Decision::Ended { end, error, at_ms } => {
                     ended = Some((*end, error.clone(), *at_ms));
-                    notified = false;
+                    settled = false;
                 }
                 Decision::Retried => ended = None,
-                Decision::Notified => notified = true,
+                Decision::Notified | Decision::Unheard => settled = true,
                 _ => {}
             }
         }
@@ -131,18 +151,26 @@ impl Jobs {
         match ended {
             Some((end, error, at_ms)) => {
                 job.end(end, error, at_ms);
-                if !notified {
+                if !settled {
                     webhook::notify(self, &job);
                 }
+                trace::left(self, &job);
             }
-            None if job.submission.upload && uploaded.is_none() => {}
+            None if job.submission.upload && uploaded.is_none() => {
+                // It came whole, and its server ended before that was written.
+                if let Ok(meta) = fs::metadata(dir.source()) {
+                    self.decide(&job, Decision::Uploaded { size: meta.len() })?;
+                    job.set_uploaded(meta.len());
+                    self.begin(&job);
+                }
+            }
             None => self.begin(&job),
         }
         Ok(())
     }
 
     fn list(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Job>>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.list)
     }
 
     /// All jobs that `who` may see.
@@ -194,6 +222,8 @@ impl Jobs {
         request: &JobRequest,
         key: Option<(String, String)>,
     ) -> ApiResult<(Arc<Job>, bool)> {
+        // Two requests with one key must not both find that it is new.
+        let _creating = key.is_some().then(|| lock(&self.creating));
         if let Some((key, digest)) = &key {
             let known = self.list().values().find_map(|job| {
                 let known = job.submission.idempotency.as_ref()?;
@@ -226,24 +256,21 @@ impl Jobs {
             .into());
         }
         if self.is_full() {
-            return Err(ApiError::full("the store is full; try again when there is room"));
+            return Err(ApiError::full(FULL_NOW));
         }
         if let Some(url) = &request.webhook {
             webhook::check(url, &self.config.webhook_hosts)?;
         }
         let id = (self.parts.new_id)()?;
         let (source, upload) = self.source(id, request)?;
+        let output = request.output.as_ref().map(|output| self.output(&output.path)).transpose()?;
         let submission = Submission {
             owner: who.name.clone(),
             created_ms: now_ms(),
             priority: request.priority()?,
             upload,
             upload_size: request.source.size,
-            output: request
-                .output
-                .as_ref()
-                .map(|output| self.config.allowed(&output.path, true))
-                .transpose()?,
+            output,
             idempotency: key,
             webhook: request.webhook.clone(),
         };
@@ -255,13 +282,37 @@ impl Jobs {
             submission: Some(submission.clone()),
         };
         (self.parts.before_commit)()?;
-        self.parts.store.job(id).create(&file)?;
+        if let Err(error) = self.parts.store.job(id).create(&file) {
+            // What is there of it is no job.
+            drop(self.parts.store.remove(id));
+            return Err(match error.kind() {
+                ErrorKind::Exhausted => ApiError::full(FULL_NOW),
+                _ => error.into(),
+            });
+        }
         let job = Arc::new(Job::new(file, submission));
         self.list().insert(id, Arc::clone(&job));
         if !upload {
             self.begin(&job);
         }
         Ok((job, false))
+    }
+
+    /// Where an output may go beside the store: to a place that nothing takes yet.
+    fn output(&self, path: &str) -> Result<PathBuf> {
+        let to = self.config.allowed(path, true)?;
+        let taken = self
+            .list()
+            .values()
+            .any(|job| !job.state().is_terminal() && job.submission.output.as_ref() == Some(&to));
+        if taken || to.symlink_metadata().is_ok() {
+            return Err(Error::conflict(format!(
+                "output '{}' {}; give another path",
+                path.escape_debug(),
+                if taken { "is another job's" } else { "exists" }
+            )));
+        }
+        Ok(to)
     }
 
     /// What a job's filters have Celery workers do.
@@ -322,39 +373,52 @@ impl Jobs {
         }
     }
 
+    /// Writes down what was decided about a job that is not at work.
+    pub(crate) fn decide(&self, job: &Job, decision: Decision) -> Result<()> {
+        (self.parts.before_commit)()?;
+        let path = self.parts.store.job(job.id()).journal();
+        let decisions = [decision];
+        self.parts.store.pressing(|| Journal::open(&path)?.0.append(&decisions))
+    }
+
     /// The source that was sent along is there.
     pub(crate) fn uploaded(self: &Arc<Self>, job: &Arc<Job>, size: u64) -> Result<()> {
-        let dir = self.parts.store.job(job.id());
-        (self.parts.before_commit)()?;
-        dir.finish_upload()?;
-        let (mut journal, _) = Journal::open(&dir.journal())?;
-        journal.append(&[Decision::Uploaded { size }])?;
+        let _deciding = job.deciding();
+        if !job.awaits_upload() {
+            // It was cancelled while the last bytes came.
+            return Err(job.conflict("its source is of no use any more"));
+        }
+        (self.parts.fault)("before uploaded")?;
+        self.parts.store.job(job.id()).finish_upload()?;
+        (self.parts.fault)("within uploaded")?;
+        self.decide(job, Decision::Uploaded { size })?;
+        (self.parts.fault)("after uploaded")?;
         job.set_uploaded(size);
-        job.uploaded_at(now_ms());
+        trace::uploaded(self, job);
         self.begin(job);
         Ok(())
     }
 
     /// Tries a failed job again, from where it was.
     pub(crate) fn retry(self: &Arc<Self>, job: &Arc<Job>) -> Result<()> {
+        let _deciding = job.deciding();
         if !matches!(job.state(), super::view::State::Failed | super::view::State::Cancelled) {
             return Err(job.conflict("only one that failed or was cancelled can be retried"));
         }
-        let dir = self.parts.store.job(job.id());
         if job.submission.upload && !job.file.source.path.exists() {
             return Err(job.conflict("its source never came, or is gone"));
         }
         // What its operator allowed may have changed since.
         self.may_ask(&job.file.spec)?;
-        (self.parts.before_commit)()?;
-        let (mut journal, _) = Journal::open(&dir.journal())?;
-        journal.append(&[Decision::Retried])?;
+        self.decide(job, Decision::Retried)?;
+        trace::again(self, job);
         self.begin(job);
         Ok(())
     }
 
     /// Stops a job that is not over.
     pub(crate) fn cancel(self: &Arc<Self>, job: &Arc<Job>) -> Result<()> {
+        let _deciding = job.deciding();
         if job.state().is_terminal() {
             return Err(job.conflict("it cannot be cancelled; ?purge=true deletes it"));
         }
@@ -374,14 +438,12 @@ impl Jobs {
     }
 
     fn end(self: &Arc<Self>, job: &Arc<Job>, end: End, error: Option<Error>) -> Result<()> {
-        (self.parts.before_commit)()?;
         let at_ms = now_ms();
-        let dir = self.parts.store.job(job.id());
-        let (mut journal, _) = Journal::open(&dir.journal())?;
-        journal.append(&[Decision::Ended { end, error: error.clone(), at_ms }])?;
+        self.decide(job, Decision::Ended { end, error: error.clone(), at_ms })?;
+        (self.parts.fault)("after ended")?;
         job.end(end, error, at_ms);
         webhook::notify(self, job);
-        trace::export(self, job);
+        trace::over(self, job);
         Ok(())
     }
 
@@ -393,8 +455,9 @@ impl Jobs {
             let begun = Instant::now();
             let ended = match jobs.find(&job) {
                 Ok(found) => {
-                    let done = found.as_ref().map(done_segments).unwrap_or_default();
+                    let done = found.as_ref().map(done_tasks).unwrap_or_default();
                     let (watched, timed) = (Arc::clone(&job), Arc::clone(&jobs));
+                    let tracer = Tracer::begin(&jobs, &job);
                     let mut fresh = true;
                     let begin = Begin {
                         job: job.file.clone(),
@@ -403,6 +466,9 @@ impl Jobs {
                         watcher: Box::new(move |event| {
                             if let JobEvent::Accepted { task, took, .. } = &event {
                                 timed.durations.note(*task, *took);
+                            }
+                            if let Some(tracer) = &tracer {
+                                tracer.hear(&event);
                             }
                             watched.hear(event);
                             if std::mem::take(&mut fresh) {
@@ -455,15 +521,44 @@ impl Jobs {
             Err(error) if error.kind() == ErrorKind::Cancelled => {
                 self.end(job, End::Cancelled, None)
             }
+            // A full disk is nobody's fault, and ends no job.
+            Err(error) if error.kind() == ErrorKind::Exhausted => Err(error),
             Err(error) => {
                 let retried = u64::from(job.progress().retried);
                 self.retries.fetch_add(retried, Ordering::Relaxed);
                 self.end(job, End::Failed, Some(error))
             }
         };
-        if let Err(error) = written {
-            tracing::error!(%error, job = %job.id(), "a job's end cannot be written");
+        match written {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Exhausted && !job.state().is_terminal() => {
+                self.begin_with_room(job, &error);
+            }
+            Err(error) => {
+                tracing::error!(%error, job = %job.id(), "a job's end cannot be written");
+            }
         }
+    }
+
+    /// Begins a job once more from what its journal says, when the store has room again.
+    fn begin_with_room(self: &Arc<Self>, job: &Arc<Job>, error: &Error) {
+        tracing::warn!(%error, job = %job.id(), "a job waits for room");
+        job.wait_for(Some(FULL));
+        let (jobs, job) = (Arc::clone(self), Arc::clone(job));
+        let stop = job.stopping();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => {
+                        return jobs.over(&job, Err(Error::cancelled("stopped")), Duration::ZERO);
+                    }
+                    () = tokio::time::sleep(ROOM_AFTER) => {}
+                }
+                if !jobs.is_full() {
+                    return jobs.begin(&job);
+                }
+            }
+        });
     }
 
     fn publish(&self, job: &Job, outcome: &JobOutcome, wall: Duration) -> Result<()> {
@@ -485,13 +580,28 @@ impl Jobs {
                 .map_err(|e| Error::io(format!("cannot write '{}'", to.display()), &e))?;
             Ready::prepare(&copy, to)?.publish(to, true)?;
         }
+        (self.parts.fault)("before publish")?;
         dir.write_metrics(&metrics)?;
-        dir.publish_output(&outcome.output, outcome.frame_metrics.as_deref())
+        (self.parts.fault)("within publish")?;
+        let (frames, detections) = (&outcome.frame_metrics, &outcome.detections);
+        dir.publish_output(&outcome.output, frames.as_deref(), detections.as_deref())?;
+        (self.parts.fault)("after publish")
+    }
+
+    /// Sets room aside for when the disk is full, where there is enough.
+    fn set_aside(&self) {
+        match self.parts.store.set_aside(self.config.min_free) {
+            Ok(true) => tracing::info!("room is set aside for journals"),
+            Ok(false) => {}
+            // Others have taken the room meanwhile.
+            Err(error) => tracing::debug!(%error, "no room is set aside"),
+        }
     }
 
     /// Tells jobs whether they wait for room, and deletes what has been kept long enough.
     pub(crate) fn tend(&self) {
         let full = self.is_full();
+        self.set_aside();
         let broker = self.parts.engine.status().broker_trouble().map(|_| "broker gone");
         let jobs: Vec<Arc<Job>> = self.list().values().cloned().collect();
         let now = now_ms();
@@ -504,7 +614,7 @@ impl Jobs {
                     (None, true) => Some(format!("no worker on queue {}", self.queues_of(&job))),
                     (None, false) => None,
                 };
-                let waits = if full { Some("store full") } else { broker.or(wants.as_deref()) };
+                let waits = if full { Some(FULL) } else { broker.or(wants.as_deref()) };
                 job.wait_for(waits);
             }
             let kept = |ms: i64, keep: Duration| {
@@ -533,19 +643,25 @@ impl Jobs {
     }
 }
 
+/// What a client hears while there is no room for another job.
+const FULL_NOW: &str = "the store is full; try again when there is room";
+
+/// What a job waits for on a full disk.
+const FULL: &str = "store full";
+
+/// How long after a write that found no room a job is begun again at the soonest.
+const ROOM_AFTER: Duration = Duration::from_secs(2);
+
 /// How long an upload that is not whole is kept.
 const UPLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-fn done_segments(found: &Found) -> Vec<u32> {
-    let number = |task: Task| match task {
-        Task::Segment(k) => Some(k),
-        _ => None,
-    };
-    found.segments.iter().filter_map(|report| number(report.task)).collect()
+fn done_tasks(found: &Found) -> Vec<Task> {
+    let mut tasks: Vec<Task> = found.segments.iter().map(|report| report.task).collect();
+    tasks.sort();
+    tasks
 }
 
 /// Whether a store has less than `least` bytes of room.
 pub fn is_full(store: &Store, least: u64) -> bool {
-    rustix::fs::statvfs(store.root())
-        .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < least)
+    store.free().is_ok_and(|free| free < least)
 }

@@ -19,7 +19,7 @@ use super::view::State as Stands;
 const BOUNDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
 /// Steps of a job that are timed.
-const STEPS: [&str; 3] = ["plan", "segment", "concat"];
+const STEPS: [&str; 5] = ["plan", "detect", "track", "segment", "concat"];
 
 /// A histogram: tasks by how long they took.
 #[derive(Debug, Default, Clone)]
@@ -36,11 +36,7 @@ pub(crate) struct Durations(Mutex<[Histogram; STEPS.len()]>);
 impl Durations {
     /// Notes a task that took so long, from claimed to accepted.
     pub(crate) fn note(&self, task: Task, took: Duration) {
-        let step = match task {
-            Task::Plan => 0,
-            Task::Segment(_) => 1,
-            Task::Concat => 2,
-        };
+        let step = STEPS.iter().position(|step| *step == task.kind()).unwrap_or(0);
         let seconds = took.as_secs_f64();
         let bucket = BOUNDS.partition_point(|bound| *bound < seconds);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,6 +124,25 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Ap
         "gauge",
         "Tasks not yet begun.",
         &plain(sum(&|p| u64::from(p.waiting))),
+    );
+    let hooks = &app.jobs.hooks;
+    let webhooks: Vec<(String, u64)> =
+        [("taken", &hooks.taken), ("refused", &hooks.refused), ("given_up", &hooks.given_up)]
+            .map(|(result, count)| {
+                (format!("{{result=\"{result}\"}}"), count.load(Ordering::Relaxed))
+            })
+            .into();
+    family(
+        "frameloom_webhooks_total",
+        "counter",
+        "Webhooks that were taken or given up, and tries that were refused.",
+        &webhooks,
+    );
+    family(
+        "frameloom_webhooks_waiting",
+        "gauge",
+        "Webhooks that are still to be taken.",
+        &plain(hooks.waiting.load(Ordering::Relaxed)),
     );
     let (mut free, mut held) = (0, 0);
     let nodes = app.jobs.parts.engine.status().nodes();

@@ -82,6 +82,8 @@ pub struct ServeConfig {
     pub webhook_hosts: Vec<String>,
     /// What webhooks are signed with.
     pub webhook_secret: Option<Secret>,
+    /// How long after a job's end its webhook is tried for.
+    pub webhook_for: Duration,
     /// Where traces go.
     pub traces: Option<TraceConfig>,
 }
@@ -261,6 +263,7 @@ impl Server {
             .route("/v1/jobs/{id}/frames/latest.jpg", get(picture::latest))
             .route("/v1/jobs/{id}/frames/{picture}", get(picture::frame))
             .route("/v1/jobs/{id}/preview.gif", get(picture::gif))
+            .route("/v1/jobs/{id}/preview.webp", get(picture::webp))
             .route("/v1/jobs/{id}/preview.mp4", get(picture::mp4))
             .route("/v1/jobs/{id}/output", get(output::output))
             .route("/v1/jobs/{id}/metrics", get(output::metrics))

@@ -104,6 +104,22 @@ pub(crate) async fn gif(
     send(made, "image/gif", request.headers()).await
 }
 
+/// The same as animated WebP, smaller and in more colours.
+#[utoipa::path(get, path = "/v1/jobs/{id}/preview.webp", tag = "jobs", params(("id" = String, Path)),
+    responses((status = 200, content_type = "image/webp", body = Vec<u8>), (status = 304), (status = 206),
+        (status = 401, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem, description = "The job is not finished."),
+        (status = 416, body = Problem), (status = 503, body = Problem), (status = 504, body = Problem)))]
+pub(crate) async fn webp(
+    State(app): State<Arc<App>>,
+    who: Who,
+    Path(id): Path<String>,
+    request: Request,
+) -> ApiResult<Response> {
+    let job = app.jobs.get(&who, &id)?;
+    let made = kept(&app, &job, PictureKind::Webp, "preview.webp").await?;
+    send(made, "image/webp", request.headers()).await
+}
+
 /// The same as MP4.
 #[utoipa::path(get, path = "/v1/jobs/{id}/preview.mp4", tag = "jobs", params(("id" = String, Path)),
     responses((status = 200, content_type = "video/mp4", body = Vec<u8>), (status = 304), (status = 206),

@@ -156,7 +156,7 @@ pub(crate) async fn process(
             .map_err(|_| job.conflict("somebody else is sending its source"))?;
         let file = app.jobs.parts.store.job(job.id()).open_upload()?;
         file.set_len(0).map_err(|e| Error::io("cannot begin the upload anew", &e))?;
-        let size = upload::receive(&app.jobs, &job, 0, body.into_data_stream()).await?;
+        let size = upload::receive(&app.jobs, &job, 0, None, body.into_data_stream()).await?;
         upload::finish(&app.jobs, &job, size).await?;
         drop(writing);
     }

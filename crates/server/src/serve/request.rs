@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use frameloom_core::catalogue::Catalogue;
-use frameloom_core::spec::{Codec, Container, EncoderSpec, Granularity, JobSpec, OnError};
+use frameloom_core::spec::{
+    Codec, Container, DetectionsFormat, EncoderSpec, Granularity, JobSpec, KeptMetadata, OnError,
+};
 use frameloom_core::time::parse_time;
 use frameloom_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,12 @@ pub struct JobRequest {
     /// What becomes of a frame that fails three times with `frame`: `fail` (default), `skip`, `hold` or
     /// `original`.
     pub on_error: Option<String>,
+    /// Make no video: what filters find is the output, as `jsonl`, `csv` or `coco`.
+    pub detections_only: Option<String>,
+    /// What is kept of a source in which something is hidden: `covers`, `data`, `location`, `device`.
+    pub keep_metadata: Vec<String>,
+    /// Show previews of frames as they were, though something is hidden in them.
+    pub reveal_previews: bool,
     /// Keep a line of metrics for each frame.
     pub frame_metrics: bool,
     /// 0 to 9, higher is more urgent; 5 by default.
@@ -133,6 +141,11 @@ impl JobRequest {
         if to_us.is_some_and(|to| to <= from_us.unwrap_or(0)) {
             return Err(Error::invalid("'to' is not behind 'from'"));
         }
+        if let Some(file) = catalogue.files(&filters)?.first() {
+            return Err(Error::invalid(format!(
+                "file '{file}' of a filter: this server takes no files for filters"
+            )));
+        }
         let segment_us = self.segment.map(micros).transpose()?;
         let granularity =
             one_of("granularity", self.granularity.as_deref(), &Granularity::ALL, |g| g.name())?;
@@ -144,6 +157,10 @@ impl JobRequest {
             filters,
             granularity,
             on_error,
+            files: Vec::new(),
+            detections_only: self.detections_only()?,
+            keep_metadata: self.keep_metadata()?,
+            reveal_previews: self.reveal_previews,
             encoder: self.encoder.spec()?,
             container: self.container()?,
             segment_us,
@@ -155,6 +172,33 @@ impl JobRequest {
             keep_depth: self.keep_depth,
             verify_source: self.verify_source,
         })
+    }
+
+    fn detections_only(&self) -> Result<Option<DetectionsFormat>> {
+        use DetectionsFormat::{Coco, Csv, Jsonl};
+        match self.detections_only.as_deref() {
+            None => Ok(None),
+            Some("jsonl") => Ok(Some(Jsonl)),
+            Some("csv") => Ok(Some(Csv)),
+            Some("coco") => Ok(Some(Coco)),
+            Some(other) => Err(Error::invalid(format!(
+                "detections_only '{other}' is none of jsonl, csv and coco"
+            ))),
+        }
+    }
+
+    fn keep_metadata(&self) -> Result<Vec<KeptMetadata>> {
+        let find = |name: &String| {
+            KeptMetadata::ALL.into_iter().find(|kept| kept.name() == name).ok_or_else(|| {
+                Error::invalid(format!(
+                    "keep_metadata '{name}' is none of covers, data, location and device"
+                ))
+            })
+        };
+        let mut kept = self.keep_metadata.iter().map(find).collect::<Result<Vec<_>>>()?;
+        kept.sort_unstable();
+        kept.dedup();
+        Ok(kept)
     }
 
     /// The priority.

@@ -30,13 +30,15 @@ fn header_number(headers: &HeaderMap, name: &str) -> ApiResult<Option<u64>> {
     })
 }
 
-/// Appends a stream to a job's source; answers how many bytes there are then.
+/// Appends a stream to a job's source of `length` bytes, where that is known; answers how many bytes
+/// there are then.
 ///
 /// What has come is kept, also where the client goes away in the middle.
 pub(crate) async fn receive<E>(
     jobs: &Arc<Jobs>,
     job: &Arc<Job>,
     from: u64,
+    length: Option<u64>,
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
 ) -> ApiResult<u64>
 where
@@ -51,7 +53,7 @@ where
         error => error.into(),
     };
     file.seek(SeekFrom::Start(from)).map_err(failed)?;
-    let most = job.submission.upload_size.unwrap_or(u64::MAX).min(jobs.config.max_upload);
+    let most = length.unwrap_or(u64::MAX).min(jobs.config.max_upload);
     let (mut size, mut looked) = (from, from);
     let room = |size: u64| {
         if jobs.is_full() {
@@ -180,7 +182,15 @@ pub(crate) async fn append(
             Error::conflict(format!("Upload-Offset {told}: {at} bytes are there; go on there"));
         return Ok(tus(ApiError::from(error).into_response(), at, length));
     }
-    let size = receive(&app.jobs, &job, at, body.into_data_stream()).await?;
+    if length.is_some_and(|length| length < at) {
+        let told = length.unwrap_or_default();
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("Upload-Length {told}: {at} bytes have come already"),
+        )
+        .into());
+    }
+    let size = receive(&app.jobs, &job, at, length, body.into_data_stream()).await?;
     if length == Some(size) {
         finish(&app.jobs, &job, size).await?;
     }
@@ -206,7 +216,8 @@ pub(crate) async fn whole(
         job.writer.try_lock().map_err(|_| job.conflict("somebody else is sending its source"))?;
     let file = app.jobs.parts.store.job(job.id()).open_upload()?;
     file.set_len(0).map_err(|e| Error::io("cannot begin the upload anew", &e))?;
-    let size = receive(&app.jobs, &job, 0, body.into_data_stream()).await?;
+    let length = job.submission.upload_size;
+    let size = receive(&app.jobs, &job, 0, length, body.into_data_stream()).await?;
     finish(&app.jobs, &job, size).await?;
     drop(writing);
     Ok(StatusCode::NO_CONTENT)

@@ -53,6 +53,8 @@ pub enum SegmentState {
     Waiting,
     /// At work.
     Running,
+    /// What is in it was looked for; it is not processed yet.
+    Detected,
     /// At work again after a failure.
     Retried,
     /// Done.
@@ -62,7 +64,9 @@ pub enum SegmentState {
 /// How far a job is.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct ProgressView {
-    /// Frames done.
+    /// What is being done: `planning`, `detecting`, `tracking`, `running` or `joining`.
+    pub stage: &'static str,
+    /// Frames done in this stage.
     pub frames: u64,
     /// Frames in all, where known.
     pub total: Option<u64>,
@@ -116,7 +120,7 @@ pub struct JobView {
     pub source_expires_at: Option<String>,
     /// How far it is.
     pub progress: ProgressView,
-    /// Its segments, once it is planned.
+    /// Its segments, once it is planned; left out where jobs are listed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub segments: Vec<SegmentState>,
     /// What a user should know: conversions, streams left out, damage.

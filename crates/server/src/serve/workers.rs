@@ -65,8 +65,14 @@ impl WorkerView {
         });
         let versions = info.map(|NodeInfo { engine: e, .. }| {
             format!(
-                "frameloom {}, {}, {}, OpenCV {}, {}",
-                e.frameloom, e.ffmpeg, e.encoders, e.opencv, e.cpu
+                "frameloom {}, {}, {}, OpenCV {}, ONNX Runtime {}, models {}, {}",
+                e.frameloom,
+                e.ffmpeg,
+                e.encoders,
+                e.opencv,
+                if e.onnxruntime.is_empty() { "none" } else { &e.onnxruntime },
+                e.models,
+                e.cpu
             )
         });
         Self {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! store.json                          which store this is
+//! reserve                             room that is given up where the disk is full
 //! nodes/NODE/info.json  beat          who a node is, and its signs of life
 //! jobs/ID/job.json  journal           what was asked for; what was decided
 //! jobs/ID/claims/ATTEMPT              made by a node, exclusively: it works on the attempt
@@ -15,6 +16,7 @@
 //! it; nothing is overwritten but beats. Files are opened beneath the root, without following links.
 
 mod frames;
+mod reserve;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as Io, Read, Seek, Write};
@@ -30,6 +32,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use frames::{Coming, FrameDir};
+pub use reserve::RESERVE;
 
 /// Largest report, beat and job file that is read, in bytes.
 const MOST_SMALL: u64 = 1 << 20;
@@ -159,7 +162,7 @@ impl Store {
             }
             fs::rename(&temporary, &path)
         };
-        write().map_err(io(what))
+        self.pressing(|| write().map_err(io(&what)))
     }
 
     /// The place of a job.
@@ -347,6 +350,23 @@ struct Named {
     id: StoreId,
 }
 
+/// What the name of the frame metrics' file ends with, beside an output.
+pub const FRAMES: &str = ".frames";
+
+/// What the name of the detections' file ends with, beside an output.
+pub const DETECTIONS: &str = ".detections";
+
+/// The name of what an attempt makes.
+pub fn result_name(task: Task, attempt: AttemptId, suffix: &str) -> String {
+    match task {
+        Task::Plan => format!("plan.{attempt}{suffix}"),
+        Task::Detect(k) => format!("detect-{k}.{attempt}{suffix}"),
+        Task::Track => format!("track.{attempt}{suffix}"),
+        Task::Segment(k) => format!("{k}.{attempt}{suffix}"),
+        Task::Concat => format!("output.{attempt}{suffix}"),
+    }
+}
+
 /// A job's place in the store.
 #[derive(Debug)]
 pub struct JobDir<'a> {
@@ -378,7 +398,7 @@ impl JobDir<'_> {
     /// Of the file system.
     pub fn create(&self, job: &JobFile) -> Result<()> {
         let path = self.path();
-        for part in ["claims", "cancelled", "inbox", "results", "previews"] {
+        for part in ["claims", "cancelled", "inbox", "results", "previews", "files"] {
             let part = path.join(part);
             fs::create_dir_all(&part).map_err(io(format!("cannot make '{}'", part.display())))?;
         }
@@ -412,6 +432,22 @@ impl JobDir<'_> {
             other => other.map_err(what())?,
         }
         fs::remove_file(&to).map_err(what())
+    }
+
+    /// Where a file that a filter takes is kept, by the SHA-256 of its content.
+    pub fn attached(&self, sha256: &str) -> PathBuf {
+        self.path().join("files").join(sha256)
+    }
+
+    /// Opens a file that a filter takes; `None` where it is not there.
+    ///
+    /// # Errors
+    /// Invalid where `sha256` is no hash; of the file system.
+    pub fn open_attached(&self, sha256: &str) -> Result<Option<File>> {
+        if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(Error::invalid(format!("'{sha256}' is no SHA-256")));
+        }
+        self.store.open_file(&self.relative.join("files").join(sha256))
     }
 
     /// A path within the job's directory for the server alone.
@@ -493,10 +529,18 @@ impl JobDir<'_> {
     ///
     /// # Errors
     /// Of the file system.
-    pub fn publish_output(&self, output: &Path, frame_metrics: Option<&Path>) -> Result<()> {
+    pub fn publish_output(
+        &self,
+        output: &Path,
+        frame_metrics: Option<&Path>,
+        detections: Option<&Path>,
+    ) -> Result<()> {
         let done = || -> std::io::Result<()> {
-            if let Some(lines) = frame_metrics {
-                fs::rename(lines, self.path().join("frames.jsonl"))?;
+            for (lines, name) in [(frame_metrics, "frames.jsonl"), (detections, "detections.jsonl")]
+            {
+                if let Some(lines) = lines {
+                    fs::rename(lines, self.path().join(name))?;
+                }
             }
             // Linked, so that a server that dies here finds the join done. Not every file system can.
             let fresh = self.path().join("output.new");
@@ -511,7 +555,7 @@ impl JobDir<'_> {
     }
 
     /// Opens one of the files that clients may read: `output`, `metrics.json`, `frames.jsonl`,
-    /// `preview.gif`, `preview.mp4`.
+    /// `detections.jsonl`, `preview.gif`, `preview.webp`, `preview.mp4`.
     ///
     /// # Errors
     /// Of the file system.
@@ -568,7 +612,8 @@ impl JobDir<'_> {
     /// Of the file system.
     pub fn cancel(&self, attempt: AttemptId) -> Result<()> {
         let path = self.path().join("cancelled").join(attempt.to_string());
-        File::create(&path).map(drop).map_err(io(format!("cannot write '{}'", path.display())))
+        let what = format!("cannot write '{}'", path.display());
+        self.store.pressing(|| File::create(&path).map(drop).map_err(io(&what)))
     }
 
     /// Whether the attempt is to be stopped, or its job is gone.
@@ -578,12 +623,7 @@ impl JobDir<'_> {
     }
 
     fn result(&self, task: Task, attempt: AttemptId, suffix: &str) -> PathBuf {
-        let name = match task {
-            Task::Plan => format!("plan.{attempt}{suffix}"),
-            Task::Segment(k) => format!("{k}.{attempt}{suffix}"),
-            Task::Concat => format!("output.{attempt}{suffix}"),
-        };
-        self.relative.join("results").join(name)
+        self.relative.join("results").join(result_name(task, attempt, suffix))
     }
 
     /// A new file for what a task makes, readable and writable.

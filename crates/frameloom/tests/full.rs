@@ -1,0 +1,106 @@
+//! A store whose disk is full: jobs wait, nothing is lost, and all goes on when there is room.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/server.rs"]
+mod server;
+mod support;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use server::Server;
+use support::{clip, run_bytes, text};
+
+/// Starts a server on a small disk of its own; answers it and where that disk lies.
+fn on_small_disk(dir: &tempfile::TempDir) -> (Server, PathBuf) {
+    let data = dir.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    // The disk is in memory, and there for this process alone: anybody may make such a one where the
+    // kernel lets people have namespaces.
+    let mut command = Command::new("unshare");
+    command
+        .args(["-rm", "sh", "-c", "mount -t tmpfs -o size=96m disk \"$0\" && exec \"$@\""])
+        .arg(&data)
+        .arg(env!("CARGO_BIN_EXE_frameloom"))
+        .stdin(Stdio::null())
+        .env("FRAMELOOM_TEST_FAULTS", "1");
+    let server = Server::start_by(command, &data, &["--min-free", "24M"]);
+    let inside = format!("/proc/{}/root{}", server.pid(), text(&data));
+    (server, PathBuf::from(inside))
+}
+
+/// Fills a disk to its last byte; answers the file that does.
+fn fill(disk: &std::path::Path) -> PathBuf {
+    let path = disk.join("filler");
+    let mut file = File::options().create(true).append(true).open(&path).unwrap();
+    for size in [1 << 20, 4096, 1] {
+        while file.write_all(&vec![1; size]).is_ok() {}
+    }
+    path
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Whether slots write to something in a job's results.
+fn at_work(disk: &std::path::Path, id: &str) -> bool {
+    let results = disk.join("jobs").join(id).join("results");
+    let names = fs::read_dir(results).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_str().unwrap().ends_with(".tmp")).count() > 0
+}
+
+#[test]
+fn a_full_disk_is_waited_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 12);
+    let expected = run_bytes(dir.path(), &source, "test-fault:kind=slow");
+    let (server, disk) = on_small_disk(&dir);
+    let reserve = disk.join("reserve");
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), 16 << 20);
+    let upload = json!({ "upload": true, "name": "in.mp4" });
+    let request = json!({ "source": upload, "filters": ["test-fault:kind=slow"], "segment": 1 });
+    let id = server.submit(&source, &request);
+    let path = format!("/v1/jobs/{id}");
+    let done = |k: u32| {
+        server.until_event(&id, |_, event| event["segment"] == k && event["state"] == "accepted");
+    };
+    let waits = || server.get(&path).1["waiting"] == "store full";
+
+    // Others take all there is: what was set aside is given up, so that signs of life and results go on.
+    done(0);
+    let filler = fill(&disk);
+    until("the reserve is given up", || !reserve.exists());
+    until("the job says why it waits", waits);
+    until("slots end what they are at", || server.get("/v1/workers").1[0]["held"] == 0);
+    assert_eq!(server.get("/readyz").0, 503);
+    let (status, refused) = server.post("/v1/jobs", &request, &[]);
+    assert_eq!((status, &refused["kind"]), (507, &json!("exhausted")));
+    let logs = server.get(&format!("{path}/logs")).1.to_string();
+    assert!(!logs.contains("failed"), "{logs}");
+    fs::remove_file(filler).unwrap();
+    until("room is set aside again", || reserve.exists());
+
+    // Others take that, too: nothing can be written any more, and the job stays.
+    done(5);
+    fill(&disk);
+    until("the reserve is given up", || !reserve.exists());
+    let filler = fill(&disk);
+    until("the job says why it waits", waits);
+    until("slots run into it", || !at_work(&disk, &id));
+    assert!(server.get(&path).1["ended_at"].is_null());
+    fs::remove_file(filler).unwrap();
+
+    let ended = server.wait(&id);
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert!(server.output(&id) == expected, "other bytes than run");
+    until("room is set aside again", || reserve.exists());
+}

@@ -1,0 +1,279 @@
+//! Detectors: networks that find faces and things in a frame, on ONNX Runtime.
+//!
+//! Four models are part of the program (`models/README.md`); a user may bring a YOLO. A detector knows nothing of time:
+//! what is followed, hidden or drawn is decided elsewhere. It fails closed: what is no number never comes out as a box.
+
+pub(crate) mod classes;
+mod decode;
+pub(crate) mod file;
+mod input;
+mod models;
+mod net;
+mod runtime;
+#[cfg(test)]
+mod tests;
+mod yolo;
+
+use std::sync::Arc;
+
+use frameloom_core::detection::{Found, Rect};
+use frameloom_core::{Error, Result};
+
+use crate::frame::Frame;
+use input::{Input, Recipe};
+use net::Net;
+
+pub(crate) use models::digest;
+pub use models::{ModelInfo, models};
+pub use runtime::{RuntimeInfo, cuda, runtime, runtime_or_advice};
+
+/// Sides that a detector's input may have, in pixels.
+const SIDES: std::ops::RangeInclusive<u32> = 32..=4096;
+
+/// Longest side of CenterFace's input where none is asked for.
+const LONGEST: u32 = 640;
+
+/// Which network.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Model {
+    /// Faces, of any size; its input has any size, too.
+    CenterFace,
+    /// Faces near the camera, at 128×128.
+    BlazeFaceFront,
+    /// Faces, at 256×256.
+    BlazeFaceBack,
+    /// The 80 classes of COCO, at 300×300.
+    SsdLite,
+    /// A user's YOLOX, YOLOv5, YOLOv8 or YOLO11, told apart by the shapes of their outputs.
+    File {
+        /// What it is called in messages and in the audit.
+        name: String,
+        /// The file's content; see [`file::read_model`].
+        bytes: Arc<[u8]>,
+        /// Names of its classes, in order; COCO's where it has 80 of them, else their numbers.
+        labels: Option<Vec<String>>,
+    },
+}
+
+/// What it runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Device {
+    /// CUDA where there is some, else the processor.
+    #[default]
+    Auto,
+    /// One thread of the processor.
+    Cpu,
+    /// An NVIDIA card, or nothing.
+    Cuda,
+}
+
+/// A detector as asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DetectorSpec {
+    /// Which network.
+    pub(crate) model: Model,
+    /// Width and height of its input, multiples of 32 from 32 to 4096. By default that of the model; CenterFace takes
+    /// the frame's shape, its long side 640 at most, sides rounded up to 32.
+    pub(crate) size: Option<(u32, u32)>,
+    /// Lowest score that is given back, 0..=1.
+    pub(crate) floor: f32,
+    /// What it runs on.
+    pub(crate) device: Device,
+}
+
+/// What says which network looked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Its name, e.g. `centerface`, or what the user's file is called.
+    pub(crate) name: String,
+    /// SHA-256 of the model's file, hexadecimal.
+    pub(crate) sha256: String,
+}
+
+/// A network at work.
+pub(crate) trait Detector: Send {
+    /// What it finds in a frame, by falling score. Boxes are in pixels of the frame; those of CenterFace
+    /// end at its edges, others may reach over them.
+    ///
+    /// # Errors
+    /// Corrupt where the network gives what is no number; Unsupported where it fails or the frame cannot be converted.
+    fn detect(&mut self, frame: &Frame) -> Result<Vec<Found>>;
+
+    /// Names of the classes, by a [`Found`]'s class.
+    fn classes(&self) -> &[String];
+}
+
+/// Loads a network and runs it once, so that the first frame is as fast as the next.
+///
+/// # Errors
+/// Unavailable without ONNX Runtime; Invalid for a size or labels that do not fit; Unsupported or Corrupt for a model that
+/// cannot be used, and for `cuda` where there is none.
+pub(crate) fn open(spec: &DetectorSpec) -> Result<Box<dyn Detector>> {
+    Ok(Box::new(Looker::open(spec)?))
+}
+
+/// What says which network a spec names.
+pub(crate) fn identity(spec: &DetectorSpec) -> Identity {
+    match models::built_in(&spec.model) {
+        Ok(built_in) => {
+            Identity { name: built_in.info.name.into(), sha256: built_in.info.sha256.into() }
+        }
+        Err((name, bytes)) => Identity { name: name.into(), sha256: file::sha256(bytes) },
+    }
+}
+
+/// How a network's outputs are read.
+enum Reading {
+    CenterFace,
+    Blaze(Vec<(f32, f32)>),
+    Ssd,
+    Yolo(yolo::Yolo),
+}
+
+/// A detector of any model.
+struct Looker {
+    net: Net,
+    name: String,
+    reading: Reading,
+    input: Input,
+    /// The input's size; none where it follows the frame's.
+    size: Option<(u32, u32)>,
+    floor: f32,
+    classes: Vec<String>,
+}
+
+impl Looker {
+    fn open(spec: &DetectorSpec) -> Result<Self> {
+        if !(0.0..=1.0).contains(&spec.floor) {
+            return Err(Error::invalid(format!("score '{}' is not from 0 to 1", spec.floor)));
+        }
+        if let Some(size) = spec.size {
+            check_size(size)?;
+        }
+        let mut looker = match models::built_in(&spec.model) {
+            Ok(built_in) => Self::of_built_in(spec, &built_in)?,
+            Err((name, bytes)) => Self::of_file(spec, name, bytes)?,
+        };
+        looker.warm()?;
+        Ok(looker)
+    }
+
+    fn of_built_in(spec: &DetectorSpec, built_in: &models::BuiltIn) -> Result<Self> {
+        let name = built_in.info.name;
+        if let (Some(asked), Some(fixed)) = (spec.size, built_in.size)
+            && asked != fixed
+        {
+            return Err(Error::invalid(format!(
+                "size '{}x{}': {name} looks at {}x{} only; leave size out",
+                asked.0, asked.1, fixed.0, fixed.1
+            )));
+        }
+        let net = Net::open(name, built_in.bytes, spec.device)?;
+        let (reading, recipe, classes) = match spec.model {
+            Model::CenterFace => (Reading::CenterFace, Recipe::CENTERFACE, vec!["face".into()]),
+            Model::BlazeFaceFront | Model::BlazeFaceBack => {
+                (Reading::Blaze(decode::blaze_anchors()), Recipe::BLAZE, vec!["face".into()])
+            }
+            _ => (Reading::Ssd, Recipe::SSD, classes::coco()),
+        };
+        Ok(Self {
+            net,
+            name: name.into(),
+            reading,
+            input: Input::new(recipe),
+            size: spec.size.or(built_in.size),
+            floor: spec.floor,
+            classes,
+        })
+    }
+
+    fn of_file(spec: &DetectorSpec, name: &str, bytes: &[u8]) -> Result<Self> {
+        file::check(name, bytes)?;
+        let mut net = Net::open(name, bytes, spec.device)?;
+        let size = yolo::input_size(name, net.input_shape()?, spec.size)?;
+        let mut shapes = Vec::new();
+        let blank = vec![0.0; 3 * size.0 as usize * size.1 as usize];
+        net.run(&[1, 3, size.1 as usize, size.0 as usize], &blank, |outputs| {
+            shapes = outputs.iter().map(|o| (o.name.to_owned(), o.shape.clone())).collect();
+            Ok(())
+        })?;
+        let yolo = yolo::Yolo::of_shapes(name, &shapes, size)?;
+        let Model::File { labels, .. } = &spec.model else {
+            return Err(Error::internal("a model file that is none"));
+        };
+        let classes = classes::named(name, yolo.classes(), labels.as_deref())?;
+        Ok(Self {
+            net,
+            name: name.into(),
+            input: Input::new(yolo.recipe()),
+            reading: Reading::Yolo(yolo),
+            size: Some(size),
+            floor: spec.floor,
+            classes,
+        })
+    }
+
+    /// Runs on a blank frame.
+    fn warm(&mut self) -> Result<()> {
+        let (width, height) = self.size.unwrap_or((LONGEST, LONGEST * 3 / 4));
+        let mut frame = Frame::new(crate::frame::PixelFormat::Gray8, width, height)?;
+        frame.plane_mut(0)?.bytes.fill(128);
+        self.detect(&frame).map(drop)
+    }
+
+    /// What the network finds in its input as it stands, in pixels of the input.
+    fn look(&mut self) -> Result<Vec<Found>> {
+        let (reading, floor, name) = (&self.reading, self.floor, &self.name);
+        let (width, height) = self.input.size();
+        self.net.run(&self.input.shape(), self.input.values(), |outputs| {
+            match reading {
+                Reading::CenterFace => decode::centerface(outputs, (width, height), floor),
+                Reading::Blaze(anchors) => decode::blaze(outputs, anchors, width, floor),
+                Reading::Ssd => decode::ssd(outputs, (width, height), floor),
+                Reading::Yolo(yolo) => yolo.decode(outputs, floor),
+            }
+            .map_err(|e| e.at(format!("model '{name}'")))
+        })
+    }
+}
+
+impl Detector for Looker {
+    fn detect(&mut self, frame: &Frame) -> Result<Vec<Found>> {
+        let size = self.size.unwrap_or_else(|| centerface_size(frame.width(), frame.height()));
+        let (x, y) = self.input.take(frame, size)?;
+        let mut found = self.look()?;
+        for found in &mut found {
+            let rect = found.rect;
+            found.rect = Rect { x: rect.x * x, y: rect.y * y, w: rect.w * x, h: rect.h * y };
+        }
+        Ok(found)
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+}
+
+/// The size of CenterFace's input for a frame: its shape, the long side 640 at most, sides rounded up to 32.
+fn centerface_size(width: u32, height: u32) -> (u32, u32) {
+    let longest = width.max(height).max(1);
+    let side = |pixels: u32| {
+        let scaled = u64::from(pixels) * u64::from(LONGEST.min(longest));
+        let scaled = scaled.div_ceil(u64::from(longest));
+        u32::try_from(scaled.div_ceil(32) * 32).unwrap_or(LONGEST).max(*SIDES.start())
+    };
+    (side(width), side(height))
+}
+
+/// Whether a detector's input may have this size.
+fn check_size((width, height): (u32, u32)) -> Result<()> {
+    let fits = |side: u32| SIDES.contains(&side) && side.is_multiple_of(32);
+    if fits(width) && fits(height) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "size '{width}x{height}': both sides must be multiples of 32 from {} to {}",
+        SIDES.start(),
+        SIDES.end()
+    )))
+}

@@ -1,0 +1,334 @@
+//! `motion`: what moves, by a model of the background, by what differs from the frame before, or by optical flow.
+
+use frameloom_core::catalogue::{Footprint, Params};
+use frameloom_core::detection::{Found, Rect};
+use frameloom_core::{Error, Result};
+use opencv::core::{self, Mat, Ptr, Scalar, Size};
+use opencv::imgproc::{
+    self, CC_STAT_AREA, CC_STAT_HEIGHT, CC_STAT_LEFT, CC_STAT_TOP, CC_STAT_WIDTH, INTER_AREA,
+    INTER_LINEAR, INTER_NEAREST, MORPH_ELLIPSE, MORPH_OPEN, THRESH_BINARY,
+};
+use opencv::prelude::*;
+use opencv::video::{
+    BackgroundSubtractorMOG2, DISOpticalFlow, DISOpticalFlow_PRESET_ULTRAFAST,
+    create_background_subtractor_mog2,
+};
+
+use super::notes::Notes;
+use super::paint::outline_of;
+use super::place::Place;
+use super::plane::{failed, mat_of};
+use super::{PerFrame, letters};
+use crate::frame::{Frame, FrameFormat, PixelFormat};
+
+/// Frames that the background model remembers.
+const HISTORY: i32 = 500;
+
+/// Shortest side of a picture in which flow is looked for.
+const LEAST_FLOW: i32 = 32;
+
+/// What is shown where something moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Boxes,
+    Mask,
+    Heatmap,
+    Highlight,
+    Nothing,
+}
+
+/// How motion is found.
+enum Method {
+    Background(Ptr<BackgroundSubtractorMOG2>),
+    Difference,
+    Flow(Ptr<DISOpticalFlow>),
+}
+
+/// Finds motion on a small grey picture.
+pub(super) struct Motion {
+    method: Method,
+    shown: Shown,
+    threshold: f64,
+    /// Least area of a box, in samples of the working picture.
+    min_area: i32,
+    working: Size,
+    /// The working picture of the frame before.
+    before: Option<Mat>,
+    place: Place,
+    pixel: PixelFormat,
+    notes: Option<(u32, Notes)>,
+}
+
+/// Which frames it needs, by its parameters.
+///
+/// # Errors
+/// Internal where the table row lacks them.
+pub(super) fn footprint(params: &Params) -> Result<Footprint> {
+    Ok(match params.text("method")? {
+        "mog2" => {
+            Footprint::Warmup { frames: u32::try_from(params.integer("warmup")?).unwrap_or(0) }
+        }
+        _ => Footprint::Window { before: 1, after: 0 },
+    })
+}
+
+impl Motion {
+    /// Makes it for frames of a format that lie at `place` in the source as displayed; what it finds is
+    /// noted where `notes` says which detector of the plan it is.
+    ///
+    /// # Errors
+    /// Of OpenCV.
+    pub(super) fn new(
+        params: &Params,
+        format: &FrameFormat,
+        place: Place,
+        notes: Option<(u32, Notes)>,
+    ) -> Result<Self> {
+        let width = u32::try_from(params.integer("width")?).unwrap_or(640).min(format.width);
+        let height = u64::from(format.height) * u64::from(width) / u64::from(format.width.max(1));
+        let side = |v: u64| i32::try_from(v.max(1)).unwrap_or(i32::MAX);
+        let working = Size::new(side(width.into()), side(height));
+        let sensitivity = params.number("sensitivity")?;
+        let given = params.number("threshold").ok();
+        let (method, usual) = match params.text("method")? {
+            "mog2" => {
+                let threshold = given.unwrap_or(16.0) / sensitivity;
+                let model = create_background_subtractor_mog2(HISTORY, threshold, false);
+                (Method::Background(model.map_err(failed)?), 16.0)
+            }
+            "diff" => (Method::Difference, 15.0),
+            _ => {
+                let flow = DISOpticalFlow::create(DISOpticalFlow_PRESET_ULTRAFAST);
+                (Method::Flow(flow.map_err(failed)?), 1.0)
+            }
+        };
+        let shown = match params.text("action")? {
+            "boxes" => Shown::Boxes,
+            "mask" => Shown::Mask,
+            "heatmap" => Shown::Heatmap,
+            "highlight" => Shown::Highlight,
+            _ => Shown::Nothing,
+        };
+        let area = f64::from(working.width) * f64::from(working.height);
+        #[expect(clippy::cast_possible_truncation, reason = "a part of the picture's area")]
+        let min_area = (area * params.number("min_area")? / 100.0).ceil() as i32;
+        Ok(Self {
+            method,
+            shown,
+            threshold: given.unwrap_or(usual) / sensitivity,
+            min_area: min_area.max(1),
+            working,
+            before: None,
+            place,
+            pixel: format.pixel,
+            notes,
+        })
+    }
+
+    /// How much moves at each sample of the working picture, 0..=255, and where it is enough.
+    fn find(&mut self, frame: &Frame) -> opencv::Result<(Mat, Mat)> {
+        let luma = frame.plane(0).and_then(mat_of);
+        let luma = luma.map_err(|e| opencv::Error::new(core::StsError, e.to_string()))?;
+        let mut small = Mat::default();
+        if luma.size()? == self.working {
+            luma.copy_to(&mut small)?;
+        } else {
+            imgproc::resize(&luma, &mut small, self.working, 0.0, 0.0, INTER_AREA)?;
+        }
+        let mut strength = Mat::default();
+        let mut mask = Mat::default();
+        match (&mut self.method, &self.before) {
+            (Method::Background(model), before) => {
+                BackgroundSubtractorMOG2Trait::apply_def(model, &small, &mut strength)?;
+                if before.is_none() {
+                    // All of the first frame is new to it.
+                    strength.set_to_def(&Scalar::all(0.0))?;
+                }
+                imgproc::threshold(&strength, &mut mask, 200.0, 255.0, THRESH_BINARY)?;
+            }
+            (Method::Difference, Some(before)) => {
+                let mut difference = Mat::default();
+                core::absdiff(before, &small, &mut difference)?;
+                imgproc::gaussian_blur_def(&difference, &mut strength, Size::new(5, 5), 0.0)?;
+                imgproc::threshold(&strength, &mut mask, self.threshold, 255.0, THRESH_BINARY)?;
+            }
+            (Method::Flow(flow), Some(before))
+                if self.working.width.min(self.working.height) >= LEAST_FLOW =>
+            {
+                let mut moved = Mat::default();
+                flow.calc(before, &small, &mut moved)?;
+                let (mut x, mut y, mut length) = (Mat::default(), Mat::default(), Mat::default());
+                core::extract_channel(&moved, &mut x, 0)?;
+                core::extract_channel(&moved, &mut y, 1)?;
+                core::magnitude(&x, &y, &mut length)?;
+                // 16 levels a pixel of the working picture.
+                length.convert_to(&mut strength, core::CV_8U, 16.0, 0.0)?;
+                let least = (self.threshold * 16.0).floor();
+                imgproc::threshold(&strength, &mut mask, least, 255.0, THRESH_BINARY)?;
+            }
+            (Method::Difference | Method::Flow(_), _) => {
+                let zero = Mat::zeros_size(self.working, core::CV_8U)?.to_mat()?;
+                zero.copy_to(&mut strength)?;
+                zero.copy_to(&mut mask)?;
+            }
+        }
+        let spot = imgproc::get_structuring_element_def(MORPH_ELLIPSE, Size::new(3, 3))?;
+        let mut opened = Mat::default();
+        imgproc::morphology_ex_def(&mask, &mut opened, MORPH_OPEN, &spot)?;
+        let wide = imgproc::get_structuring_element_def(MORPH_ELLIPSE, Size::new(7, 7))?;
+        imgproc::dilate_def(&opened, &mut mask, &wide)?;
+        self.before = Some(small);
+        Ok((strength, mask))
+    }
+
+    /// The parts of a mask that hang together, largest first, in pixels of the frame, with the share of the
+    /// box that moves.
+    #[expect(clippy::cast_precision_loss, reason = "sizes of a picture")]
+    fn boxes(&self, mask: &Mat, frame: &Frame) -> opencv::Result<Vec<(Rect, f32)>> {
+        let (mut labels, mut stats, mut centers) = (Mat::default(), Mat::default(), Mat::default());
+        let count = imgproc::connected_components_with_stats_def(
+            mask,
+            &mut labels,
+            &mut stats,
+            &mut centers,
+        )?;
+        let (fx, fy) = (
+            frame.width() as f32 / self.working.width as f32,
+            frame.height() as f32 / self.working.height as f32,
+        );
+        let mut boxes = Vec::new();
+        // Number 0 is what does not move.
+        for i in 1..count {
+            let stat = |column| stats.at_2d::<i32>(i, column).copied();
+            let area = stat(CC_STAT_AREA)?;
+            if area < self.min_area {
+                continue;
+            }
+            let (x, y) = (stat(CC_STAT_LEFT)? as f32, stat(CC_STAT_TOP)? as f32);
+            let (w, h) = (stat(CC_STAT_WIDTH)? as f32, stat(CC_STAT_HEIGHT)? as f32);
+            let rect = Rect { x: x * fx, y: y * fy, w: w * fx, h: h * fy };
+            boxes.push((rect, area as f32 / (w * h)));
+        }
+        boxes.sort_by(|a, b| {
+            let key = |rect: &Rect| (rect.x, rect.y);
+            b.0.area()
+                .total_cmp(&a.0.area())
+                .then(key(&a.0).partial_cmp(&key(&b.0)).unwrap_or(std::cmp::Ordering::Equal))
+        });
+        Ok(boxes)
+    }
+
+    fn show(
+        &self,
+        frame: &mut Frame,
+        strength: &Mat,
+        mask: &Mat,
+        boxes: &[(Rect, f32)],
+    ) -> Result<()> {
+        match self.shown {
+            Shown::Nothing => Ok(()),
+            Shown::Boxes => boxes
+                .iter()
+                .try_for_each(|(rect, _)| outline_of(frame, self.pixel, *rect, letters::color(0))),
+            Shown::Mask => self.show_mask(frame, mask),
+            Shown::Heatmap => self.show_heat(frame, strength, mask),
+            Shown::Highlight => self.highlight(frame, mask),
+        }
+    }
+
+    /// A working picture in the size of a plane.
+    fn sized(&self, picture: &Mat, width: usize, height: usize, how: i32) -> Result<Mat> {
+        let side = |v: usize| i32::try_from(v).map_err(|_| Error::unsupported("size of a plane"));
+        let mut large = Mat::default();
+        let size = Size::new(side(width)?, side(height)?);
+        imgproc::resize(picture, &mut large, size, 0.0, 0.0, how).map_err(failed)?;
+        Ok(large)
+    }
+
+    /// Calls `change` with each row of each plane beside a picture's row of the same size.
+    fn beside(
+        &self,
+        frame: &mut Frame,
+        picture: &Mat,
+        how: i32,
+        mut change: impl FnMut(usize, &mut [u8], &[u8]),
+    ) -> Result<()> {
+        for plane in 0..self.pixel.planes() {
+            let to = frame.plane_mut(plane)?;
+            let large = self.sized(picture, to.width, to.height, how)?;
+            let from = large.data_bytes().map_err(failed)?;
+            for y in 0..to.height {
+                let row = &mut to.bytes[y * to.stride..y * to.stride + to.width];
+                change(plane, row, &from[y * to.width..(y + 1) * to.width]);
+            }
+        }
+        Ok(())
+    }
+
+    fn show_mask(&self, frame: &mut Frame, mask: &Mat) -> Result<()> {
+        let (white, black) = if frame.is_full_range() { (255, 0) } else { (235, 16) };
+        self.beside(frame, mask, INTER_NEAREST, |plane, row, mask| {
+            for (sample, mask) in row.iter_mut().zip(mask) {
+                *sample = match (plane, *mask > 127) {
+                    (0, true) => white,
+                    (0, false) => black,
+                    _ => 128,
+                };
+            }
+        })
+    }
+
+    /// From yellow for a little to red for much.
+    fn show_heat(&self, frame: &mut Frame, strength: &Mat, mask: &Mat) -> Result<()> {
+        let mut heat = Mat::default();
+        let mut both = Mat::default();
+        core::add_weighted_def(strength, 0.6, mask, 0.4, 0.0, &mut both)
+            .and_then(|()| imgproc::gaussian_blur_def(&both, &mut heat, Size::new(15, 15), 0.0))
+            .map_err(failed)?;
+        self.beside(frame, &heat, INTER_LINEAR, |plane, row, heat| {
+            for (sample, heat) in row.iter_mut().zip(heat) {
+                let heat = u32::from(*heat);
+                let toward = match plane {
+                    0 => 210 - heat / 2,
+                    1 => 60 + heat / 6,
+                    _ => 150 + heat / 3,
+                };
+                // Never all of it: what moves is to be seen, too.
+                let share = (heat * 2).min(150);
+                let mixed = (u32::from(*sample) * (255 - share) + toward * share) / 255;
+                *sample = u8::try_from(mixed).unwrap_or(u8::MAX);
+            }
+        })
+    }
+
+    /// What does not move is dark and grey.
+    fn highlight(&self, frame: &mut Frame, mask: &Mat) -> Result<()> {
+        self.beside(frame, mask, INTER_LINEAR, |plane, row, mask| {
+            for (sample, mask) in row.iter_mut().zip(mask) {
+                let (mask, value) = (i32::from(*mask), i32::from(*sample));
+                let zero = if plane == 0 { 16 } else { 128 };
+                let kept = 80 + mask * 175 / 255;
+                let dimmed = zero + (value - zero) * kept / 255;
+                *sample = u8::try_from(dimmed.clamp(0, 255)).unwrap_or(0);
+            }
+        })
+    }
+}
+
+impl PerFrame for Motion {
+    fn apply(&mut self, mut frame: Frame) -> Result<Frame> {
+        let (strength, mask) = self.find(&frame).map_err(failed)?;
+        let wanted = self.notes.is_some() || self.shown == Shown::Boxes;
+        let boxes = if wanted { self.boxes(&mask, &frame).map_err(failed)? } else { Vec::new() };
+        if let Some((detector, notes)) = &self.notes {
+            let found = boxes.iter().map(|(rect, score)| Found {
+                rect: self.place.to_source(*rect),
+                score: *score,
+                class: 0,
+            });
+            notes.note(frame.pts(), *detector, found.collect());
+        }
+        self.show(&mut frame, &strength, &mask, &boxes)?;
+        Ok(frame)
+    }
+}

@@ -1,0 +1,191 @@
+//! Detectors at work on the frames of a segment.
+
+use std::time::Instant;
+
+use frameloom_core::detection::Found;
+use frameloom_core::plan::Plan;
+use frameloom_core::time::{Rounding, TimeBase};
+use frameloom_core::{Error, Result};
+
+use super::Look;
+use super::spec::{DetectorParams, OnError, is_detector};
+use crate::detect::{self, Detector};
+use crate::filter::Files;
+use crate::frame::Frame;
+
+/// The detectors of a plan.
+pub(crate) struct Looker {
+    watchers: Vec<Watcher>,
+    clock: FrameClock,
+}
+
+/// One of them.
+struct Watcher {
+    /// The detector's number in the plan.
+    number: usize,
+    /// What the filter is called in errors.
+    name: String,
+    detector: Box<dyn Detector>,
+    params: DetectorParams,
+    /// The classes that count; all where there are none.
+    classes: Vec<u16>,
+    /// The turn in which it looked last.
+    last: Option<i64>,
+}
+
+/// Counts frame durations from the stream's start.
+#[derive(Debug, Clone, Copy)]
+struct FrameClock {
+    start: i64,
+    /// Ticks of the source in 2 × `den` … of a frame: a frame lasts `num` / `den` ticks.
+    num: i128,
+    den: i128,
+}
+
+impl FrameClock {
+    fn of(plan: &Plan) -> Self {
+        let video = &plan.source.video;
+        let frame = TimeBase::new(video.frame_rate.den, video.frame_rate.num).ok();
+        // In thousandths of a tick: the frames of 30000/1001 a second last no whole ticks.
+        let thousand = frame.and_then(|f| f.rescale(1000, video.time_base, Rounding::Nearest));
+        let thousand = thousand.filter(|ticks| *ticks > 0).unwrap_or(1000);
+        Self { start: video.start_pts.unwrap_or(0), num: i128::from(thousand), den: 1000 }
+    }
+
+    /// Which turn of `every` frames a frame falls into; half a frame early, so that rounded times fall where
+    /// exact ones would.
+    fn turn(self, pts: i64, every: u32) -> i64 {
+        let since = (i128::from(pts) - i128::from(self.start)) * self.den * 2 + self.num;
+        let turn = since.div_euclid(self.num * 2 * i128::from(every.max(1)));
+        i64::try_from(turn).unwrap_or(i64::MAX)
+    }
+
+    /// The turn of the frame before one that is the first of its segment: a frame's duration earlier.
+    fn turn_before(self, pts: i64, every: u32) -> i64 {
+        let frame = i64::try_from(self.num / self.den).unwrap_or(1).max(1);
+        self.turn(pts.saturating_sub(frame), every)
+    }
+}
+
+impl Looker {
+    /// The detectors of a plan, loaded and warm.
+    ///
+    /// # Errors
+    /// Invalid for parameters; of the models.
+    pub(crate) fn new(plan: &Plan, files: &Files) -> Result<Self> {
+        let mut watchers = Vec::new();
+        let detectors = plan.detection.iter().flat_map(|detection| &detection.detectors);
+        for (number, planned) in detectors.enumerate() {
+            let filter = plan.filters.get(planned.filter as usize);
+            let spec = &filter.ok_or_else(|| Error::internal("a detector without a filter"))?.spec;
+            if !is_detector(spec) {
+                continue;
+            }
+            let name = format!("filter '{spec}'");
+            let params = DetectorParams::of(spec, files)?;
+            let detector = detect::open(&params.detector).map_err(|e| e.at(name.clone()))?;
+            let index = |class: &String| detect::classes::class_index(&planned.classes, class);
+            let classes = params.classes.iter().map(index).collect::<Result<_>>()?;
+            watchers.push(Watcher { number, name, detector, params, classes, last: None });
+        }
+        Ok(Self { watchers, clock: FrameClock::of(plan) })
+    }
+
+    /// Begins a segment: nothing is known of the frame before.
+    pub(crate) fn begin(&mut self) {
+        self.watchers.iter_mut().for_each(|watcher| watcher.last = None);
+    }
+
+    /// What its steps are called.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.watchers.iter().map(|watcher| format!("detect.{}", watcher.number)).collect()
+    }
+
+    /// Looks at a frame; writes what each detector says to its place in `looks`, and milliseconds by step
+    /// to `ms`.
+    ///
+    /// # Errors
+    /// Of the detectors that are to fail.
+    pub(crate) fn look(
+        &mut self,
+        frame: &Frame,
+        looks: &mut [Look],
+        ms: &mut Vec<f32>,
+    ) -> Result<()> {
+        for watcher in &mut self.watchers {
+            let begun = Instant::now();
+            let look = watcher.look(frame, self.clock)?;
+            if let Some(place) = looks.get_mut(watcher.number) {
+                *place = look;
+            }
+            ms.push(begun.elapsed().as_secs_f32() * 1e3);
+        }
+        Ok(())
+    }
+}
+
+impl Watcher {
+    fn look(&mut self, frame: &Frame, clock: FrameClock) -> Result<Look> {
+        let every = self.params.every;
+        let turn = clock.turn(frame.pts(), every);
+        let last = self.last.replace(turn);
+        if last.unwrap_or_else(|| clock.turn_before(frame.pts(), every)) == turn {
+            return Ok(Look::default());
+        }
+        match self.detector.detect(frame) {
+            Ok(found) => {
+                let found = found.into_iter().filter(|found| self.counts(found)).collect();
+                Ok(Look { looked: true, failed: false, found })
+            }
+            Err(error) if self.params.on_error == OnError::Hide => {
+                tracing::warn!(%error, pts = frame.pts(), filter = self.name, "a frame is hidden");
+                Ok(Look { looked: true, failed: true, found: Vec::new() })
+            }
+            Err(error) => Err(error.at(format!("{}, frame at {}", self.name, frame.pts()))),
+        }
+    }
+
+    fn counts(&self, found: &Found) -> bool {
+        self.classes.is_empty() || self.classes.contains(&found.class)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The frames of a stream that are looked at, where a segment begins with each frame of `borders`.
+    fn looked(pts: &[i64], clock: FrameClock, every: u32, borders: &[usize]) -> Vec<usize> {
+        let mut last = None;
+        let mut looked = Vec::new();
+        for (i, pts) in pts.iter().enumerate() {
+            if borders.contains(&i) {
+                last = None;
+            }
+            let turn = clock.turn(*pts, every);
+            let before = last.replace(turn).unwrap_or_else(|| clock.turn_before(*pts, every));
+            if before != turn {
+                looked.push(i);
+            }
+        }
+        looked
+    }
+
+    #[test]
+    fn every_third_frame_is_the_same_wherever_the_video_is_cut() {
+        // 30000/1001 frames a second in milliseconds, as Matroska rounds them.
+        let clock = FrameClock { start: 0, num: 33_367, den: 1000 };
+        let pts: Vec<i64> = (0..3000i64).map(|i| (i * 1001 + 15) / 30).collect();
+        let wanted: Vec<usize> = (0..3000).step_by(3).collect();
+        assert_eq!(looked(&pts, clock, 3, &[0]), wanted);
+        assert_eq!(looked(&pts, clock, 3, &[0, 7, 8, 1000, 1001, 1002]), wanted);
+        assert_eq!(looked(&pts, clock, 1, &[0, 50]).len(), 3000);
+    }
+
+    #[test]
+    fn where_frames_are_missing_the_first_of_each_turn_is_looked_at() {
+        let clock = FrameClock { start: 1000, num: 100_000, den: 1000 };
+        let pts: Vec<i64> = [0, 1, 5, 6, 7, 8, 20].map(|i| 1000 + i * 100).to_vec();
+        assert_eq!(looked(&pts, clock, 3, &[0]), [0, 2, 3, 6]);
+    }
+}

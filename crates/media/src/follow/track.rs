@@ -1,0 +1,175 @@
+//! The task *track*: what was found in all segments becomes tracks over the whole video. No pixel is looked at.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
+
+use frameloom_core::detection::{FrameFound, TrackedBox};
+use frameloom_core::metrics::Distribution;
+use frameloom_core::plan::{Plan, PlannedDetector};
+use frameloom_core::slot::{TrackOutput, TrackTask};
+use frameloom_core::track::{self, TrackConfig};
+use frameloom_core::{Error, Result};
+
+use super::look_file::{LineReader, LookRecord};
+use super::tracks_file::{TracksHeader, TracksLine};
+use super::{LookHeader, LookWriter};
+
+/// Follows what was found and writes the file of tracks to `out`; `need` gives what was found in a
+/// segment, `progress` hears the frames read.
+///
+/// # Errors
+/// Corrupt or Internal where a file is not what was accepted; of writing.
+pub fn track(
+    plan: &Plan,
+    task: &TrackTask,
+    out: File,
+    need: &mut dyn FnMut(u32) -> Result<File>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<TrackOutput> {
+    let detection = plan.detection.as_ref();
+    let detectors = &detection.ok_or_else(|| Error::invalid("nothing is looked for"))?.detectors;
+    let mut all = All::new(detectors.len());
+    for segment in &plan.segments {
+        let k = segment.index;
+        let accepted = task.accepted.get(k as usize);
+        let sha256 = accepted.map_or("", |accepted| accepted.sha256.as_str());
+        let file = need(k)?;
+        all.segment(plan, k, file, sha256).map_err(|e| e.at(format!("detect {k}")))?;
+        progress(all.pts.len() as u64);
+    }
+    let mut boxes = Vec::new();
+    for (found, planned) in all.found.iter_mut().zip(detectors) {
+        boxes.push(follow(plan, planned, std::mem::take(found))?.into_iter());
+        progress(all.pts.len() as u64);
+    }
+    let header = TracksHeader { detectors: u32::try_from(detectors.len()).unwrap_or(u32::MAX) };
+    let mut writer = LookWriter::new(BufWriter::with_capacity(1 << 18, out), &header)?;
+    for (i, pts) in all.pts.iter().enumerate() {
+        let boxes = boxes.iter_mut().map(|boxes| boxes.next().unwrap_or_default()).collect();
+        let failed = all.failed.get(&i).cloned().unwrap_or_default();
+        writer.line(&TracksLine { pts: *pts, boxes, failed })?;
+    }
+    Ok(TrackOutput {
+        file: writer.finish()?,
+        frames: all.pts.len() as u64,
+        time_per_frame_ms: all.times(),
+    })
+}
+
+/// The boxes of one detector in each frame.
+fn follow(
+    plan: &Plan,
+    planned: &PlannedDetector,
+    frames: Vec<FrameFound>,
+) -> Result<Vec<Vec<TrackedBox>>> {
+    let Some(tracking) = planned.tracking else {
+        return Ok(track::untracked(&frames, untracked_threshold(plan, planned)?));
+    };
+    let size = (plan.working.width, plan.working.height);
+    let config = TrackConfig {
+        threshold: tracking.threshold,
+        low: tracking.low,
+        ..TrackConfig::new(plan.source.video.time_base, size)
+    };
+    Ok(track::track(&frames, &config))
+}
+
+/// The least score of a detection that counts by itself; motion has none.
+fn untracked_threshold(plan: &Plan, planned: &PlannedDetector) -> Result<f32> {
+    let filter = plan.filters.get(planned.filter as usize);
+    let spec = &filter.ok_or_else(|| Error::internal("a detector without a filter"))?.spec;
+    if !super::spec::is_detector(spec) {
+        return Ok(0.0);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "0..=1")]
+    let threshold = crate::filter::catalogue().check(spec)?.number("threshold")? as f32;
+    Ok(threshold)
+}
+
+/// What was found in all segments.
+struct All {
+    pts: Vec<i64>,
+    /// By detector, then by frame.
+    found: Vec<Vec<FrameFound>>,
+    /// The detectors that failed, by frame.
+    failed: BTreeMap<usize, Vec<u32>>,
+    steps: Vec<String>,
+    /// Milliseconds, one list a step.
+    ms: Vec<Vec<f32>>,
+}
+
+impl All {
+    fn new(detectors: usize) -> Self {
+        Self {
+            pts: Vec::new(),
+            found: vec![Vec::new(); detectors],
+            failed: BTreeMap::new(),
+            steps: Vec::new(),
+            ms: Vec::new(),
+        }
+    }
+
+    fn segment(&mut self, plan: &Plan, k: u32, file: File, sha256: &str) -> Result<()> {
+        let mut lines = LineReader::new(file);
+        let header: LookHeader =
+            lines.next()?.ok_or_else(|| Error::corrupt("its file is empty"))?;
+        if header.segment != k || header.time_base != plan.source.video.time_base {
+            return Err(Error::internal("it belongs to another plan"));
+        }
+        if self.steps.is_empty() {
+            self.ms.resize(header.steps.len(), Vec::new());
+            self.steps = header.steps;
+        }
+        let before = self.pts.len();
+        let counts = loop {
+            match lines.next()? {
+                Some(LookRecord::Frame(line)) => self.frame(line)?,
+                Some(LookRecord::End { end }) => break end,
+                None => return Err(Error::corrupt("its file is cut off")),
+            }
+        };
+        if counts.output != (self.pts.len() - before) as u64 {
+            return Err(Error::internal("it holds another number of frames than it says"));
+        }
+        if lines.sha256() != sha256 {
+            return Err(Error::corrupt(
+                "its file was changed after it was accepted: run again with --fresh",
+            ));
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, line: super::LookLine) -> Result<()> {
+        if self.pts.last().is_some_and(|last| *last >= line.pts) {
+            return Err(Error::internal(format!("the frame at {} is out of order", line.pts)));
+        }
+        if line.looks.len() != self.found.len() {
+            return Err(Error::internal("a frame tells of another number of detectors"));
+        }
+        for (number, (list, look)) in self.found.iter_mut().zip(line.looks).enumerate() {
+            if look.failed {
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                self.failed.entry(self.pts.len()).or_default().push(number);
+            }
+            // Where it failed nothing is known, as where it did not look.
+            let looked = look.looked && !look.failed;
+            list.push(FrameFound { pts: line.pts, looked, found: look.found });
+        }
+        for (list, ms) in self.ms.iter_mut().zip(line.ms) {
+            list.push(ms);
+        }
+        self.pts.push(line.pts);
+        Ok(())
+    }
+
+    /// How long steps took that only this phase has.
+    fn times(&mut self) -> BTreeMap<String, Distribution> {
+        let steps = self.steps.iter().zip(&mut self.ms);
+        let named = |(step, ms): (&String, &mut Vec<f32>)| {
+            let step = if step == "decode" { "detect.decode" } else { step };
+            (step.to_owned(), Distribution::of(ms))
+        };
+        steps.map(named).collect()
+    }
+}
