@@ -496,11 +496,11 @@ static FILTERS: &[Row] = &[
                 ParamInfo {
                     name: "kind",
                     kind: ParamKind::Choice {
-                        values: &["hang", "eat", "crash", "fail", "slow", "peek"],
+                        values: &["hang", "eat", "crash", "fail", "miss", "slow", "peek"],
                     },
                     default: None,
                     required: true,
-                    help: "hang for ever, allocate without end, abort, fail, take 20 ms a frame, or open files",
+                    help: "hang for ever, allocate without end, abort, fail, fail at that frame alone, take 20 ms a frame, or open files",
                 },
                 integer(
                     "at",
