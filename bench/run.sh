@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up the peers (a Python environment, Redis) and runs the benchmark; see bench.py.
+# Sets up the peers (a Python environment, Redis) and runs the benchmark; see bench.py, or the script that BENCH names.
 set -euo pipefail
 bin=$1 clips=$2
 venv=.cache/bench-venv
@@ -12,4 +12,4 @@ if [ ! -x $venv/bin/celery ]; then
     python3 -m venv $venv
     $venv/bin/pip install -q --disable-pip-version-check 'celery[redis]==5.5.*' packaging opencv-python-headless
 fi
-exec $venv/bin/python bench/bench.py --bin "$bin" --clips "$clips" --venv "$venv" "${@:3}"
+exec $venv/bin/python "bench/${BENCH:-bench.py}" --bin "$bin" --clips "$clips" --venv "$venv" "${@:3}"

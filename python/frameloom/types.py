@@ -128,6 +128,8 @@ JobRequest = TypedDict(
         "strict_streams": bool,
         "keep_depth": bool,
         "verify_source": bool,
+        "granularity": str | None,
+        "on_error": str | None,
         "frame_metrics": bool,
         "priority": int | None,
         "webhook": str | None,
@@ -159,6 +161,8 @@ class JobOptions(TypedDict, total=False):
     strict_streams: bool
     keep_depth: bool
     verify_source: bool
+    granularity: str
+    on_error: str
     frame_metrics: bool
     priority: int
     webhook: str

@@ -212,6 +212,8 @@ def test_celerys_tools_see_and_steer_our_nodes(cluster: Cluster, clip: Path) -> 
     queues = {queue["name"] for queue in ask.active_queues()[name]}
     assert any(queue.startswith("frameloom.cpu.") for queue in queues)
     assert "frameloom.control.V1" in queues
+    assert any(queue.startswith("frameloom.frame.") for queue in queues)
+    assert "frameloom.frame" in queues
     assert "frameloom.segment" in ask.registered()[name]
     assert ask.conf()[name]["worker_concurrency"] == 1
     # Names that are not ours are not answered for.

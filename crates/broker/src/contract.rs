@@ -3,12 +3,26 @@
 use std::time::Duration;
 
 use frameloom_core::id::{AttemptId, EngineId, JobId};
-use frameloom_core::wire::{Queue, Task, TaskMessage};
+use frameloom_core::wire::{FrameMessage, FrameTask, Queue, Task, TaskMessage};
 
 use crate::Broker;
 
 fn message(task: Task, attempt: u128) -> TaskMessage {
     TaskMessage { job: JobId::from_bits(1), task, attempt: AttemptId::from_bits(attempt) }
+}
+
+fn frame(number: u64) -> FrameMessage {
+    FrameMessage {
+        job: JobId::from_bits(1),
+        plan: AttemptId::from_bits(2),
+        attempt: AttemptId::from_bits(u128::from(number) << 64 | 3),
+        group: AttemptId::from_bits(4),
+        frame: number,
+        first: number.saturating_sub(1),
+        last: number + 1,
+        from: 0,
+        to: 2,
+    }
 }
 
 /// Checks a backend with empty queues.
@@ -68,4 +82,17 @@ pub async fn check(broker: &dyn Broker) {
     let mut tasks = [a.unwrap().task, b.unwrap().task];
     tasks.sort_unstable();
     assert_eq!(tasks, [Task::Segment(1), Task::Segment(2)]);
+
+    // Frames come whole and in order, to nodes of their engine only, and wait for none before.
+    let (engine, other) = (EngineId::from_digest(&[1; 6]), EngineId::from_digest(&[2; 6]));
+    let wait = tokio::time::timeout(Duration::from_millis(50), broker.receive_frame(engine));
+    assert!(wait.await.is_err(), "a frame came from an empty queue");
+    broker.send_frames(engine, (0..3).map(frame).collect()).await.unwrap();
+    broker.send_frames(other, vec![frame(9)]).await.unwrap();
+    assert_eq!(broker.frames_waiting(engine).await.unwrap(), 3);
+    for number in 0..3 {
+        assert_eq!(broker.receive_frame(engine).await.unwrap(), FrameTask::Ours(frame(number)));
+    }
+    assert_eq!(broker.receive_frame(other).await.unwrap(), FrameTask::Ours(frame(9)));
+    assert_eq!(broker.frames_waiting(engine).await.unwrap(), 0);
 }

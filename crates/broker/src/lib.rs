@@ -12,7 +12,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use frameloom_core::Result;
-use frameloom_core::wire::{Queue, TaskMessage};
+use frameloom_core::id::EngineId;
+use frameloom_core::wire::{FrameMessage, FrameTask, Queue, StrangeFrame, TaskMessage};
 
 pub use memory::Memory;
 
@@ -44,4 +45,29 @@ pub trait Broker: Send + Sync {
     /// # Errors
     /// Unavailable where the broker does not answer.
     fn len(&self, queue: Queue) -> Reply<'_, usize>;
+
+    /// Puts frames in the queue of nodes of an engine, in order.
+    ///
+    /// # Errors
+    /// As [`Broker::send`].
+    fn send_frames(&self, engine: EngineId, frames: Vec<FrameMessage>) -> Reply<'_, ()>;
+
+    /// Waits for a frame for a node of this engine and takes it: of a job, or of a stranger who does
+    /// not care for the engine. A future that is dropped takes none.
+    ///
+    /// # Errors
+    /// Unavailable where the broker does not answer.
+    fn receive_frame(&self, engine: EngineId) -> Reply<'_, FrameTask>;
+
+    /// How many frames wait in the queue of an engine's nodes.
+    ///
+    /// # Errors
+    /// Unavailable where the broker does not answer.
+    fn frames_waiting(&self, engine: EngineId) -> Reply<'_, usize>;
+
+    /// A stranger's frame is done, and is given to nobody any more.
+    ///
+    /// # Errors
+    /// Unavailable where the broker does not answer: then it is done once more.
+    fn frame_is_done<'a>(&'a self, frame: &'a StrangeFrame) -> Reply<'a, ()>;
 }

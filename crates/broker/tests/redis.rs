@@ -5,11 +5,13 @@ mod support;
 
 use std::time::Duration;
 
+use base64::Engine as _;
 use frameloom_broker::celery::{Announcement, Celery, queue_name};
 use frameloom_broker::{Broker, contract};
 use frameloom_core::ErrorKind;
 use frameloom_core::id::{AttemptId, EngineId, JobId, StoreId};
-use frameloom_core::wire::{Queue, Task, TaskMessage};
+use frameloom_core::wire::{FrameTask, Queue, Task, TaskMessage};
+use serde_json::{Value, json};
 use support::Redis;
 
 fn message(k: u32) -> TaskMessage {
@@ -135,4 +137,63 @@ async fn a_server_is_known_while_it_lives_and_bad_settings_are_told() {
     assert_eq!(broker.announced().await.unwrap(), None);
     let warnings = broker.warnings().await;
     assert!(warnings.len() == 1 && warnings[0].contains("noeviction"), "{warnings:?}");
+}
+
+/// A frame that a Celery client sends.
+fn strange(tag: &str) -> String {
+    let kwargs =
+        json!({ "filters": ["invert"], "frames": ["frames/a/in"], "output": "frames/a/out" });
+    let body =
+        base64::engine::general_purpose::STANDARD.encode(json!([[], kwargs, {}]).to_string());
+    json!({
+        "body": body, "content-type": "application/json", "content-encoding": "utf-8",
+        "headers": { "lang": "py", "task": "frameloom.frame", "id": "1", "root_id": "1" },
+        "properties": {
+            "body_encoding": "base64", "delivery_tag": tag, "priority": 0, "delivery_mode": 2,
+            "correlation_id": "1",
+            "delivery_info": { "exchange": "", "routing_key": "frameloom.frame" },
+        },
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn a_strangers_frame_is_noted_until_it_is_done_and_goes_to_another_node_else() {
+    let redis = Redis::start(&[]);
+    let mut raw = redis.connection();
+    let engine = EngineId::from_digest(&[1; 6]);
+    let (dies, other) = (connect(&redis).await, connect(&redis).await);
+    // Another application's message has been with its worker for long.
+    let foreign = json!([{ "body": "" }, "", "celery"]).to_string();
+    let _: () = redis::pipe()
+        .zadd("unacked_index", "foreign", 1)
+        .hset("unacked", "foreign", &foreign)
+        .lpush("frameloom.frame", strange("t"))
+        .query(&mut raw)
+        .unwrap();
+    let FrameTask::Stranger(first) = dies.receive_frame(engine).await.unwrap() else {
+        panic!("a frame of a job")
+    };
+    assert_eq!((first.tag.as_str(), first.filters.as_slice()), ("t", &["invert".to_owned()][..]));
+    let noted: String = redis::cmd("HGET").arg("unacked").arg("t").query(&mut raw).unwrap();
+    let noted: Value = serde_json::from_str(&noted).unwrap();
+    let sent: Value = serde_json::from_str(&strange("t")).unwrap();
+    assert_eq!(noted, json!([sent, "", "frameloom.frame"]));
+
+    // It is not done for too long.
+    other.restore_after(Duration::from_millis(10));
+    let again = other.receive_frame(engine).await.unwrap();
+    assert_eq!(again, FrameTask::Stranger(first.clone()));
+    let noted: String = redis::cmd("HGET").arg("unacked").arg("t").query(&mut raw).unwrap();
+    let noted: Value = serde_json::from_str(&noted).unwrap();
+    assert_eq!(noted[0]["headers"]["redelivered"], true);
+    assert_eq!(noted[0]["properties"]["delivery_info"]["redelivered"], true);
+    other.frame_is_done(&first).await.unwrap();
+    let left: Vec<String> = redis::cmd("HKEYS").arg("unacked").query(&mut raw).unwrap();
+    assert_eq!(left, ["foreign"]);
+    let left: Vec<String> =
+        redis::cmd("ZRANGE").arg("unacked_index").arg(0).arg(-1).query(&mut raw).unwrap();
+    assert_eq!(left, ["foreign"]);
+    let locked: bool = redis::cmd("EXISTS").arg("unacked_mutex").query(&mut raw).unwrap();
+    assert!(!locked, "the lock is left behind");
 }

@@ -1,25 +1,92 @@
-//! Frames as tasks of their own: what a `celery` filter asks for, and which tasks may be asked for.
+//! Frames as tasks of their own: what a `celery` filter asks for, which tasks may be asked for, and
+//! which filters of a plan can be tasks of nodes.
 
 use serde_json::{Map, Value};
 
-use crate::catalogue::Params;
+use crate::catalogue::{Footprint, Params};
+use crate::plan::{PictureInfo, PlannedFilter};
+use crate::spec::OnError;
 use crate::{Error, Result};
 
 /// The name of the filter whose frames are processed by Celery workers.
 pub const FILTER: &str = "celery";
 
+/// Whether a filter has to do with things that are found: it goes by what was found in the whole video or
+/// stands in a file, or notes what it finds. It must know where its frames lie in the source, and runs where
+/// a segment is decoded.
+pub fn is_about_things(name: &str) -> bool {
+    matches!(name, "faces" | "motion" | "objects" | "regions")
+}
+
 /// Bytes of frames under way that one slot has at most.
 const MOST_BYTES: u64 = 256 << 20;
 
-/// What becomes of a frame whose task has failed three times.
+/// Frames that a stretch has away at most, however small they are.
+const MOST_AWAY: u64 = 64;
+
+/// Neighbours that a task may name; filters that need more work in order.
+const MOST_NEIGHBOURS: u32 = 32;
+
+/// Filters in a row that one frame task does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnError {
-    /// The job fails.
-    Fail,
-    /// The frame that came out before is shown once more; the first stays as it is.
-    Hold,
-    /// The frame stays as it is.
-    Original,
+pub struct Stretch {
+    /// The first one's number in the plan.
+    pub first: u32,
+    /// The number behind the last one.
+    pub end: u32,
+    /// Frames before it that a frame needs.
+    pub before: u32,
+    /// Frames after it that a frame needs.
+    pub after: u32,
+    /// Bytes of a frame on its way out.
+    pub input: u64,
+    /// Bytes of a frame on its way back.
+    pub output: u64,
+}
+
+impl Stretch {
+    /// Bytes of frames that it cannot do with less of.
+    pub fn least(&self) -> u64 {
+        let away = u64::from(self.after) + 2;
+        (away + u64::from(self.before)) * self.input + away * self.output
+    }
+
+    /// Frames that are away at most where all their files may take so many bytes.
+    pub fn window(&self, bytes: u64) -> u64 {
+        let kept = u64::from(self.before) * self.input;
+        let fits = bytes.saturating_sub(kept) / (self.input + self.output).max(1);
+        fits.clamp(u64::from(self.after) + 2, MOST_AWAY)
+    }
+}
+
+/// The stretches of a pipeline whose pictures come in as `working`. Filters that keep state, need
+/// frames too far away, or have to do with things that are found are in none. A stretch begins anew at each filter that needs neighbours: they
+/// are the frames that came out of the filters before.
+pub fn stretches(filters: &[PlannedFilter], working: &PictureInfo) -> Vec<Stretch> {
+    let mut all: Vec<Stretch> = Vec::new();
+    let mut open = false;
+    let mut input = working.bytes();
+    for (at, filter) in (0u32..).zip(filters) {
+        let output = filter.output.bytes();
+        let (before, after) = match filter.footprint {
+            Footprint::PerFrame => (0, 0),
+            Footprint::Window { before, after } => (before, after),
+            Footprint::Warmup { .. } | Footprint::Sequential => (u32::MAX, u32::MAX),
+        };
+        let name = filter.spec.name.as_str();
+        let spread =
+            name != FILTER && !is_about_things(name) && before.max(after) <= MOST_NEIGHBOURS;
+        let alone = before == 0 && after == 0;
+        match all.last_mut().filter(|_| open && alone) {
+            Some(last) if spread => (last.end, last.output) = (at + 1, output),
+            _ if spread => {
+                all.push(Stretch { first: at, end: at + 1, before, after, input, output });
+            }
+            _ => {}
+        }
+        (open, input) = (spread, output);
+    }
+    all
 }
 
 /// What a `celery` filter asks for.
@@ -65,6 +132,7 @@ impl FrameTaskSpec {
             batch: number("batch")?,
             timeout: params.optional_integer("timeout").and_then(|t| u32::try_from(t).ok()),
             on_error: match params.text("on_error")? {
+                "skip" => OnError::Skip,
                 "hold" => OnError::Hold,
                 "original" => OnError::Original,
                 _ => OnError::Fail,
@@ -142,6 +210,71 @@ mod tests {
         for (pattern, name) in [("", "x"), ("celery@*", "frameloom@a"), ("a*b", "abc")] {
             assert!(!glob(pattern, name), "{pattern} {name}");
         }
+    }
+
+    fn filter(text: &str, footprint: Footprint, pixel_format: &str) -> PlannedFilter {
+        PlannedFilter { spec: text.parse().unwrap(), footprint, output: picture(pixel_format) }
+    }
+
+    fn picture(pixel_format: &str) -> PictureInfo {
+        let unknown = || "unknown".to_owned();
+        PictureInfo {
+            width: 1921,
+            height: 1081,
+            pixel_format: pixel_format.into(),
+            sample_aspect_ratio: crate::time::Rational::new(0, 1),
+            field_order: unknown(),
+            color: crate::plan::ColorTags {
+                range: unknown(),
+                primaries: unknown(),
+                transfer: unknown(),
+                matrix: unknown(),
+                chroma_location: unknown(),
+            },
+        }
+    }
+
+    #[test]
+    fn stretches_begin_at_windows_and_leave_state_out() {
+        use Footprint::{PerFrame, Sequential, Window};
+        let window = Window { before: 1, after: 2 };
+        let filters = [
+            filter("a", PerFrame, "yuv420p"),
+            filter("b", PerFrame, "gray"),
+            filter("c", window, "gray"),
+            filter("d", PerFrame, "gray"),
+            filter("e", Sequential, "gray"),
+            filter("celery", PerFrame, "gray"),
+            filter("f", PerFrame, "yuv444p"),
+            filter("g", Window { before: 99, after: 0 }, "yuv444p"),
+            filter("h", PerFrame, "gray"),
+            filter("faces", PerFrame, "gray"),
+            filter("motion", PerFrame, "gray"),
+            filter("i", PerFrame, "gray"),
+            filter("objects", PerFrame, "gray"),
+            filter("regions", PerFrame, "gray"),
+        ];
+        let found = stretches(&filters, &picture("yuv420p"));
+        let of = |s: &Stretch| (s.first, s.end, s.before, s.after);
+        let ranges: Vec<_> = found.iter().map(of).collect();
+        assert_eq!(
+            ranges,
+            [(0, 2, 0, 0), (2, 4, 1, 2), (6, 7, 0, 0), (8, 9, 0, 0), (11, 12, 0, 0)]
+        );
+        let (luma, chroma) = (1921 * 1081, 961 * 541);
+        assert_eq!((found[0].input, found[0].output), (luma + 2 * chroma, luma));
+        assert_eq!((found[2].input, found[2].output), (luma, 3 * luma));
+    }
+
+    #[test]
+    fn a_window_of_frames_keeps_to_its_bytes() {
+        let stretch = Stretch { first: 0, end: 1, before: 2, after: 2, input: 10, output: 20 };
+        assert_eq!(stretch.least(), 6 * 10 + 4 * 20);
+        for bytes in [stretch.least(), 500, 1000] {
+            let away = stretch.window(bytes);
+            assert!((away + 2) * 10 + away * 20 <= bytes, "{away} frames in {bytes} bytes");
+        }
+        assert_eq!((stretch.window(0), stretch.window(1 << 40)), (4, MOST_AWAY));
     }
 
     #[test]

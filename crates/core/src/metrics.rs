@@ -158,6 +158,15 @@ pub struct FrameCounts {
     pub concealed: u64,
     /// Frames decoded, those before and after the segment included.
     pub decoded: u64,
+    /// Frames that could not be done and were left out.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Frames that could not be done, for which the one before is shown again.
+    #[serde(default)]
+    pub held: u64,
+    /// Frames that could not be done and stayed as they were.
+    #[serde(default)]
+    pub original: u64,
 }
 
 /// Frames counted over a job.
@@ -177,6 +186,12 @@ pub struct FrameMetrics {
     pub concealed: u64,
     /// Frames decoded, those around segments included.
     pub decoded: u64,
+    /// Frames whose tasks failed three times and that were left out (`on_error=skip`).
+    pub skipped: u64,
+    /// The same, for which the frame before is shown again (`on_error=hold`).
+    pub held: u64,
+    /// The same, that stayed as they were (`on_error=original`).
+    pub original: u64,
 }
 
 /// Milliseconds a frame by step; the keys are `decode`, `filter.NAME`, `encode` and `total`.

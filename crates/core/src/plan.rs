@@ -10,11 +10,11 @@ use sha2::{Digest, Sha256};
 use crate::catalogue::Footprint;
 use crate::id::EngineId;
 use crate::pipeline::FilterSpec;
-use crate::spec::{Codec, Container, DetectionsFormat, KeptMetadata};
+use crate::spec::{Codec, Container, DetectionsFormat, Granularity, KeptMetadata, OnError};
 use crate::time::{Interval, Rational, TimeBase};
 
 /// Version of this structure; a plan of another version is made anew.
-pub const PLAN_VERSION: u32 = 4;
+pub const PLAN_VERSION: u32 = 5;
 
 /// A job cut into tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -59,6 +59,12 @@ pub struct Plan {
     pub reason: Option<String>,
     /// What a user should know: conversions, streams left out, damage.
     pub messages: Vec<Message>,
+    /// What the filters' work is handed out by; it shapes no byte.
+    #[serde(default, skip_serializing_if = "Granularity::is_segment")]
+    pub granularity: Granularity,
+    /// What becomes of a frame whose task has failed three times, where frames are tasks.
+    #[serde(default, skip_serializing_if = "OnError::is_fail")]
+    pub on_error: OnError,
     /// Bytes read from the source to make the plan, its fingerprint aside.
     pub index_bytes_read: u64,
 }
@@ -255,6 +261,21 @@ impl Plan {
     /// The pictures that the encoder gets.
     pub fn encoded(&self) -> &PictureInfo {
         self.filters.last().map_or(&self.working, |filter| &filter.output)
+    }
+}
+
+impl PictureInfo {
+    /// Bytes of its samples.
+    pub fn bytes(&self) -> u64 {
+        let (width, height) = (u64::from(self.width), u64::from(self.height));
+        let (x, y, sample) = match self.pixel_format.as_str() {
+            "gray" => return width * height,
+            "yuv420p" => (2, 2, 1),
+            "yuv422p" => (2, 1, 1),
+            "yuv420p10le" => (2, 2, 2),
+            _ => (1, 1, 1),
+        };
+        sample * (width * height + 2 * width.div_ceil(x) * height.div_ceil(y))
     }
 }
 

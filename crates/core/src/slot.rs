@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::id::{AttemptId, JobId};
 use crate::metrics::FrameCounts;
+use crate::pipeline::FilterSpec;
 use crate::plan::Engine;
 use crate::spec::JobSpec;
 use crate::wire::Task;
@@ -35,6 +36,9 @@ pub enum SlotCommand {
     /// write), frame metrics and detections where they are wanted (write). The slot asks for each segment by
     /// [`SlotEvent::Need`].
     Concat(ConcatTask),
+    /// Filter one frame. Descriptors: plan (read), frame that comes back (write), frame and neighbours
+    /// in order (read).
+    Filter(FilterTask),
     /// The answer to [`SlotEvent::Need`]. Descriptors: the segment (read).
     Segments(NeededSegment),
     /// The answer to [`SlotEvent::Away`] and [`SlotEvent::Back`]. Descriptors: the frame's file, to
@@ -115,6 +119,8 @@ pub struct SegmentTask {
     pub previews: bool,
     /// Decoding threads to use; never shapes the output of an undamaged source.
     pub decode_threads: u32,
+    /// Bytes that files of frames on their way may take, where frames are tasks.
+    pub frame_bytes: u64,
     /// The names of the files that filters take, as the job names them.
     #[serde(default)]
     pub files: Vec<String>,
@@ -124,6 +130,33 @@ pub struct SegmentTask {
     /// Whether previews may show frames as they were before the filters.
     #[serde(default)]
     pub reveals: bool,
+}
+
+/// See [`SlotCommand::Filter`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FilterTask {
+    /// What is to be done.
+    pub filters: FrameFilters,
+    /// Which of the frames is to come back, from 0.
+    pub frame: u32,
+}
+
+/// Which filters a frame goes through.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "of")]
+pub enum FrameFilters {
+    /// Some of the plan's.
+    Plan {
+        /// The first one's number.
+        from: u32,
+        /// The number behind the last one.
+        to: u32,
+    },
+    /// Those that somebody asks for; there is no plan, and the first descriptor is a frame's.
+    Given {
+        /// In order.
+        filters: Vec<FilterSpec>,
+    },
 }
 
 /// See [`SlotCommand::Track`].
@@ -265,6 +298,8 @@ pub enum TaskOutput {
     Track(TrackOutput),
     /// A segment was written.
     Segment(SegmentOutput),
+    /// A frame was written.
+    Frame,
     /// The output was written.
     Concat(ConcatOutput),
 }

@@ -44,6 +44,10 @@ pub struct JobSpec {
     /// Show previews of frames as they were, though something is hidden in them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reveal_previews: bool,
+    /// What a task is: a segment, or each frame that filters work on.
+    pub granularity: Granularity,
+    /// What becomes of a frame whose task has failed three times, where frames are tasks.
+    pub on_error: OnError,
 }
 
 /// A file that a filter takes: its content is part of the job.
@@ -126,6 +130,70 @@ impl KeptMetadata {
             Self::Location => "location",
             Self::Device => "device",
         }
+    }
+}
+
+/// What the filters' work is handed out by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Granularity {
+    /// Whoever does a segment decodes, filters and encodes it.
+    #[default]
+    Segment,
+    /// Whoever does a segment decodes and encodes it; each frame goes through the filters as a task.
+    Frame,
+}
+
+impl Granularity {
+    /// All of them.
+    pub const ALL: [Granularity; 2] = [Granularity::Segment, Granularity::Frame];
+
+    /// Its name on the command line and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Segment => "segment",
+            Self::Frame => "frame",
+        }
+    }
+
+    /// Whether it is the usual one.
+    pub fn is_segment(&self) -> bool {
+        *self == Self::Segment
+    }
+}
+
+/// What becomes of a frame whose task has failed three times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The job fails.
+    #[default]
+    Fail,
+    /// The frame is left out.
+    Skip,
+    /// The frame that came out before is shown once more; the first stays as it is.
+    Hold,
+    /// The frame stays as it is.
+    Original,
+}
+
+impl OnError {
+    /// All of them.
+    pub const ALL: [OnError; 4] = [OnError::Fail, OnError::Skip, OnError::Hold, OnError::Original];
+
+    /// Its name on the command line and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+            Self::Hold => "hold",
+            Self::Original => "original",
+        }
+    }
+
+    /// Whether the job fails.
+    pub fn is_fail(&self) -> bool {
+        *self == Self::Fail
     }
 }
 

@@ -83,6 +83,71 @@ pub struct TaskMessage {
     pub attempt: AttemptId,
 }
 
+/// What a broker carries for a frame that is a task of its own. Its files lie in `frames/JOB`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameMessage {
+    /// The job.
+    pub job: JobId,
+    /// The attempt that made its plan.
+    pub plan: AttemptId,
+    /// The attempt that this message stands for; its frame comes back as `ATTEMPT.out`.
+    pub attempt: AttemptId,
+    /// What frames that go out together have in common: they are `GROUP.NUMBER.in`.
+    pub group: AttemptId,
+    /// The frame's number in its group.
+    pub frame: u64,
+    /// The first one of its neighbours.
+    pub first: u64,
+    /// The last one of them.
+    pub last: u64,
+    /// The first filter that is to be done, by its number in the plan.
+    pub from: u32,
+    /// The number behind the last one.
+    pub to: u32,
+}
+
+/// A frame that somebody else than a server of ours asks nodes to filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrangeFrame {
+    /// What the broker knows the message by until it is done.
+    pub tag: String,
+    /// The task's id, for a log line.
+    pub id: String,
+    /// The filters, each as on the command line.
+    pub filters: Vec<String>,
+    /// Files of the frame and its neighbours in order of pts, relative to the store's root.
+    pub frames: Vec<std::path::PathBuf>,
+    /// Which of them is to come back.
+    pub frame: usize,
+    /// The file that it comes back in.
+    pub output: std::path::PathBuf,
+}
+
+/// A frame for a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrameTask {
+    /// Of a job.
+    Ours(FrameMessage),
+    /// Of whoever else.
+    Stranger(StrangeFrame),
+}
+
+/// `frames/JOB/claims/ATTEMPT`: who works on a frame that takes its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameClaim {
+    /// The node.
+    pub node: NodeId,
+}
+
+/// `frames/JOB/results/ATTEMPT.json`: why a frame does not come back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FrameFailure {
+    /// Why.
+    pub error: Error,
+    /// Whether the frame or its filters are to blame.
+    pub by_task: bool,
+}
+
 /// `jobs/ID/job.json`: what was submitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobFile {

@@ -5,7 +5,8 @@ use std::path::Path;
 use clap::{Args, Parser, Subcommand};
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::spec::{
-    Codec, Container, DetectionsFormat, EncoderSpec, JobSpec, KeptMetadata, SpecFile,
+    Codec, Container, DetectionsFormat, EncoderSpec, Granularity, JobSpec, KeptMetadata, OnError,
+    SpecFile,
 };
 use frameloom_core::time::parse_time;
 use frameloom_core::{Error, Result};
@@ -113,6 +114,21 @@ pub(crate) struct JobArgs {
     /// better, longer ones compress better. The frames are the same either way.
     #[arg(long, value_name = "SECONDS")]
     segment: Option<String>,
+
+    /// What is spread over slots and nodes: segment or frame [default: segment].
+    ///
+    /// With 'segment' a slot decodes, filters and encodes a few seconds of video: the fastest. With
+    /// 'frame' it decodes and encodes them, and each frame goes through the filters as a task of its own,
+    /// in any node's slot: for filters that take far longer than decoding and encoding, and few segments.
+    /// The output is the same byte for byte. Filters that keep state run in order beside these tasks.
+    #[arg(long, value_name = "WHAT")]
+    granularity: Option<String>,
+
+    /// What becomes of a frame that fails three times with --granularity frame: fail (the job fails),
+    /// skip (it is left out), hold (the frame before is shown again) or original (it stays as it is)
+    /// [default: fail].
+    #[arg(long, value_name = "WHAT")]
+    on_error: Option<String>,
 
     /// Video codec: h264, hevc, vp9, av1 or ffv1 [default: vp9 in .webm, else h264].
     ///
@@ -235,12 +251,23 @@ impl JobArgs {
                 self.from.as_deref().unwrap_or("0")
             )));
         }
+        let granularity =
+            one_of("granularity", self.granularity.as_deref(), &Granularity::ALL, |g| g.name())?;
+        let on_error = one_of("on-error", self.on_error.as_deref(), &OnError::ALL, |e| e.name())?;
+        if granularity.is_segment() && !on_error.is_fail() {
+            return Err(Error::invalid(
+                "--on-error is for frames that are tasks: give --granularity frame with it (the filter celery \
+                 has on_error=)",
+            ));
+        }
         let files = frameloom_media::catalogue().files(&filters)?;
         let files = files.iter().map(|name| file(name)).collect::<Result<_>>()?;
         let is_kept =
             |kept: &KeptMetadata| self.keep_metadata.iter().any(|name| name == kept.name());
         Ok(JobSpec {
             filters,
+            granularity,
+            on_error,
             files,
             detections_only,
             keep_metadata: KeptMetadata::ALL.into_iter().filter(is_kept).collect(),
@@ -284,6 +311,21 @@ impl JobArgs {
             options: options.collect::<Result<_>>()?,
         })
     }
+}
+
+/// The value that a word names, the default where there is none.
+fn one_of<T: Copy + Default>(
+    flag: &str,
+    word: Option<&str>,
+    all: &[T],
+    name: impl Fn(&T) -> &'static str,
+) -> Result<T> {
+    let Some(word) = word else { return Ok(T::default()) };
+    all.iter().copied().find(|value| name(value) == word).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(&name).collect();
+        let near = frameloom_core::catalogue::did_you_mean(word, &names);
+        Error::invalid(format!("--{flag} '{word}' is none of {}{near}", names.join(", ")))
+    })
 }
 
 /// `20.5` as 2050.

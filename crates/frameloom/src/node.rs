@@ -11,8 +11,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use frameloom_broker::Broker;
 use frameloom_broker::celery::{Active, Celery, Events, Steered};
-use frameloom_core::id::{AttemptId, JobId, NodeId};
+use frameloom_core::id::{AttemptId, EngineId, JobId, NodeId};
 use frameloom_core::metrics::SlotMetrics;
+use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
     AcceptedSegment, ConcatTask, PlanTask, SegmentTask, SlotCommand, SlotPreview, TaskOutput,
     TrackTask,
@@ -25,15 +26,18 @@ use frameloom_core::wire::{
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::journal;
 use frameloom_server::store::{DETECTIONS, FRAMES, JobDir, Pending, Store};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::frames::Frames;
+use crate::frames::{self, Carriers, Frames, MIB, Worker};
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
 /// How long a slot takes nothing after it could not claim.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often is looked whether a segment that waits for room is still wanted.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Jobs whose plan is remembered.
 const MOST_PLANS: usize = 10_000;
@@ -45,6 +49,8 @@ pub(crate) struct NodeConfig {
     pub(crate) name: String,
     /// Segments done at a time.
     pub(crate) slots: usize,
+    /// Frames filtered at a time, beside the segments.
+    pub(crate) frame_slots: usize,
     /// Whether it does short tasks, too.
     pub(crate) control: bool,
     /// Whether it lives within the server's process.
@@ -79,11 +85,25 @@ pub(crate) struct Node {
     events: OnceLock<Events>,
     /// Tasks that ended well, and that did not.
     ended: Mutex<(u64, u64)>,
+    /// The same of frames; those that nobody waited for any more did not.
+    frames_ended: Mutex<(u64, u64)>,
     /// Segment slots without work.
     free: Mutex<u32>,
     changed: Notify,
     /// What was accepted of each job worked on.
     known: Mutex<BTreeMap<JobId, Known>>,
+    /// MiB that files of frames may still take.
+    frame_budget: Semaphore,
+    /// Notified when a frame is done.
+    frame_done: Arc<Notify>,
+}
+
+/// A plan whose frames are tasks.
+struct FramePlan<'a> {
+    made_by: AttemptId,
+    plan: Plan,
+    bytes: u64,
+    _permit: SemaphorePermit<'a>,
 }
 
 /// The accepted attempts of a job that its segments need.
@@ -162,9 +182,12 @@ impl Node {
             apart: CancellationToken::new(),
             events: OnceLock::new(),
             ended: Mutex::new((0, 0)),
+            frames_ended: Mutex::new((0, 0)),
             free,
             changed: Notify::new(),
             known: Mutex::new(BTreeMap::new()),
+            frame_budget: Semaphore::new(frames::budget()),
+            frame_done: Arc::new(Notify::new()),
         })
     }
 
@@ -183,6 +206,11 @@ impl Node {
         let segments = Queue::Segment(self.info.engine.id());
         let control = self.config.control.then_some(Queue::Control);
         control.into_iter().chain((self.config.slots > 0).then_some(segments)).collect()
+    }
+
+    /// Its engine, where it filters single frames.
+    pub(crate) fn frames(&self) -> Option<EngineId> {
+        (self.config.frame_slots > 0).then(|| self.info.engine.id())
     }
 
     /// Has tools hear what becomes of its tasks.
@@ -204,12 +232,17 @@ impl Node {
     /// Its numbers, as Prometheus reads them.
     pub(crate) fn metrics(&self) -> String {
         let (well, badly) = *lock(&self.ended);
+        let (filtered, unfiltered) = *lock(&self.frames_ended);
         let (free, held) = (*lock(&self.free), lock(&self.held).len());
         format!(
             "# HELP frameloom_node_tasks_total Tasks that ended on this node.\n\
              # TYPE frameloom_node_tasks_total counter\n\
              frameloom_node_tasks_total{{outcome=\"done\"}} {well}\n\
              frameloom_node_tasks_total{{outcome=\"failed\"}} {badly}\n\
+             # HELP frameloom_node_frames_total Frames that were tasks and ended on this node.\n\
+             # TYPE frameloom_node_frames_total counter\n\
+             frameloom_node_frames_total{{outcome=\"done\"}} {filtered}\n\
+             frameloom_node_frames_total{{outcome=\"failed\"}} {unfiltered}\n\
              # HELP frameloom_node_slots Slots of this node by what they do.\n\
              # TYPE frameloom_node_slots gauge\n\
              frameloom_node_slots{{state=\"free\"}} {free}\n\
@@ -242,11 +275,37 @@ impl Node {
                 slot.into_stats(begun.elapsed())
             }));
         }
+        let no_segments = CancellationToken::new();
+        let mut framers = Vec::new();
+        for i in 0..self.config.frame_slots {
+            let node = Arc::clone(&self);
+            let (stop, no_segments) = (stop.clone(), no_segments.clone());
+            framers.push(tokio::spawn(async move {
+                let mut slot = Slot::new(format!("frame.{i}"), node.config.slot.clone());
+                node.work_frames(&mut slot, stop, no_segments).await;
+                slot.kill().await;
+                slot.into_stats(begun.elapsed())
+            }));
+        }
         let mut stats = Vec::new();
         for worker in workers {
             match worker.await {
                 Ok(slot) => stats.push(slot),
                 Err(error) => tracing::error!(%error, "a slot's keeper ended"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.drained.cancelled() => {}
+        }
+        // Segments at work may have needed them until now.
+        no_segments.cancel();
+        for framer in framers {
+            match framer.await {
+                // Most runs need none.
+                Ok(slot) if slot.tasks > 0 || slot.restarts > 0 => stats.push(slot),
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "a frame slot's keeper ended"),
             }
         }
         quiet.cancel();
@@ -340,6 +399,101 @@ impl Node {
         }
     }
 
+    /// One frame slot's work.
+    async fn work_frames(
+        &self,
+        slot: &mut Slot,
+        stop: CancellationToken,
+        no_segments: CancellationToken,
+    ) {
+        let worker = Worker {
+            node: self.id,
+            store: Arc::clone(&self.store),
+            broker: Arc::clone(&self.broker),
+            done: Arc::clone(&self.frame_done),
+        };
+        let engine = self.info.engine.id();
+        loop {
+            let task = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = no_segments.cancelled() => return,
+                task = self.broker.receive_frame(engine) => task,
+            };
+            let Ok(task) = task else { return };
+            let done = tokio::select! {
+                () = stop.cancelled() => return,
+                done = worker.perform(task, slot) => done,
+            };
+            let mut ended = lock(&self.frames_ended);
+            if done {
+                ended.0 += 1;
+            } else {
+                ended.1 += 1;
+            }
+        }
+    }
+
+    /// What carries the frames of a segment that sends some away; and what they may take meanwhile, where
+    /// they go to nodes.
+    async fn carry(
+        &self,
+        dir: &JobDir<'_>,
+        job: &JobFile,
+        task: Task,
+        attempt: AttemptId,
+    ) -> Result<(Option<Frames>, Option<FramePlan<'_>>), Trouble> {
+        // What looks for things does so where the segment is decoded.
+        let framed = match task {
+            Task::Segment(_) => self.frame_plan(dir, job, attempt).await?,
+            _ => None,
+        };
+        let carriers = Carriers {
+            store: &self.store,
+            celery: self.config.celery.as_ref(),
+            broker: &self.broker,
+            done: &self.frame_done,
+        };
+        let plan = framed.as_ref().map(|framed| (framed.made_by, &framed.plan));
+        let frames = Frames::of(&carriers, job, plan).map_err(|error| self.trouble(error))?;
+        Ok((frames, framed))
+    }
+
+    /// The plan of a job whose frames are tasks, and the bytes that its frames may take, once they are
+    /// free; `None` where the job sends no frames to nodes.
+    async fn frame_plan(
+        &self,
+        dir: &JobDir<'_>,
+        job: &JobFile,
+        attempt: AttemptId,
+    ) -> Result<Option<FramePlan<'_>>, Trouble> {
+        if job.spec.granularity.is_segment() {
+            return Ok(None);
+        }
+        let ours = |error: Error| self.trouble(error);
+        let gone = || ours(Error::unavailable("the plan is gone"));
+        let known = lock(&self.known).get(&job.id).copied();
+        let made_by = known.ok_or_else(gone)?.plan;
+        let plan = dir.read_plan(made_by).map_err(ours)?.ok_or_else(gone)?;
+        let Some(bytes) = frames::needs(&plan, self.config.slots) else { return Ok(None) };
+        let permits = bytes.div_ceil(MIB).min(frames::budget() as u64);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let mut taking = std::pin::pin!(self.frame_budget.acquire_many(permits));
+        let permit = loop {
+            tokio::select! {
+                permit = &mut taking => {
+                    break permit.map_err(|e| ours(Error::internal(e.to_string())))?;
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    if dir.is_cancelled(attempt) || lock(&self.revoked).contains(&attempt) {
+                        return Err(Trouble::Cancelled);
+                    }
+                }
+            }
+        };
+        Ok(Some(FramePlan { made_by, plan, bytes, _permit: permit }))
+    }
+
     /// Claims a task, does it and reports.
     ///
     /// # Errors
@@ -391,21 +545,23 @@ impl Node {
         Ok(())
     }
 
+    /// What is wrong with a node of its own says nothing about the job: others may do it.
+    fn trouble(&self, error: Error) -> Trouble {
+        let error = if self.config.within_server || error.kind().is_retryable() {
+            error
+        } else {
+            Error::unavailable(format!("node {}: {error}", self.config.name))
+        };
+        Trouble::Failed { error, by_task: false }
+    }
+
     async fn perform(
         &self,
         dir: &JobDir<'_>,
         message: &TaskMessage,
         slot: &mut Slot,
     ) -> Result<TaskOutput, Trouble> {
-        // What is wrong with a node of its own says nothing about the job: others may do it.
-        let ours = |error: Error| {
-            let error = if self.config.within_server || error.kind().is_retryable() {
-                error
-            } else {
-                Error::unavailable(format!("node {}: {error}", self.config.name))
-            };
-            Trouble::Failed { error, by_task: false }
-        };
+        let ours = |error: Error| self.trouble(error);
         let (task, attempt) = (message.task, message.attempt);
         let job =
             dir.read_job().and_then(|job| job.ok_or_else(|| Error::not_found("the job is gone")));
@@ -438,15 +594,20 @@ impl Node {
             }
             Ok((command, descriptors))
         });
-        let away = match task {
-            Task::Segment(_) => {
-                Frames::of(&self.store, self.config.celery.as_ref(), &job).map_err(ours)?
+        let carried = match task {
+            Task::Detect(_) | Task::Segment(_) if prepared.is_ok() => {
+                self.carry(dir, &job, task, attempt).await
             }
-            _ => None,
+            _ => Ok((None, None)),
         };
-        let ended = match prepared {
-            Err(error) => Err(ours(error)),
-            Ok((command, descriptors)) => {
+        let ended = match (prepared, carried) {
+            (Err(error), _) => Err(ours(error)),
+            (_, Err(trouble)) => Err(trouble),
+            // With the end of this what is still away is called back.
+            (Ok((mut command, descriptors)), Ok((away, framed))) => {
+                if let (SlotCommand::Segment(task), Some(framed)) = (&mut command, &framed) {
+                    task.frame_bytes = framed.bytes;
+                }
                 slot.run(Job {
                     command,
                     descriptors,
@@ -481,8 +642,6 @@ impl Node {
                 .await
             }
         };
-        // What is still away is called back.
-        drop(away);
         match ended {
             Ok(output) => {
                 pending.publish(&out).map_err(ours)?;
@@ -571,6 +730,7 @@ impl Node {
                     attempt,
                     segment,
                     decode_threads: self.decode_threads(),
+                    frame_bytes: 0,
                     files,
                     tracks,
                     reveals: job.spec.reveal_previews

@@ -9,6 +9,9 @@ use rustix::fs::{FlockOperation, flock};
 /// Its lock, made before all else: what tells a work directory from any other.
 const LOCK: &str = "frameloom.lock";
 
+/// What is left of a directory that Celery workers know: they look for it where they start.
+const NAME: &str = "store.json";
+
 /// A locked work directory.
 #[derive(Debug)]
 pub(crate) struct WorkDir {
@@ -41,7 +44,7 @@ impl WorkDir {
             .and_then(|entries| entries.map(|e| e.map(|e| e.file_name())).collect())
             .map_err(failed)?;
         let names: Vec<std::ffi::OsString> = names;
-        if !names.is_empty() && !names.iter().any(|name| name == LOCK) {
+        if names.iter().any(|name| name != NAME) && !names.iter().any(|name| name == LOCK) {
             return Err(Error::invalid(format!(
                 "'{shown}' holds other things than a run's work; give --work a new or empty directory"
             )));
@@ -66,7 +69,8 @@ impl WorkDir {
         &self.path
     }
 
-    /// Removes all that a run has put there, and the directory if nothing else is in it.
+    /// Removes all that a run has put there, and the directory if nothing else is in it; a directory that
+    /// Celery workers know stays, with its name.
     ///
     /// # Errors
     /// Of the file system.

@@ -1,6 +1,8 @@
 //! Nodes of their own around a server, over a real Redis and one store.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "../../broker/tests/support/mod.rs"]
 mod redis_server;
 #[path = "support/server.rs"]
@@ -8,77 +10,18 @@ mod server;
 mod support;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
+use nodes::{Worker, serve, until, until_live, workers};
 use redis_server::Redis;
 use serde_json::{Value, json};
 use server::Server;
-use support::{clip, frameloom, kill, run_bytes, said, text};
-
-/// A worker node that ends with the test.
-struct Worker(Child);
-
-impl Worker {
-    fn start(redis: &Redis, data: &Path, name: &str, more: &[&str]) -> Self {
-        let child = frameloom()
-            .args(["worker", "--broker", &redis.url(), "--name", name, "--data"])
-            .arg(data)
-            .args(more)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-
-    fn signal(&self, signal: &str) {
-        kill(self.0.id(), signal);
-    }
-
-    fn end(&mut self) -> Option<i32> {
-        self.0.wait().unwrap().code()
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // It may have ended already, or be stopped.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn serve(redis: &Redis, data: &Path) -> Server {
-    Server::start(data, &["--broker", &redis.url(), "--no-local-slots"])
-}
+use support::{clip, frameloom, run_bytes, said, text};
 
 fn submit(server: &Server, source: &str, filter: &str) -> String {
     let request = json!({
         "source": { "upload": true, "name": "in.mp4" }, "filters": [filter], "segment": 1
     });
     server.submit(source, &request)
-}
-
-/// Asks until `wanted` is so.
-fn until(what: &str, seconds: u64, mut wanted: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(seconds);
-    while !wanted() {
-        assert!(Instant::now() < end, "not within {seconds} s: {what}");
-        std::thread::yield_now();
-    }
-}
-
-fn workers(server: &Server) -> Vec<Value> {
-    server.get("/v1/workers").1.as_array().unwrap().clone()
-}
-
-/// Waits until so many nodes with slots live.
-fn until_live(server: &Server, count: usize) {
-    until("nodes live", 20, || {
-        let slots = |w: &&Value| w["lives"] == true && w["slots"].as_u64().unwrap_or(0) > 0;
-        workers(server).iter().filter(slots).count() == count
-    });
 }
 
 /// What was decided about a job, a line each.

@@ -21,6 +21,7 @@ fn process(source: &File, plan: &Plan, job: u32, previews: bool) -> Result<(f64,
         let out = rustix::fs::memfd_create("segment", rustix::fs::MemfdFlags::CLOEXEC);
         let out = File::from(out.map_err(|e| failed(e.into()))?);
         let task = SegmentTask {
+            frame_bytes: 0,
             job: JobId::from_bits(job.into()),
             attempt: AttemptId::from_bits(0),
             segment,

@@ -205,6 +205,18 @@ impl Frame {
         Ok(frame)
     }
 
+    /// What this frame has beside its planes.
+    ///
+    /// # Errors
+    /// Exhausted where memory is.
+    pub(crate) fn without_planes(&self) -> Result<Self> {
+        let mut frame = Self::empty()?;
+        // SAFETY: both frames are valid; props hold no planes.
+        let code = unsafe { ffi::av_frame_copy_props(frame.as_mut_ptr(), self.as_ptr()) };
+        ff::check(code, "cannot copy a frame's properties")?;
+        Ok(frame)
+    }
+
     /// Another hold on the same planes.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ const MOST_PACKETS: usize = 500;
 /// `AVMasteringDisplayMetadata` of libavutil/mastering_display_metadata.h, which has no binding.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct RawMastering {
+pub(crate) struct RawMastering {
     display_primaries: [[ffi::AVRational; 2]; 3],
     white_point: [ffi::AVRational; 2],
     min_luminance: ffi::AVRational,
@@ -33,7 +33,7 @@ struct RawMastering {
 /// `AVContentLightMetadata` of the same header.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct RawLight {
+pub(crate) struct RawLight {
     max_cll: u32,
     max_fall: u32,
 }

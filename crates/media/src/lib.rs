@@ -18,6 +18,8 @@ mod ff;
 mod filter;
 mod follow;
 mod frame;
+mod frame_file;
+mod frame_runner;
 mod hdr;
 mod index;
 mod io;
@@ -40,6 +42,7 @@ pub use detect::{ModelInfo, RuntimeInfo, cuda, models, runtime, runtime_or_advic
 pub use engine::{engine, init};
 pub use filter::{Elsewhere, Exchange, Files, GraphFilters, catalogue, graph_filters};
 pub use follow::{hides_things, looks_for_things, track};
+pub use frame_runner::FrameRunner;
 pub use picture::picture;
 pub use planning::make_plan;
 pub use preview::Preview;

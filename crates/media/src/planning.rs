@@ -5,9 +5,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use frameloom_core::catalogue::Footprint;
 use frameloom_core::fingerprint::fingerprint;
+use frameloom_core::frame_task;
 use frameloom_core::plan::{
-    EntryPoint, Fingerprint, Message, OutputInfo, PLAN_VERSION, Plan, Seek, Segment, SourceInfo,
-    VideoInfo,
+    EntryPoint, Fingerprint, Message, OutputInfo, PLAN_VERSION, Plan, PlannedFilter, Seek, Segment,
+    SourceInfo, VideoInfo,
 };
 use frameloom_core::planner::{self, Cuts};
 use frameloom_core::slot::PlanTask;
@@ -19,7 +20,7 @@ use crate::demux::Demuxer;
 use crate::filter::{Files, Parts};
 use crate::frame::{FrameFormat, PixelFormat};
 use crate::index::{FILE_START, Index, Known};
-use crate::{encode, engine, filter, follow, hdr, source, streams};
+use crate::{encode, engine, filter, follow, hdr, source, streams, validate};
 
 /// Work a picture's pixel costs, in nanoseconds: what a segment is worth cutting for.
 const NANOSECONDS_A_PIXEL: f64 = 40.0;
@@ -44,6 +45,7 @@ pub fn make_plan(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Plan> {
     let (name, spec) = (task.name.as_str(), &task.spec);
+    validate::hidden_stays_hidden(spec)?;
     let mut demuxer = Demuxer::open(file, name)?;
     let stream = source::choose_stream(&demuxer, name, spec.stream)?;
     let mut messages = Vec::new();
@@ -60,9 +62,9 @@ pub fn make_plan(
 
     let working = working_format(spec, &video, &mut messages)?;
     let (filters, output, footprint) = filter::plan_chain(&spec.filters, &working)?;
+    messages.extend(in_order(spec, &filters, &working));
     // What only shows when they are built is told before any work begins.
-    let parts = Parts { exchange: None, files, plan: None, tracks: None };
-    drop(filter::Chain::new(&filters, &working, &parts)?);
+    drop(filter::Chain::new(&filters, &working, &Parts::alone(files))?);
     let fingerprint = fingerprint_of(file, spec.verify_source)?;
     filter::check_regions(&spec.filters, files, &fingerprint, video.time_base)?;
     let detection = follow::plan_detection(&spec.filters, files, spec.detections_only)?;
@@ -142,8 +144,47 @@ pub fn make_plan(
         entries,
         reason,
         messages,
+        granularity: spec.granularity,
+        on_error: spec.on_error,
         index_bytes_read: header_bytes.saturating_add(index.total_bytes_read()),
     })
+}
+
+/// Which filters' frames are no tasks, where frames are to be.
+fn in_order(spec: &JobSpec, filters: &[PlannedFilter], working: &FrameFormat) -> Vec<Message> {
+    if spec.granularity.is_segment() {
+        return Vec::new();
+    }
+    if spec.detections_only.is_some() {
+        let text =
+            "frames are only looked at, not processed: --granularity frame changes nothing here";
+        return vec![Message::new("no_frame_tasks", text)];
+    }
+    let away = frame_task::stretches(filters, &working.picture());
+    let own = |at: u32| away.iter().any(|s| (s.first..s.end).contains(&at));
+    let left =
+        (0u32..).zip(filters).filter(|(at, f)| !own(*at) && f.spec.name != frame_task::FILTER);
+    let mut messages: Vec<Message> = left
+        .map(|(_, filter)| {
+            let why = if frame_task::is_about_things(&filter.spec.name) {
+                "goes by what is found in the whole video, or notes what it finds"
+            } else {
+                "keeps state from frame to frame"
+            };
+            let text = format!(
+                "filter '{}' {why}: it runs in order where its segment is decoded, beside the frame tasks",
+                filter.spec
+            );
+            Message::new("filter_in_order", text)
+        })
+        .collect();
+    if away.is_empty() {
+        messages.push(Message::new(
+            "no_frame_tasks",
+            "no filter's frames can be tasks of nodes: --granularity frame changes nothing here",
+        ));
+    }
+    messages
 }
 
 /// Why a timeline that might have been cut was not.

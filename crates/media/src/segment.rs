@@ -15,6 +15,7 @@ use frameloom_core::id::JobId;
 use frameloom_core::metrics::FrameCounts;
 use frameloom_core::plan::{Plan, PlannedFilter, Seek, Segment};
 use frameloom_core::slot::{SegmentOutput, SegmentTask, WrittenFile};
+use frameloom_core::spec::Granularity;
 use frameloom_core::time::Interval;
 use frameloom_core::{Error, Result};
 
@@ -23,7 +24,7 @@ use crate::decode::{self, Decoder};
 use crate::demux::Demuxer;
 use crate::encode::Encoder;
 use crate::ff::Packet;
-use crate::filter::{Chain, Exchange, Files, FilterTimes, Notes, Parts};
+use crate::filter::{Chain, Exchange, Files, FilterTimes, Notes, Parts, Spread};
 use crate::follow::{Look, LookHeader, LookLine, LookRecord, LookWriter, Looker, is_detector};
 use crate::frame::{Frame, FrameFormat};
 use crate::preview::{Preview, Previewer, Shown};
@@ -320,11 +321,15 @@ impl<'a> Pass<'a> {
         let (plan, number) = (what.plan, what.task.segment);
         let video = &plan.source.video;
         let working = FrameFormat::of(&plan.working, video)?;
+        // What looks for things does so where the segment is decoded.
+        let spread = (plan.granularity == Granularity::Frame && !what.detects)
+            .then_some(Spread { bytes: what.task.frame_bytes, on_error: plan.on_error });
         let parts = Parts {
             exchange,
             files: &what.given.files,
             plan: Some(plan),
             tracks: what.given.tracks.as_ref(),
+            spread,
         };
         // To look for things, frames go through no more filters than find any.
         let filters = if what.detects { watched(plan) } else { plan.filters.as_slice() };
@@ -558,6 +563,10 @@ impl<'a> Pass<'a> {
                 continue;
             }
             if let Sink::Looks { writer, found, .. } = &mut self.sink {
+                // Frames that a filter left out were looked at as well.
+                while found.front().is_some_and(|(known, ..)| *known < pts) {
+                    found.pop_front();
+                }
                 let Some((known, mut looks, mut times)) = found.pop_front() else {
                     return Err(Error::internal("a frame that nobody looked at"));
                 };
@@ -615,7 +624,14 @@ impl<'a> Pass<'a> {
         if let Some(last) = self.records.last_mut().and_then(|record| record.ms.last_mut()) {
             *last += ms(flush.elapsed());
         }
-        if self.counts.output != self.counts.input {
+        for lost in self.chain.lost() {
+            let count =
+                |all: &[i64]| all.iter().filter(|pts| self.range.contains(**pts)).count() as u64;
+            self.counts.skipped += count(&lost.skipped);
+            self.counts.held += count(&lost.held);
+            self.counts.original += count(&lost.original);
+        }
+        if self.counts.output + self.counts.skipped != self.counts.input {
             return Err(Error::unsupported(format!(
                 "the filters made {} frames of {}; only filters that keep one frame in, one frame out can be used",
                 self.counts.output, self.counts.input

@@ -1,8 +1,10 @@
 //! What can be said of a job before its source is there.
 
-use frameloom_core::Result;
-use frameloom_core::spec::JobSpec;
+use frameloom_core::frame_task::{FILTER, FrameTaskSpec, is_about_things};
+use frameloom_core::spec::{JobSpec, OnError};
+use frameloom_core::{Error, Result};
 
+use crate::follow::hides_things;
 use crate::{encode, filter};
 
 /// Checks filters, graphs, and encoder with its options, as far as no source is needed for it:
@@ -12,7 +14,36 @@ use crate::{encode, filter};
 /// Invalid for what no source could mend.
 pub fn validate(spec: &JobSpec) -> Result<()> {
     filter::validate(&spec.filters)?;
+    hidden_stays_hidden(spec)?;
     encode::validate(&spec.encoder, spec.container)
+}
+
+/// Refuses that frames which fail show what a filter hides: those that stay as they are, and pictures that are
+/// shown once more where what is hidden goes by their time.
+///
+/// # Errors
+/// Invalid with what to take.
+pub(crate) fn hidden_stays_hidden(spec: &JobSpec) -> Result<()> {
+    let Some(last) = spec.filters.iter().rposition(hides_things) else { return Ok(()) };
+    let hider = &spec.filters[last];
+    let check = |on_error, is_before| match on_error {
+        OnError::Original => Err(Error::invalid(format!(
+            "frames that fail must not stay as they are (on_error 'original') with filter '{hider}', which hides \
+             things: take 'fail' or 'skip'"
+        ))),
+        OnError::Hold if is_before => Err(Error::invalid(format!(
+            "a picture must not be shown once more (on_error 'hold') before filter '{hider}', which would hide what \
+             is in the frame that fails: take 'fail' or 'skip', or put '{hider}' first"
+        ))),
+        _ => Ok(()),
+    };
+    let mut before = spec.filters[..last].iter();
+    check(spec.on_error, before.any(|f| f.name != FILTER && !is_about_things(&f.name)))?;
+    for (at, filter) in spec.filters.iter().enumerate().filter(|(_, f)| f.name == FILTER) {
+        let asked = FrameTaskSpec::of(&filter::catalogue().check(filter)?)?;
+        check(asked.on_error, at < last).map_err(|e| e.at(format!("filter '{filter}'")))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -41,5 +72,42 @@ mod tests {
         let options = vec![("stats".to_owned(), "x".to_owned())];
         assert!(job(&[], EncoderSpec { options, ..plain.clone() }).is_err());
         assert!(job(&[], EncoderSpec { preset: Some("speedy".into()), ..plain }).is_err());
+    }
+
+    #[test]
+    fn frames_that_fail_show_nothing_that_is_hidden() {
+        let job = |filters: &[&str], on_error| {
+            let filters = filters.iter().map(|text| text.parse().unwrap()).collect();
+            let granularity = frameloom_core::spec::Granularity::Frame;
+            validate(&JobSpec { filters, granularity, on_error, ..Default::default() })
+        };
+        let celery = |on_error: &str| format!("celery:task=t:queue=q:on_error={on_error}");
+        let (original, hold) = (celery("original"), celery("hold"));
+        let (hides, open) = ("faces:action=blur", "faces:action=boxes");
+        use OnError::{Fail, Hold, Original, Skip};
+        for (filters, on_error) in [
+            (&[hides, "blur"][..], Hold),
+            (&["blur", hides], Skip),
+            (&["blur", open], Original),
+            (&["blur", open], Hold),
+            (&[hides, &hold], Fail),
+            (&[open, &original], Fail),
+            (&[&celery("skip"), hides], Fail),
+        ] {
+            job(filters, on_error).unwrap();
+        }
+        for (filters, on_error, words) in [
+            (&["blur", hides][..], Original, "on_error 'original'"),
+            (&[hides, "blur"], Original, "on_error 'original'"),
+            (&["blur", hides], Hold, "on_error 'hold'"),
+            (&[hides, &original], Fail, "on_error 'original'"),
+            (&[&original, hides], Fail, "on_error 'original'"),
+            (&[&hold, hides], Fail, "on_error 'hold'"),
+        ] {
+            let error = job(filters, on_error).unwrap_err();
+            assert_eq!(error.kind(), frameloom_core::ErrorKind::Invalid, "{filters:?}: {error}");
+            let said = error.message();
+            assert!(said.contains(words) && said.contains(hides), "{filters:?}: {said}");
+        }
     }
 }

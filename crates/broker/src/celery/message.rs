@@ -1,14 +1,16 @@
 //! Messages as Celery's second protocol has them, in the envelope of kombu's Redis transport.
 
+use std::path::PathBuf;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use frameloom_core::id::{AttemptId, JobId, StoreId};
-use frameloom_core::wire::{PROTOCOL, Task, TaskMessage};
+use frameloom_core::wire::{FrameMessage, FrameTask, PROTOCOL, StrangeFrame, Task, TaskMessage};
 use frameloom_core::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::names::TASKS;
+use super::names::{FRAME_TASK, TASKS};
 use crate::Urgency;
 
 /// Largest message that is read, in bytes; ours have less than 4 KB.
@@ -79,6 +81,14 @@ pub(super) fn arguments(message: &TaskMessage, store: StoreId) -> Value {
     if let Some(k) = message.task.segment() {
         kwargs["segment"] = k.into();
     }
+    kwargs
+}
+
+/// The arguments of a frame's task.
+pub(super) fn frame_arguments(message: &FrameMessage, store: StoreId) -> Value {
+    let mut kwargs = json!(message);
+    kwargs["version"] = PROTOCOL.into();
+    kwargs["store"] = json!(store);
     kwargs
 }
 
@@ -178,9 +188,21 @@ fn shown(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_debug).collect()
 }
 
+/// Most frames and filters of a stranger's task.
+const MOST_FRAMES: usize = 64;
+const MOST_FILTERS: usize = 64;
+
+#[derive(Deserialize)]
+struct Strange {
+    filters: Vec<String>,
+    frames: Vec<String>,
+    #[serde(default)]
+    frame: u64,
+    output: String,
+}
+
 #[derive(Deserialize)]
 struct Arguments {
-    store: StoreId,
     job: JobId,
     attempt: AttemptId,
     #[serde(default)]
@@ -196,7 +218,8 @@ pub(super) fn decode(raw: &[u8], store: StoreId) -> Result<TaskMessage> {
     task(&envelope, store).map_err(|e| e.at(format!("from {}", envelope.origin())))
 }
 
-fn task(envelope: &Envelope, store: StoreId) -> Result<TaskMessage> {
+/// The name and the keyword arguments of a task that is to be done now, as nodes know it.
+fn asked(envelope: &Envelope) -> Result<(&str, Value)> {
     let Some(name) = envelope.header("task") else {
         return Err(Error::invalid("a message of Celery's first protocol, or no task at all"));
     };
@@ -204,11 +227,14 @@ fn task(envelope: &Envelope, store: StoreId) -> Result<TaskMessage> {
         return Err(Error::invalid(format!("task '{}', which nobody here does", shown(name))));
     }
     due(envelope)?;
-    let body = envelope.body()?;
-    let kwargs = body
-        .get(1)
-        .filter(|kwargs| kwargs.is_object())
-        .ok_or_else(|| Error::invalid("a body that is not [args, kwargs, …]"))?;
+    let mut body = envelope.body()?;
+    let kwargs = body.get_mut(1).filter(|kwargs| kwargs.is_object()).map(Value::take);
+    let kwargs = kwargs.ok_or_else(|| Error::invalid("a body that is not [args, kwargs, …]"))?;
+    Ok((name, kwargs))
+}
+
+/// Whether arguments are of our version and store.
+fn fits(kwargs: &Value, store: StoreId) -> Result<()> {
     let version = kwargs.get("version").and_then(Value::as_u64);
     if version != Some(u64::from(PROTOCOL)) {
         return Err(Error::invalid(format!(
@@ -216,13 +242,89 @@ fn task(envelope: &Envelope, store: StoreId) -> Result<TaskMessage> {
             shown(&kwargs.get("version").unwrap_or(&Value::Null).to_string())
         )));
     }
-    let given: Arguments = Arguments::deserialize(kwargs).map_err(|e| {
+    let given = kwargs.get("store").and_then(Value::as_str).unwrap_or_default();
+    if given != store.to_string() {
+        return Err(Error::invalid(format!("a task on store {}; ours is {store}", shown(given))));
+    }
+    Ok(())
+}
+
+/// Arguments as they should be.
+fn read<T: serde::de::DeserializeOwned>(name: &str, kwargs: Value) -> Result<T> {
+    serde_json::from_value(kwargs).map_err(|e| {
         // It quotes what was given.
         Error::invalid(format!("arguments of '{name}' that are wrong ({})", shown(&e.to_string())))
-    })?;
-    if given.store != store {
-        return Err(Error::invalid(format!("a task on store {}; ours is {store}", given.store)));
+    })
+}
+
+/// A frame from a queue of this name: of a job from an engine's, of a stranger from that for all.
+///
+/// # Errors
+/// As [`decode`].
+pub(super) fn decode_frame(queue: &str, raw: &[u8], store: StoreId) -> Result<FrameTask> {
+    let envelope = Envelope::read(raw)?;
+    frame_task(&envelope, queue == FRAME_TASK, store)
+        .map_err(|e| e.at(format!("from {}", envelope.origin())))
+}
+
+fn frame_task(envelope: &Envelope, strange: bool, store: StoreId) -> Result<FrameTask> {
+    let (name, mut kwargs) = asked(envelope)?;
+    if name != FRAME_TASK {
+        return Err(Error::invalid(format!("task '{name}' in a queue of frames")));
     }
+    if !strange {
+        fits(&kwargs, store)?;
+        return read(name, kwargs).map(FrameTask::Ours);
+    }
+    // Strangers need not say for which version and store: then it is for any.
+    if kwargs.get("version").is_none() {
+        kwargs["version"] = PROTOCOL.into();
+    }
+    if kwargs.get("store").is_none() {
+        kwargs["store"] = store.to_string().into();
+    }
+    fits(&kwargs, store)?;
+    let given: Strange = read(name, kwargs)?;
+    let frame = usize::try_from(given.frame).unwrap_or(usize::MAX);
+    if !(1..=MOST_FRAMES).contains(&given.frames.len()) || frame >= given.frames.len() {
+        return Err(Error::invalid(format!(
+            "frame {} of {}; 1 to {MOST_FRAMES} frames are taken, counted from 0",
+            given.frame,
+            given.frames.len()
+        )));
+    }
+    if given.filters.len() > MOST_FILTERS {
+        return Err(Error::invalid(format!("more than {MOST_FILTERS} filters")));
+    }
+    let tag = envelope.properties.get("delivery_tag").and_then(Value::as_str);
+    let tag = tag.ok_or_else(|| Error::invalid("a message without a delivery tag"))?.to_owned();
+    Ok(FrameTask::Stranger(StrangeFrame {
+        tag,
+        id: shown(envelope.header("id").unwrap_or_default()),
+        filters: given.filters,
+        frames: given.frames.into_iter().map(|path| place(&path)).collect::<Result<_>>()?,
+        frame,
+        output: place(&given.output)?,
+    }))
+}
+
+/// A path of a stranger's frame: `frames/NAME/…`, without a way back.
+fn place(path: &str) -> Result<PathBuf> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let plain = |part: &&str| !part.is_empty() && !part.starts_with('.');
+    if parts.len() < 3 || parts[0] != "frames" || path.len() > 1024 || !parts.iter().all(plain) {
+        return Err(Error::invalid(format!(
+            "path '{}' is not frames/DIRECTORY/FILE, relative to the store's root",
+            shown(path)
+        )));
+    }
+    Ok(PathBuf::from(path))
+}
+
+fn task(envelope: &Envelope, store: StoreId) -> Result<TaskMessage> {
+    let (name, kwargs) = asked(envelope)?;
+    fits(&kwargs, store)?;
+    let given: Arguments = read(name, kwargs)?;
     let task = match (name, given.segment) {
         ("frameloom.plan", None) => Task::Plan,
         ("frameloom.track", None) => Task::Track,
@@ -323,6 +425,7 @@ mod tests {
             (changed("/headers/task", json!("frameloom.plan")), "with or without a segment"),
             (changed("/body/1/version", json!(2)), "version 2"),
             (changed("/body/1/version", json!("1")), "the number 1 is awaited"),
+            (changed("/body/1/store", json!("../../etc/passwd")), "a task on store ../../etc"),
             (changed("/body/1/job", json!("../../etc/passwd")), "32 lower-case"),
             (changed("/body/1/job", json!("\n forged \u{1b}]0;")), "\\n forged \\u{1b}"),
             (changed("/body/1/segment", json!(-1)), "arguments of"),
@@ -332,6 +435,59 @@ mod tests {
         ];
         for (raw, words) in cases {
             let error = decode(raw.as_bytes(), store).unwrap_err();
+            assert!(error.message().contains(words), "'{error}' lacks '{words}'");
+        }
+    }
+
+    #[test]
+    fn frames_come_back_and_strangers_may_name_nothing_but_frames() {
+        let (_, store) = sample();
+        let ours = FrameMessage {
+            job: JobId::from_bits(7),
+            plan: AttemptId::from_bits(8),
+            attempt: AttemptId::from_bits(u128::MAX),
+            group: AttemptId::from_bits(9),
+            frame: u64::MAX,
+            first: 0,
+            last: u64::MAX,
+            from: 0,
+            to: u32::MAX,
+        };
+        let raw = |kwargs: &Value, queue: &str| {
+            encode(&Sent { task: FRAME_TASK, id: "x", kwargs }, queue, 3, "gen1@host")
+        };
+        let text = raw(&frame_arguments(&ours, store), "frameloom.frame.000000000001");
+        assert!(text.len() < 4096, "{} bytes", text.len());
+        let engine = "frameloom.frame.000000000001";
+        let read = decode_frame(engine, text.as_bytes(), store).unwrap();
+        assert_eq!(read, FrameTask::Ours(ours));
+        // A stranger's is none of an engine, and the other way round.
+        assert!(decode_frame(FRAME_TASK, text.as_bytes(), store).is_err());
+
+        let good =
+            json!({ "filters": ["invert"], "frames": ["frames/a/b"], "output": "frames/a/c" });
+        let text = raw(&good, FRAME_TASK);
+        let read = decode_frame(FRAME_TASK, text.as_bytes(), store).unwrap();
+        assert!(matches!(read, FrameTask::Stranger(frame) if frame.frame == 0));
+        assert!(decode_frame(engine, text.as_bytes(), store).is_err());
+        for (field, value, words) in [
+            ("output", json!("frames/a/../b"), "is not frames/DIRECTORY/FILE"),
+            ("output", json!("frames/a"), "is not frames/"),
+            ("output", json!("/frames/a/b"), "is not frames/"),
+            ("output", json!("jobs/a/b"), "is not frames/"),
+            ("frames", json!(["frames/.a/b"]), "is not frames/"),
+            ("frames", json!(["frames/a/"]), "is not frames/"),
+            ("frames", json!([]), "frame 0 of 0"),
+            ("frame", json!(1), "frame 1 of 1"),
+            ("frame", json!(-1), "arguments of"),
+            ("filters", json!(vec!["invert"; 65]), "more than 64"),
+            ("store", json!("0"), "a task on store 0"),
+            ("version", json!(9), "version 9"),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value;
+            let text = raw(&bad, FRAME_TASK);
+            let error = decode_frame(FRAME_TASK, text.as_bytes(), store).unwrap_err();
             assert!(error.message().contains(words), "'{error}' lacks '{words}'");
         }
     }
@@ -354,6 +510,7 @@ mod tests {
             raw[at % len] = byte;
             raw.truncate(len - cut % len);
             drop(decode(&raw, store));
+            drop(decode_frame(FRAME_TASK, &raw, store));
         }
     }
 }

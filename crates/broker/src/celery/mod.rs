@@ -2,12 +2,14 @@
 //! see them.
 //!
 //! Redis holds nothing that matters: a message that is lost, late or doubled changes no result. So a
-//! message is popped and that is all; there is no list of unacknowledged ones to restore from.
+//! message is popped and that is all; there is no list of unacknowledged ones to restore from. Only for
+//! frames that strangers send the keys are kept that kombu has for it.
 
 mod link;
 mod message;
 mod names;
 mod receiver;
+mod unacked;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use frameloom_core::id::{AttemptId, EngineId, StoreId};
-use frameloom_core::wire::{PROTOCOL, Queue, TaskMessage};
+use frameloom_core::wire::{FrameMessage, FrameTask, PROTOCOL, Queue, StrangeFrame, TaskMessage};
 use frameloom_core::{Error, Result};
 use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
@@ -28,7 +30,8 @@ use tokio::time::Instant;
 use crate::{Broker, LEAST_URGENT, Reply, Urgency};
 use link::Link;
 use message::{Address, encode, envelope, task_id};
-use receiver::{MADE_KNOWN_EVERY, Request};
+use names::{FRAME_TASK, frame_queue};
+use receiver::{MADE_KNOWN_EVERY, Request, Source};
 
 pub use names::{TASKS, queue_name, task_name};
 pub use worker::{Active, Events, Steered, WorkerConfig};
@@ -45,6 +48,9 @@ const SERVER_KEY: &str = "frameloom.server";
 /// How long a server is believed that says nothing, in seconds.
 const SERVER_LASTS: u64 = 15;
 
+/// After how long a stranger's frame that is not done is given to another node.
+const RESTORE_AFTER: Duration = Duration::from_secs(300);
+
 /// How far clocks may be apart.
 const MOST_SKEW: Duration = Duration::from_secs(30);
 
@@ -59,9 +65,15 @@ struct Shared {
     refused: AtomicU64,
     /// Celery's logical clock.
     clock: AtomicU64,
+    /// After how many milliseconds a stranger's frame that is not done is given to another node.
+    restore_after_ms: AtomicU64,
 }
 
 impl Shared {
+    fn restore_after(&self) -> Duration {
+        Duration::from_millis(self.restore_after_ms.load(Ordering::Relaxed))
+    }
+
     /// Sends commands over the shared connection, which is made anew where it is broken.
     async fn ask<T: redis::FromRedisValue>(&self, pipe: &redis::Pipeline) -> Result<T> {
         let mut connection = {
@@ -122,7 +134,8 @@ impl Shared {
 /// Queues in Redis.
 pub struct Celery {
     shared: Arc<Shared>,
-    receivers: Mutex<BTreeMap<Queue, mpsc::Sender<Request>>>,
+    receivers: Mutex<BTreeMap<Queue, mpsc::Sender<Request<TaskMessage>>>>,
+    frame_receivers: Mutex<BTreeMap<EngineId, mpsc::Sender<Request<FrameTask>>>>,
     /// When queues were last made known.
     known: Mutex<BTreeMap<String, Instant>>,
 }
@@ -177,12 +190,14 @@ impl Celery {
             origin: format!("gen{}@{name}", std::process::id()),
             refused: AtomicU64::new(0),
             clock: AtomicU64::new(0),
+            restore_after_ms: AtomicU64::new(millis(RESTORE_AFTER)),
             link,
         };
         let _: Vec<String> = shared.ask(redis::pipe().cmd("PING")).await?;
         Ok(Self {
             shared: Arc::new(shared),
             receivers: Mutex::new(BTreeMap::new()),
+            frame_receivers: Mutex::new(BTreeMap::new()),
             known: Mutex::new(BTreeMap::new()),
         })
     }
@@ -323,6 +338,12 @@ impl Celery {
         done.inspect_err(|_| self.set_known(queue, false))
     }
 
+    /// Gives strangers' frames that are not done after so long to another node: kombu's
+    /// `visibility_timeout`, 300 s where nothing is said.
+    pub fn restore_after(&self, time: Duration) {
+        self.shared.restore_after_ms.store(millis(time), Ordering::Relaxed);
+    }
+
     /// Messages that nobody should have sent, so far.
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
@@ -342,6 +363,10 @@ impl Celery {
             all.remove(queue);
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether a version is below 6.2.
@@ -370,7 +395,12 @@ impl Broker for Celery {
             let requests = all.entry(queue).or_insert_with(|| {
                 let (sender, requests) = mpsc::channel(MOST_WAITING);
                 let shared = Arc::clone(&self.shared);
-                tokio::spawn(receiver::receive(shared, queue_name(queue), requests));
+                let source = Source {
+                    queues: vec![queue_name(queue)],
+                    decode: |_, raw, store| message::decode(raw, store),
+                    noted: None,
+                };
+                tokio::spawn(receiver::receive(shared, source, requests));
                 sender
             });
             requests.clone()
@@ -381,6 +411,64 @@ impl Broker for Celery {
 
     fn len(&self, queue: Queue) -> Reply<'_, usize> {
         Box::pin(async move { self.depth_of(&queue_name(queue)).await })
+    }
+
+    fn send_frames(&self, engine: EngineId, frames: Vec<FrameMessage>) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let queue = frame_queue(engine);
+            if self.is_unknown(&queue) {
+                shared.make_known(&queue).await?;
+                self.set_known(&queue, true);
+            }
+            // No events: there are as many as frames, and nothing rests on them.
+            let encode = |frame: &FrameMessage| {
+                let kwargs = message::frame_arguments(frame, shared.store);
+                let id = task_id(frame.attempt);
+                let task = message::Sent { task: FRAME_TASK, id: &id, kwargs: &kwargs };
+                encode(&task, &queue, FRAMES_URGENCY, &shared.origin)
+            };
+            let messages: Vec<String> = frames.iter().map(encode).collect();
+            if messages.is_empty() {
+                return Ok(());
+            }
+            let mut pipe = redis::pipe();
+            pipe.lpush(names::key(&queue, FRAMES_URGENCY), messages).ignore();
+            let done: Result<()> = shared.ask(&pipe).await;
+            done.inspect_err(|_| self.set_known(&queue, false))
+        })
+    }
+
+    fn receive_frame(&self, engine: EngineId) -> Reply<'_, FrameTask> {
+        let requests = {
+            let mut all = self.frame_receivers.lock().unwrap_or_else(PoisonError::into_inner);
+            let requests = all.entry(engine).or_insert_with(|| {
+                let (sender, requests) = mpsc::channel(MOST_WAITING);
+                let source = Source {
+                    queues: vec![frame_queue(engine), FRAME_TASK.to_owned()],
+                    decode: message::decode_frame,
+                    noted: Some(FRAME_TASK),
+                };
+                tokio::spawn(receiver::receive(Arc::clone(&self.shared), source, requests));
+                sender
+            });
+            requests.clone()
+        };
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { receiver::wait(shared, &requests).await })
+    }
+
+    fn frames_waiting(&self, engine: EngineId) -> Reply<'_, usize> {
+        Box::pin(async move { self.depth_of(&frame_queue(engine)).await })
+    }
+
+    fn frame_is_done<'a>(&'a self, frame: &'a StrangeFrame) -> Reply<'a, ()> {
+        Box::pin(async move {
+            let mut pipe = redis::pipe();
+            pipe.atomic();
+            unacked::forget(&mut pipe, &frame.tag);
+            self.shared.ask(&pipe).await
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Names on the wire: queues, their lists in Redis, and tasks.
 
+use frameloom_core::id::EngineId;
 use frameloom_core::wire::{PROTOCOL, Queue, Task};
 
 use crate::Urgency;
@@ -18,6 +19,14 @@ pub fn queue_name(queue: Queue) -> String {
     }
 }
 
+/// The queue of frames for nodes of an engine.
+pub(super) fn frame_queue(engine: EngineId) -> String {
+    format!("{FRAME_TASK}.{engine}")
+}
+
+/// The task that filters a frame, and the queue of such that strangers send.
+pub(super) const FRAME_TASK: &str = "frameloom.frame";
+
 /// The lists of a queue, the most urgent first.
 pub(super) fn keys(queue: &str) -> [String; 4] {
     STEPS.map(|step| key(queue, step))
@@ -31,6 +40,11 @@ pub(super) fn key(queue: &str, urgency: Urgency) -> String {
     }
 }
 
+/// The queue that a list belongs to.
+pub(super) fn queue_of(key: &str) -> &str {
+    key.split(SEPARATOR).next().unwrap_or(key)
+}
+
 /// The set and member by which tools find a queue.
 pub(super) fn binding(queue: &str) -> ([String; 2], String) {
     let sets = [format!("_kombu.binding.{queue}"), format!("_kombu.binding_permanent.{queue}")];
@@ -38,9 +52,10 @@ pub(super) fn binding(queue: &str) -> ([String; 2], String) {
 }
 
 /// The names of the tasks that nodes do.
-pub const TASKS: [&str; 5] = [
+pub const TASKS: [&str; 6] = [
     "frameloom.concat",
     "frameloom.detect",
+    FRAME_TASK,
     "frameloom.plan",
     "frameloom.segment",
     "frameloom.track",
@@ -60,7 +75,6 @@ pub fn task_name(task: Task) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use frameloom_core::id::EngineId;
 
     #[test]
     fn lists_are_those_of_kombu() {
@@ -69,6 +83,7 @@ mod tests {
         assert_eq!(keys("q"), ["q", "q\x06\x163", "q\x06\x166", "q\x06\x169"].map(str::to_owned));
         for (urgency, key) in [(0, "q"), (2, "q"), (3, "q\x06\x163"), (8, "q\x06\x166")] {
             assert_eq!(super::key("q", urgency), key);
+            assert_eq!(queue_of(key), "q");
         }
         assert_eq!(binding("q").1, "q\x06\x16\x06\x16q");
     }

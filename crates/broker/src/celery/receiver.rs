@@ -1,18 +1,18 @@
-//! Receives from one queue, for all slots of a process that wait for it, over one connection.
+//! Receives from one queue, or a few, for all slots of a process that wait for it, over one connection.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use frameloom_core::Result;
-use frameloom_core::wire::TaskMessage;
+use frameloom_core::id::StoreId;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Shared;
 use super::link::back_off;
-use super::message::decode;
-use super::names::keys;
+use super::names::{keys, queue_of};
+use super::unacked;
 
 /// Seconds that one look at a queue waits for a message.
 const WAIT: f64 = 1.0;
@@ -20,23 +20,35 @@ const WAIT: f64 = 1.0;
 /// How often a queue is made known again: FLUSHALL forgets it.
 pub(super) const MADE_KNOWN_EVERY: Duration = Duration::from_secs(60);
 
+/// What is received, and from where.
+pub(super) struct Source<M> {
+    /// The queues, which come first in turns.
+    pub(super) queues: Vec<String>,
+    /// Reads a message that came from a queue of this name.
+    pub(super) decode: fn(&str, &[u8], StoreId) -> Result<M>,
+    /// The queue whose messages are noted until they are done.
+    pub(super) noted: Option<&'static str>,
+}
+
 /// A message with the list that it came from and its text, in case nobody wants it any more.
-struct Delivery {
-    message: TaskMessage,
+struct Delivery<M> {
+    message: M,
     key: String,
     raw: Vec<u8>,
+    /// Whether it is noted as not done yet.
+    noted: bool,
 }
 
 /// Somebody who waits for a message.
-pub(super) struct Request(oneshot::Sender<Delivery>);
+pub(super) struct Request<M>(oneshot::Sender<Delivery<M>>);
 
 /// Waits for one message; dropped, it takes none.
-struct Wait {
-    delivery: oneshot::Receiver<Delivery>,
+struct Wait<M: Send + 'static> {
+    delivery: oneshot::Receiver<Delivery<M>>,
     shared: Arc<Shared>,
 }
 
-impl Drop for Wait {
+impl<M: Send + 'static> Drop for Wait<M> {
     fn drop(&mut self) {
         self.delivery.close();
         // It may have come between the last look and now.
@@ -48,9 +60,12 @@ impl Drop for Wait {
 }
 
 /// Puts a message that nobody wants any more back to where it came from, as the next.
-async fn give_back(shared: &Shared, delivery: Delivery) {
+async fn give_back<M>(shared: &Shared, delivery: Delivery<M>) {
     let mut command = redis::pipe();
-    command.rpush(&delivery.key, &delivery.raw).ignore();
+    command.atomic().rpush(&delivery.key, &delivery.raw).ignore();
+    if delivery.noted {
+        unacked::forget(&mut command, &unacked::tag_of(&delivery.raw));
+    }
     let done: Result<()> = shared.ask(&command).await;
     if let Err(error) = done {
         // Then it is lost, and the server sends it again.
@@ -59,10 +74,10 @@ async fn give_back(shared: &Shared, delivery: Delivery) {
 }
 
 /// Waits for a message of a queue whose receiver listens to `requests`.
-pub(super) async fn wait(
+pub(super) async fn wait<M: Send + 'static>(
     shared: Arc<Shared>,
-    requests: &mpsc::Sender<Request>,
-) -> Result<TaskMessage> {
+    requests: &mpsc::Sender<Request<M>>,
+) -> Result<M> {
     let ended = || frameloom_core::Error::unavailable("the broker was closed");
     let (sender, delivery) = oneshot::channel();
     requests.send(Request(sender)).await.map_err(|_| ended())?;
@@ -74,15 +89,17 @@ pub(super) async fn wait(
 }
 
 /// Receives for those who ask, until nobody can ask any more.
-pub(super) async fn receive(
+pub(super) async fn receive<M>(
     shared: Arc<Shared>,
-    queue: String,
-    mut requests: mpsc::Receiver<Request>,
+    mut source: Source<M>,
+    mut requests: mpsc::Receiver<Request<M>>,
 ) {
     let mut tries = 0;
     let mut connection = None;
     let mut known = None;
-    let mut next: Option<Request> = None;
+    let mut restored = None;
+    let mut next: Option<Request<M>> = None;
+    let queue = source.queues.join(", ");
     loop {
         let request = match next.take().filter(|request| !request.0.is_closed()) {
             Some(request) => request,
@@ -94,7 +111,11 @@ pub(super) async fn receive(
         if request.0.is_closed() {
             continue;
         }
-        match look(&shared, &queue, &mut connection, &mut known).await {
+        if source.noted.is_some() {
+            unacked::restore_now_and_then(&shared, &mut restored).await;
+        }
+        source.queues.rotate_left(1);
+        match look(&shared, &source, &mut connection, &mut known).await {
             Ok(found) => {
                 if tries > 0 {
                     tracing::info!(queue, broker = shared.link.shown(), "the broker answers again");
@@ -124,7 +145,11 @@ pub(super) async fn receive(
 }
 
 /// Gives a message to the next who waits, or back.
-async fn hand_on(shared: &Shared, mut delivery: Delivery, requests: &mut mpsc::Receiver<Request>) {
+async fn hand_on<M>(
+    shared: &Shared,
+    mut delivery: Delivery<M>,
+    requests: &mut mpsc::Receiver<Request<M>>,
+) {
     while let Ok(request) = requests.try_recv() {
         match request.0.send(delivery) {
             Ok(()) => return,
@@ -135,27 +160,38 @@ async fn hand_on(shared: &Shared, mut delivery: Delivery, requests: &mut mpsc::R
 }
 
 /// Looks for a message for a while; one that nobody should have sent is dropped here.
-async fn look(
+async fn look<M>(
     shared: &Shared,
-    queue: &str,
+    source: &Source<M>,
     connection: &mut Option<MultiplexedConnection>,
     known: &mut Option<Instant>,
-) -> Result<Option<Delivery>> {
+) -> Result<Option<Delivery<M>>> {
     let connection = match connection {
         Some(connection) => connection,
         None => connection.insert(shared.link.connection().await?),
     };
     if known.is_none_or(|at| at.elapsed() > MADE_KNOWN_EVERY) {
-        shared.make_known(queue).await?;
+        for queue in &source.queues {
+            shared.make_known(queue).await?;
+        }
         *known = Some(Instant::now());
     }
+    let lists: Vec<String> = source.queues.iter().flat_map(|queue| keys(queue)).collect();
     let mut command = redis::cmd("BRPOP");
-    command.arg(&keys(queue)).arg(WAIT);
+    command.arg(&lists).arg(WAIT);
     let found: Option<(String, Vec<u8>)> =
         command.query_async(connection).await.map_err(|e| shared.link.error(&e))?;
     let Some((key, raw)) = found else { return Ok(None) };
-    match decode(&raw, shared.store) {
-        Ok(message) => Ok(Some(Delivery { message, key, raw })),
+    let queue = queue_of(&key);
+    match (source.decode)(queue, &raw, shared.store) {
+        Ok(message) => {
+            let noted = source.noted == Some(queue);
+            if noted && let Err(error) = unacked::note(shared, &raw).await {
+                // As with any of Celery's workers, it is lost if this node dies.
+                tracing::debug!(%error, "a frame is not noted");
+            }
+            Ok(Some(Delivery { message, key, raw, noted }))
+        }
         Err(error) => {
             shared.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             tracing::warn!(%error, queue, "a message is refused");

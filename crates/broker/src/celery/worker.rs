@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use frameloom_core::Result;
 use frameloom_core::frame_task::glob;
-use frameloom_core::id::AttemptId;
+use frameloom_core::id::{AttemptId, EngineId};
 use frameloom_core::wire::{Queue, Task, TaskMessage};
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::link::back_off;
 use super::message::{Address, Envelope, arguments, attempt_of, envelope, task_id};
-use super::names::{SEPARATOR, TASKS, queue_name, task_name};
+use super::names::{FRAME_TASK, SEPARATOR, TASKS, frame_queue, queue_name, task_name};
 use super::{Celery, Shared};
 
 /// How often a node tells that it lives, in seconds.
@@ -71,6 +71,8 @@ pub struct WorkerConfig {
     pub slots: usize,
     /// The queues that it receives from.
     pub queues: Vec<Queue>,
+    /// Its engine, where it filters single frames.
+    pub frames: Option<EngineId>,
     /// Frameloom's version.
     pub version: String,
 }
@@ -287,7 +289,10 @@ impl Visible {
             };
             self.steered.active().iter().map(task).collect()
         };
-        let queues: Vec<String> = self.config.queues.iter().map(|q| queue_name(*q)).collect();
+        let mut queues: Vec<String> = self.config.queues.iter().map(|q| queue_name(*q)).collect();
+        if let Some(engine) = self.config.frames {
+            queues.extend([frame_queue(engine), FRAME_TASK.to_owned()]);
+        }
         Some(match call.method.as_str() {
             "ping" => json!({ "ok": "pong" }),
             "stats" => json!({

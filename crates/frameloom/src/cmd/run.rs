@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use frameloom_broker::{Broker, Memory};
-use frameloom_core::id::{AttemptId, JobId, NodeId};
+use frameloom_core::frame_task::FILTER;
+use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
 use frameloom_core::metrics::{Metrics, SlotMetrics};
 use frameloom_core::spec::{Container, DetectionsFormat, JobSpec};
 use frameloom_core::wire::{Decision, JobFile, SourceRef};
@@ -67,6 +68,14 @@ pub(crate) struct RunArgs {
     /// Where work is kept until the run is done [default: .OUT.frameloom beside OUT].
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
+
+    /// The Redis by which '-f celery:…' reaches Celery workers; they find --work as FRAMELOOM_DATA.
+    #[arg(long, value_name = "URL", requires = "work")]
+    broker: Option<String>,
+
+    /// File with Redis' password.
+    #[arg(long, value_name = "FILE", requires = "broker")]
+    broker_password_file: Option<PathBuf>,
 
     /// Start over, whatever an earlier run has done.
     #[arg(long)]
@@ -151,6 +160,7 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
         super::open_source(&args.input)?;
     }
     check_output(&args, from_pipe)?;
+    check_broker(&args, &spec)?;
     let path = args.work.clone().unwrap_or_else(|| WorkDir::beside(args.out()));
     let work = WorkDir::open(&path)?;
     let ended = Store::open(work.path()).and_then(|store| {
@@ -233,6 +243,18 @@ fn check_output(args: &RunArgs, from_pipe: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses filters whose frames would reach nobody.
+fn check_broker(args: &RunArgs, spec: &JobSpec) -> Result<()> {
+    let away = spec.filters.iter().find(|filter| filter.name == FILTER);
+    match (away, &args.broker) {
+        (Some(filter), None) => Err(Error::invalid(format!(
+            "filter '{filter}' needs Celery workers: give --broker redis://HOST/0 and --work DIR, and start them \
+             with FRAMELOOM_DATA=DIR; or submit the job to a server that has a broker"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn source_of(input: &Path) -> Result<SourceRef> {
@@ -369,12 +391,22 @@ async fn work(
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let broker: Arc<dyn Broker> = Arc::new(Memory::new());
     let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+    let celery = match &args.broker {
+        None => None,
+        Some(url) => {
+            // Celery workers know the store by it, also when this run is over.
+            let id = store.name(StoreId::from_bits(random::bits()?))?;
+            let password = args.broker_password_file.as_deref();
+            Some(Arc::new(super::serve::connect(url, password, id).await?))
+        }
+    };
     let config = NodeConfig {
         name: super::host_name(),
         slots,
+        frame_slots: slots,
         control: true,
         within_server: true,
-        celery: None,
+        celery,
         roots: std::collections::BTreeMap::new(),
         slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
         beat: Duration::from_millis(200),

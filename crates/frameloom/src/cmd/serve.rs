@@ -343,6 +343,7 @@ pub(super) fn show(
         name: info.name.clone(),
         slots: info.slots as usize,
         queues: node.queues(),
+        frames: node.frames(),
         version: info.engine.frameloom.clone(),
     };
     let steered = Arc::clone(node) as Arc<dyn frameloom_broker::celery::Steered>;
@@ -407,6 +408,7 @@ async fn serve(
     let node_config = NodeConfig {
         name: format!("{}-server", super::host_name()),
         slots,
+        frame_slots: slots,
         control: true,
         within_server: true,
         celery: celery.clone(),

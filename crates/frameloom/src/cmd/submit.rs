@@ -98,6 +98,8 @@ fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result
         "strict_streams": spec.strict_streams,
         "keep_depth": spec.keep_depth,
         "verify_source": spec.verify_source,
+        "granularity": spec.granularity.name(),
+        "on_error": spec.on_error.name(),
         "detections_only": spec.detections_only,
         "keep_metadata": spec.keep_metadata,
         "reveal_previews": spec.reveal_previews,

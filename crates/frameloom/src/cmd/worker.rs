@@ -50,18 +50,24 @@ pub(crate) struct WorkerArgs {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Segments done at a time, 1 to 256 [default: one a core].
+    /// Segments done at a time, and as many single frames beside them, 1 to 256 [default: one a core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: Option<u16>,
 
-    /// Queues to receive from: 'frameloom.cpu' for segments, 'frameloom.control' for plans and joins.
+    /// Queues to receive from: 'frameloom.cpu' for segments, 'frameloom.frame' for single frames,
+    /// 'frameloom.control' for plans and joins.
     #[arg(
         long,
         value_name = "NAMES",
         value_delimiter = ',',
-        default_value = "frameloom.cpu,frameloom.control"
+        default_value = "frameloom.cpu,frameloom.frame,frameloom.control"
     )]
     queues: Vec<QueueKind>,
+
+    /// After how long a frame that a Celery client has sent, and that is not done, is given to another
+    /// node: as Celery's visibility_timeout, a number with s, m or h.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time)]
+    visibility_timeout: Duration,
 
     /// The node's name, as lists and Celery's tools show it [default: the host's with the process id].
     #[arg(long, value_name = "NODE", value_parser = node_name)]
@@ -98,6 +104,9 @@ enum QueueKind {
     /// Segments, on processors.
     #[value(name = "frameloom.cpu")]
     Cpu,
+    /// Single frames, of jobs with --granularity frame and of whoever sends some.
+    #[value(name = "frameloom.frame")]
+    Frame,
     /// Plans and joins.
     #[value(name = "frameloom.control")]
     Control,
@@ -166,6 +175,7 @@ async fn work(
     store.try_out(id)?;
     let celery =
         Arc::new(connect(&args.broker, args.broker_password_file.as_deref(), store_id).await?);
+    celery.restore_after(args.visibility_timeout);
     let server = tokio::select! {
         server = server(&celery) => server?,
         _ = interrupt.recv() => return Ok(130),
@@ -199,6 +209,7 @@ async fn work(
             .clone()
             .unwrap_or_else(|| format!("{}-{}", super::host_name(), std::process::id())),
         slots: if args.queues.contains(&QueueKind::Cpu) { slots } else { 0 },
+        frame_slots: if args.queues.contains(&QueueKind::Frame) { slots } else { 0 },
         control: like && args.queues.contains(&QueueKind::Control),
         within_server: false,
         celery: Some(Arc::clone(&celery)),

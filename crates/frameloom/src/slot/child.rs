@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
-    ConcatTask, FrameNumber, NeededSegment, PlanOutput, PlanTask, ProbeTask, SegmentOutput,
-    SegmentTask, SlotCommand, SlotDone, SlotEvent, SlotFailed, SlotPreview, SlotProgress,
-    SlotReady, TaskOutput, TrackTask, WrittenFile,
+    ConcatTask, FilterTask, FrameFilters, FrameNumber, NeededSegment, PlanOutput, PlanTask,
+    ProbeTask, SegmentOutput, SegmentTask, SlotCommand, SlotDone, SlotEvent, SlotFailed,
+    SlotPreview, SlotProgress, SlotReady, TaskOutput, TrackTask, WrittenFile,
 };
 use frameloom_core::{Error, Result};
-use frameloom_media::{Elsewhere, Exchange, Files, Given, Made, Progress, SegmentRunner};
+use frameloom_media::{
+    Elsewhere, Exchange, Files, FrameRunner, Given, Made, Progress, SegmentRunner,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
@@ -48,9 +50,14 @@ pub(crate) fn run() -> Result<()> {
     peer.send(&SlotEvent::Ready(SlotReady { engine }))?;
     let exchange: Exchange = Arc::new(Mutex::new(peer.another()?));
     let mut runner = SegmentRunner::new(Some(exchange));
+    let mut frames = FrameRunner::default();
     let mut plans = Plans::default();
     while let Some((command, descriptors)) = peer.receive::<SlotCommand>()? {
-        let event = match task(&mut peer, &mut runner, &mut plans, command, descriptors) {
+        let ended = match command {
+            SlotCommand::Filter(task) => filter(&mut frames, &mut plans, &task, descriptors),
+            command => task(&mut peer, &mut runner, &mut plans, command, descriptors),
+        };
+        let event = match ended {
             Ok(output) => SlotEvent::Done(SlotDone { output }),
             Err(error) => SlotEvent::Failed(SlotFailed { error }),
         };
@@ -149,7 +156,7 @@ fn task(
             segment(peer, runner, plans, &task, false, &mut descriptors).map(TaskOutput::Segment)
         }
         SlotCommand::Concat(task) => concat(peer, &task, &mut descriptors),
-        SlotCommand::Frame(_) | SlotCommand::NoFrame(_) => {
+        SlotCommand::Frame(_) | SlotCommand::NoFrame(_) | SlotCommand::Filter(_) => {
             Err(Error::internal("nobody asked for a frame"))
         }
         SlotCommand::Segments(needed) => {
@@ -254,6 +261,22 @@ fn segment(
     } else {
         runner.run(&source, plan, task, given, out, &mut progress)
     }
+}
+
+fn filter(
+    runner: &mut FrameRunner,
+    plans: &mut Plans,
+    task: &FilterTask,
+    descriptors: Vec<OwnedFd>,
+) -> Result<TaskOutput> {
+    let mut descriptors = Descriptors(descriptors.into_iter());
+    let plan = match task.filters {
+        FrameFilters::Plan { .. } => Some(plans.get(descriptors.take()?)?),
+        FrameFilters::Given { .. } => None,
+    };
+    let out = descriptors.take()?;
+    let frames: Vec<File> = descriptors.0.map(File::from).collect();
+    runner.run(plan, task, &frames, &out).map(|()| TaskOutput::Frame)
 }
 
 /// The files of segments, as the node gives them.

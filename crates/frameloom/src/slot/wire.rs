@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 /// Longest message, in bytes.
 pub(super) const MOST: u32 = 64 << 20;
 
-/// Most descriptors with one message.
-const MOST_DESCRIPTORS: usize = 24;
+/// Most descriptors with one message: a frame has neighbours, and filters take files.
+const MOST_DESCRIPTORS: usize = 72;
 
 /// A message as it goes over the socket: its length, its text.
 pub(super) fn encode<T: Serialize>(message: &T) -> Result<([u8; 4], Vec<u8>)> {

@@ -139,6 +139,8 @@ fn detections_alone(
 struct Detections<'a> {
     reporter: Reporter<'a>,
     tracks: Option<TracksReader>,
+    /// Frames that the tracks tell of and the segments do not hold.
+    left_out: u64,
     out: Option<BufWriter<File>>,
 }
 
@@ -146,7 +148,7 @@ impl<'a> Detections<'a> {
     fn new(plan: &'a Plan, tracks: Option<File>, out: Option<File>) -> Result<Option<Self>> {
         let Some(reporter) = Reporter::new(plan) else { return Ok(None) };
         let tracks = tracks.map(TracksReader::new).transpose()?;
-        let mut new = Self { reporter, tracks, out: out.map(BufWriter::new) };
+        let mut new = Self { reporter, tracks, left_out: 0, out: out.map(BufWriter::new) };
         let header = new.reporter.header();
         new.put(&header)?;
         Ok(Some(new))
@@ -160,23 +162,36 @@ impl<'a> Detections<'a> {
     }
 
     fn frame(&mut self, frame: &FrameRecord) -> Result<()> {
-        let line = self.tracks.as_mut().map(TracksReader::next).transpose()?.flatten();
-        let same = line.as_ref().is_none_or(|line| line.pts == frame.pts);
-        if !same || (self.tracks.is_some() && line.is_none()) {
-            return Err(Error::internal(format!(
-                "frame at {}: the tracks tell of other frames than the segments hold",
-                frame.pts
-            )));
+        let mut line = None;
+        if let Some(tracks) = &mut self.tracks {
+            line = tracks.next()?;
+            while line.as_ref().is_some_and(|line| line.pts < frame.pts) {
+                self.left_out += 1;
+                line = tracks.next()?;
+            }
+            if line.as_ref().is_none_or(|line| line.pts != frame.pts) {
+                return Err(Error::internal(format!(
+                    "frame at {}: the tracks tell of other frames than the segments hold",
+                    frame.pts
+                )));
+            }
         }
         let line = self.reporter.line(frame.pts, line.as_ref(), &frame.noted);
         self.put(&line)
     }
 
-    fn finish(mut self) -> Result<DetectionMetrics> {
-        if let Some(tracks) = &mut self.tracks
-            && tracks.next()?.is_some()
-        {
-            return Err(Error::internal("the tracks tell of more frames than the segments hold"));
+    /// No frame comes any more; filters left out so many.
+    fn finish(mut self, skipped: u64) -> Result<DetectionMetrics> {
+        if let Some(tracks) = &mut self.tracks {
+            while tracks.next()?.is_some() {
+                self.left_out += 1;
+            }
+            if self.left_out != skipped {
+                return Err(Error::internal(format!(
+                    "the tracks tell of {} frames more than the segments hold, and filters left out {skipped}",
+                    self.left_out
+                )));
+            }
         }
         if let Some(out) = &mut self.out {
             out.flush().map_err(|e| Error::io("cannot write the detections", &e))?;
@@ -209,6 +224,8 @@ struct Survey<'a> {
     parameters: Option<StreamParameters>,
     builder: TrackBuilder,
     builder_frames: u64,
+    /// Frames that filters left out.
+    skipped: u64,
     delay: i64,
     steps: Vec<String>,
     /// Milliseconds, one list a step.
@@ -226,6 +243,7 @@ impl<'a> Survey<'a> {
             parameters: None,
             builder: TrackBuilder::default(),
             builder_frames: 0,
+            skipped: 0,
             delay: 0,
             steps: Vec::new(),
             times: Vec::new(),
@@ -293,6 +311,7 @@ impl<'a> Survey<'a> {
         }
         self.builder.end_segment(index, &mut self.delay)?;
         self.builder_frames += frames;
+        self.skipped += counts.skipped;
         if reader.sha256() != accepted.sha256 {
             return Err(Error::corrupt(
                 "its file was changed after it was accepted: run again with --fresh",
@@ -329,12 +348,15 @@ impl<'a> Survey<'a> {
         let frame = TimeBase::new(rate.den, rate.num)
             .ok()
             .and_then(|frame| frame.rescale(1, video.time_base, Rounding::Nearest));
+        let skipped = self.skipped;
+        let detections =
+            self.detections.map(|detections| detections.finish(skipped)).transpose()?;
         Ok(Surveyed {
             parameters: self.parameters,
             track: self.builder.finish(self.delay, frame.unwrap_or(1)),
             frames: self.builder_frames,
             times,
-            detections: self.detections.map(Detections::finish).transpose()?,
+            detections,
         })
     }
 }

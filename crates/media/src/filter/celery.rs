@@ -5,15 +5,16 @@ use std::ffi::c_int;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ffmpeg_next::ffi::{self, AVPixelFormat as F};
 use frameloom_core::catalogue::Params;
-use frameloom_core::frame_task::{FrameTaskSpec, OnError};
+use frameloom_core::frame_task::FrameTaskSpec;
 use frameloom_core::slot::FrameNumber;
+use frameloom_core::spec::OnError;
 use frameloom_core::{Error, Result};
 
-use super::Filter;
+use super::{Filter, Lost};
 use crate::convert::{Scaler, Shape};
 use crate::ff;
 use crate::frame::{Frame, FrameFormat, PixelFormat};
@@ -51,11 +52,80 @@ pub trait Elsewhere: Send {
 /// What carries frames, shared by the filters of a chain.
 pub type Exchange = Arc<Mutex<dyn Elsewhere>>;
 
+pub(super) fn lock(exchange: &Exchange) -> MutexGuard<'_, dyn Elsewhere + 'static> {
+    exchange.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What becomes of frames that cannot be done.
+pub(super) struct Kept {
+    on_error: OnError,
+    /// The frame that came out before, where it may have to be shown again.
+    before: Option<Frame>,
+    lost: Lost,
+}
+
+impl Kept {
+    pub(super) fn new(on_error: OnError) -> Self {
+        Self { on_error, before: None, lost: Lost::default() }
+    }
+
+    /// Whether frames that are away may have to stay as they are.
+    pub(super) fn needs_frames(&self) -> bool {
+        matches!(self.on_error, OnError::Hold | OnError::Original)
+    }
+
+    /// What was lost since this was last asked.
+    pub(super) fn lost(&mut self) -> Lost {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Appends what came back for `frame`, or what stands for it; answers whether something does.
+    ///
+    /// # Errors
+    /// What became of the frame, where the job is to fail.
+    pub(super) fn keep(
+        &mut self,
+        made: Result<Frame>,
+        frame: Frame,
+        out: &mut Vec<Frame>,
+    ) -> Result<bool> {
+        let pts = frame.pts();
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => match self.on_error {
+                OnError::Fail => return Err(error),
+                OnError::Skip => {
+                    tracing::warn!(%error, pts, "a frame is left out");
+                    self.lost.skipped.push(pts);
+                    return Ok(false);
+                }
+                OnError::Original => {
+                    tracing::warn!(%error, pts, "a frame stays as it is");
+                    self.lost.original.push(pts);
+                    frame
+                }
+                OnError::Hold => {
+                    tracing::warn!(%error, pts, "the frame before is shown again");
+                    self.lost.held.push(pts);
+                    match &self.before {
+                        Some(before) => shown_again(before, &frame)?,
+                        None => frame,
+                    }
+                }
+            },
+        };
+        if self.on_error == OnError::Hold {
+            self.before = Some(made.copy()?);
+        }
+        out.push(made);
+        Ok(true)
+    }
+}
+
 /// The filter at work.
 pub(super) struct CeleryFilter {
     exchange: Exchange,
     filter: u32,
-    spec: FrameTaskSpec,
     width: usize,
     height: usize,
     window: u64,
@@ -63,8 +133,7 @@ pub(super) struct CeleryFilter {
     away: VecDeque<(FrameNumber, Frame)>,
     rgb: Rgb,
     bytes: Vec<u8>,
-    /// The frame that came out before, where it may have to be shown again.
-    before: Option<Frame>,
+    kept: Kept,
 }
 
 impl CeleryFilter {
@@ -81,7 +150,7 @@ impl CeleryFilter {
             exchange: Arc::clone(exchange),
             filter,
             window: spec.window(bytes as u64),
-            spec,
+            kept: Kept::new(spec.on_error),
             width,
             height,
             next: 0,
@@ -89,7 +158,6 @@ impl CeleryFilter {
             rgb: Rgb { to: None, from: None },
             // Libswscale may read some bytes past the last row.
             bytes: vec![0; bytes + PADDING],
-            before: None,
         }))
     }
 
@@ -102,7 +170,7 @@ impl CeleryFilter {
         let number = FrameNumber { filter: self.filter, number: self.next, pts: frame.pts() };
         self.next += 1;
         self.rgb.write(&frame, &mut self.bytes)?;
-        let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut exchange = lock(&self.exchange);
         let mut file = exchange.away(number)?;
         let failed = |e: std::io::Error| Error::io("cannot write a frame", &e);
         file.write_all(&head(self.width, self.height)).map_err(failed)?;
@@ -117,32 +185,9 @@ impl CeleryFilter {
     /// Waits for the frame that has been away longest.
     fn receive(&mut self, out: &mut Vec<Frame>) -> Result<()> {
         let Some((number, frame)) = self.away.pop_front() else { return Ok(()) };
-        let came = {
-            let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
-            exchange.back(number)
-        };
-        let made = match came.and_then(|file| self.read(&frame, file)) {
-            Ok(made) => made,
-            Err(error) => match self.spec.on_error {
-                OnError::Fail => return Err(error),
-                OnError::Original => {
-                    tracing::warn!(%error, pts = frame.pts(), "a frame stays as it is");
-                    frame
-                }
-                OnError::Hold => {
-                    tracing::warn!(%error, pts = frame.pts(), "the frame before is shown again");
-                    match &self.before {
-                        Some(before) => shown_again(before, &frame)?,
-                        None => frame,
-                    }
-                }
-            },
-        };
-        if self.spec.on_error == OnError::Hold {
-            self.before = Some(made.copy()?);
-        }
-        out.push(made);
-        Ok(())
+        let came = lock(&self.exchange).back(number);
+        let made = came.and_then(|file| self.read(&frame, file));
+        self.kept.keep(made, frame, out).map(drop)
     }
 
     fn read(&mut self, like: &Frame, mut file: File) -> Result<Frame> {
@@ -167,6 +212,10 @@ impl Filter for CeleryFilter {
             self.receive(out)?;
         }
         Ok(())
+    }
+
+    fn lost(&mut self) -> Lost {
+        self.kept.lost()
     }
 }
 

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::time::Instant;
 
 use frameloom_core::catalogue::{Footprint, Params};
-use frameloom_core::frame_task::FILTER;
+use frameloom_core::frame_task::{FILTER, Stretch, is_about_things, stretches};
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::{Plan, PlannedDetector, PlannedFilter};
+use frameloom_core::spec::OnError;
 use frameloom_core::{Error, Result};
 
+use super::away::Away;
 use super::celery::{CeleryFilter, Exchange};
 use super::files::Files;
 use super::graph::GraphFilter;
@@ -18,7 +20,7 @@ use super::paint::{Boxes, Paint};
 use super::place::Place;
 use super::regions::Regions;
 use super::table::{self, Row};
-use super::{Filter, catalogue};
+use super::{Filter, Lost, catalogue};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 
 /// Milliseconds that each filter spent on a frame, in the order of the chain. What a filter that
@@ -43,7 +45,7 @@ pub(crate) fn plan_chain(
         takes(row, &format)?;
         let place = |e: Error| e.at(format!("filter '{spec}'"));
         let needs = (row.footprint)(&params).map_err(place)?;
-        if is_placed(&spec.name) {
+        if is_about_things(&spec.name) {
             frame_place.must_be_known().map_err(place)?;
         }
         let behind = (row.output)(&params, &format).map_err(place)?;
@@ -82,9 +84,13 @@ fn takes(row: &Row, format: &FrameFormat) -> Result<()> {
     Ok(())
 }
 
-/// Whether a filter must know where its frames lie in the source.
-fn is_placed(name: &str) -> bool {
-    matches!(name, "faces" | "objects" | "regions" | "motion")
+/// How frames are spread over other slots.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spread {
+    /// Bytes that files of frames on their way may take.
+    pub(crate) bytes: u64,
+    /// What becomes of frames that cannot be done.
+    pub(crate) on_error: OnError,
 }
 
 /// What filters need beside their parameters.
@@ -97,9 +103,16 @@ pub(crate) struct Parts<'a> {
     pub(crate) plan: Option<&'a Plan>,
     /// The tracks of the whole video.
     pub(crate) tracks: Option<&'a File>,
+    /// Whether and how frames are spread over other slots.
+    pub(crate) spread: Option<Spread>,
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    /// Those of filters that have nothing but a job's files.
+    pub(crate) fn alone(files: &'a Files) -> Self {
+        Self { exchange: None, files, plan: None, tracks: None, spread: None }
+    }
+
     /// The number of the detector of filter `at`, and its classes.
     fn detector(&self, at: usize) -> Option<(usize, &PlannedDetector)> {
         let detection = self.plan.and_then(|plan| plan.detection.as_ref());
@@ -144,7 +157,8 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Builds the filters of a plan for frames of `input`.
+    /// Builds the filters of a plan for frames of `input`; with `spread` those that can be are done in
+    /// other slots.
     ///
     /// # Errors
     /// As [`plan_chain`].
@@ -162,29 +176,49 @@ impl Chain {
             spent: Vec::new(),
             notes: Notes::default(),
         };
+        let spread = parts.exchange.zip(parts.spread);
+        let away: Vec<Stretch> =
+            spread.map_or_else(Vec::new, |_| stretches(filters, &input.picture()));
         for (at, PlannedFilter { spec, output, .. }) in filters.iter().enumerate() {
             let params = catalogue().check(spec)?;
             let row = table::row(&spec.name)?;
             takes(row, &format)?;
             let place = |e: Error| e.at(format!("filter '{spec}'"));
-            let built: Result<Box<dyn Filter>> = match (spec.name.as_str(), parts.exchange) {
-                (FILTER, Some(exchange)) => {
-                    let at = u32::try_from(at).unwrap_or(u32::MAX);
-                    CeleryFilter::build(&params, &format, at, exchange)
+            let number = u32::try_from(at).unwrap_or(u32::MAX);
+            let stretch = away.iter().find(|s| (s.first..s.end).contains(&number));
+            match (stretch, spread) {
+                (Some(stretch), Some((exchange, spread))) if stretch.first == number => {
+                    let bytes = spread.bytes / away.len() as u64;
+                    let range = stretch.first as usize..stretch.end as usize;
+                    let last = filters[range.clone()].last().map_or(output, |last| &last.output);
+                    let filter = Away::new(stretch, bytes, last, spread.on_error, exchange);
+                    let names: Vec<&str> =
+                        filters[range].iter().map(|f| f.spec.name.as_str()).collect();
+                    chain.add(Box::new(filter), &names.join("+"));
                 }
-                ("faces" | "objects" | "regions", _) => parts
-                    .boxes(at, spec, &params)
-                    .and_then(|boxes| Paint::new(&params, &format, frame_place, boxes))
-                    .map(|paint| Box::new(paint) as Box<dyn Filter>),
-                ("motion", _) => {
-                    let number = parts.detector(at).and_then(|(n, _)| u32::try_from(n).ok());
-                    let notes = number.map(|number| (number, chain.notes.clone()));
-                    Motion::new(&params, &format, frame_place, notes)
-                        .map(|motion| Box::new(motion) as Box<dyn Filter>)
+                (Some(_), _) => {}
+                (None, _) => {
+                    let built: Result<Box<dyn Filter>> = match (spec.name.as_str(), parts.exchange)
+                    {
+                        (FILTER, Some(exchange)) => {
+                            CeleryFilter::build(&params, &format, number, exchange)
+                        }
+                        ("faces" | "objects" | "regions", _) => parts
+                            .boxes(at, spec, &params)
+                            .and_then(|boxes| Paint::new(&params, &format, frame_place, boxes))
+                            .map(|paint| Box::new(paint) as Box<dyn Filter>),
+                        ("motion", _) => {
+                            let number =
+                                parts.detector(at).and_then(|(n, _)| u32::try_from(n).ok());
+                            let notes = number.map(|number| (number, chain.notes.clone()));
+                            Motion::new(&params, &format, frame_place, notes)
+                                .map(|motion| Box::new(motion) as Box<dyn Filter>)
+                        }
+                        _ => (row.build)(&params, &format),
+                    };
+                    chain.add(built.map_err(place)?, &spec.name);
                 }
-                _ => (row.build)(&params, &format),
-            };
-            chain.filters.push(built.map_err(place)?);
+            }
             let pixel = PixelFormat::from_name(&output.pixel_format)?;
             let from = format.clone();
             format = FrameFormat {
@@ -197,18 +231,32 @@ impl Chain {
                 ..format
             };
             frame_place = frame_place.behind(spec, &params, &from, &format).map_err(place)?;
-            let same = filters[..chain.names.len()].iter().filter(|f| f.spec.name == spec.name);
-            chain.names.push(match same.count() {
-                0 => format!("filter.{}", spec.name),
-                before => format!("filter.{}.{}", spec.name, before + 1),
-            });
-            chain.spent.push(0.0);
         }
         chain.output = format;
         Ok(chain)
     }
 
-    /// What the steps are called: `filter.blur`, and `filter.blur.2` for a second one.
+    fn add(&mut self, filter: Box<dyn Filter>, name: &str) {
+        let name = format!("filter.{name}");
+        let numbered = |before: &&String| {
+            before.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let name = match self.names.iter().filter(numbered).count() {
+            0 => name,
+            before => format!("{name}.{}", before + 1),
+        };
+        self.filters.push(filter);
+        self.names.push(name);
+        self.spent.push(0.0);
+    }
+
+    /// Frames that could not be done since this was last asked.
+    pub(crate) fn lost(&mut self) -> Vec<Lost> {
+        self.filters.iter_mut().map(|filter| filter.lost()).collect()
+    }
+
+    /// What the steps are called: `filter.blur`, and `filter.blur.2` for a second one; `filter.blur+edges`
+    /// for filters that are one task.
     pub(crate) fn names(&self) -> Vec<String> {
         self.names.clone()
     }
@@ -242,17 +290,21 @@ impl Chain {
             self.filters[first].finish(&mut made)?;
             self.spent[first] += start.elapsed().as_secs_f32() * 1e3;
             // What the filters before this one spent on these frames was told already.
-            let frames = made
-                .into_iter()
-                .map(|frame| {
-                    let mut times = vec![0.0; first];
-                    times.push(std::mem::take(&mut self.spent[first]));
-                    (frame, times)
-                })
-                .collect();
+            let mut frames = Vec::new();
+            for frame in made {
+                let mut times = vec![0.0; first];
+                times.push(self.spent(first));
+                frames.push((frame, times));
+            }
             self.run(first + 1, frames, out)?;
         }
         Ok(())
+    }
+
+    /// What a filter has spent on the frame that came out of it.
+    fn spent(&mut self, at: usize) -> f32 {
+        let spent = std::mem::take(&mut self.spent[at]);
+        self.filters[at].worked().unwrap_or(spent)
     }
 
     /// Sends frames through the filters from number `first` on.
@@ -271,7 +323,7 @@ impl Chain {
                 self.spent[at] += start.elapsed().as_secs_f32() * 1e3;
                 for frame in made {
                     let mut times = times.clone();
-                    times.push(std::mem::take(&mut self.spent[at]));
+                    times.push(self.spent(at));
                     next.push((frame, times));
                 }
             }

@@ -1,15 +1,18 @@
 //! What every filter of the table must keep, and every row of the graph allow list.
 
 use frameloom_core::catalogue::Footprint;
+use frameloom_core::frame_task::{FILTER, is_about_things, stretches};
 use frameloom_core::pipeline::FilterSpec;
-use frameloom_core::plan::ColorTags;
+use frameloom_core::plan::{ColorTags, PlannedFilter};
 use frameloom_core::slot::FrameNumber;
+use frameloom_core::spec::OnError;
 use frameloom_core::time::{Rational, TimeBase};
 use frameloom_core::{ErrorKind, Result};
 
 use super::table::rows;
-use super::{Chain, Elsewhere, Exchange, Files, Parts, graph_lists, plan_chain};
+use super::{Chain, Elsewhere, Exchange, Files, Parts, Spread, graph_lists, plan_chain};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
+use crate::{FrameRunner, frame_file};
 
 const FRAMES: i64 = 12;
 
@@ -134,7 +137,7 @@ fn run(
         }
     };
     let (echo, files) = (echo(), Files::default());
-    let parts = Parts { exchange: Some(&echo), files: &files, plan: None, tracks: None };
+    let parts = Parts { exchange: Some(&echo), ..Parts::alone(&files) };
     let mut chain = Chain::new(&filters, format, &parts).unwrap();
     let mut out = Vec::new();
     (from..to).for_each(|pts| chain.push(make(pts), &mut out).unwrap());
@@ -145,6 +148,107 @@ fn run(
         assert_eq!(times.len(), 1);
     }
     Some(out.iter().map(|(frame, _)| (frame.pts(), samples(frame))).collect())
+}
+
+/// Filters each frame by itself, with no more than the neighbours that it needs.
+struct Others {
+    runner: FrameRunner,
+    filters: Vec<PlannedFilter>,
+    input: FrameFormat,
+    written: Vec<std::fs::File>,
+}
+
+impl Elsewhere for Others {
+    fn away(&mut self, frame: FrameNumber) -> Result<std::fs::File> {
+        assert_eq!((frame.filter, frame.number), (0, self.written.len() as u64));
+        let file = tempfile::tempfile().unwrap();
+        self.written.push(file.try_clone().unwrap());
+        Ok(file)
+    }
+
+    fn gone(&mut self, _: FrameNumber) -> Result<()> {
+        Ok(())
+    }
+
+    fn back(&mut self, frame: FrameNumber) -> Result<std::fs::File> {
+        let needs = self.filters[0].footprint;
+        let at = usize::try_from(frame.number).unwrap();
+        let first = at.saturating_sub(needs.before() as usize);
+        let behind = (at + 1 + needs.after() as usize).min(self.written.len());
+        let rewound = |file: &std::fs::File| {
+            let mut file = file.try_clone().unwrap();
+            std::io::Seek::rewind(&mut file).unwrap();
+            file
+        };
+        let frames: Vec<_> = self.written[first..behind].iter().map(rewound).collect();
+        let mut made = Vec::new();
+        for at in [at - first; 2] {
+            let frames: Vec<_> = frames.iter().map(rewound).collect();
+            let heads: Vec<_> = frames.iter().map(|f| frame_file::read_head(f).unwrap()).collect();
+            // The second one has the filters that the first one has left, or new ones.
+            made.push(self.runner.filter(&self.filters, &self.input, &heads, &frames, at)?);
+        }
+        assert!(samples(&made[0]) == samples(&made[1]), "a frame done twice is another one");
+        let file = tempfile::tempfile().unwrap();
+        frame_file::write(&made[0], 0.0, &file).unwrap();
+        Ok(rewound(&file))
+    }
+}
+
+/// Whether `spec` can be done a frame at a time; then it gives the same as in order.
+fn away_is_here(spec: &FilterSpec, format: &FrameFormat) -> bool {
+    let Ok((filters, ..)) = plan_chain(std::slice::from_ref(spec), format) else { return false };
+    if stretches(&filters, &format.picture()).is_empty() {
+        return false;
+    }
+    let files = Files::default();
+    let here = Chain::new(&filters, format, &Parts::alone(&files)).unwrap();
+    let others = Others {
+        runner: FrameRunner::default(),
+        filters: filters.clone(),
+        input: format.clone(),
+        written: Vec::new(),
+    };
+    let others: Exchange = std::sync::Arc::new(std::sync::Mutex::new(others));
+    let spread = Spread { bytes: 0, on_error: OnError::Fail };
+    let parts = Parts { exchange: Some(&others), spread: Some(spread), ..Parts::alone(&files) };
+    let away = Chain::new(&filters, format, &parts).unwrap();
+    assert_eq!(away.output(), here.output(), "{spec}");
+    let [here, away] = [here, away].map(|mut chain| {
+        let mut out = Vec::new();
+        (0..FRAMES).for_each(|pts| chain.push(frame(format, pts, 1, false), &mut out).unwrap());
+        chain.finish(&mut out).unwrap();
+        let told = |frame: &Frame| {
+            let raw = frame.raw();
+            let fields = (raw.interlaced_frame, raw.top_field_first);
+            (frame.pts(), crate::color::of_frame(raw), fields, samples(frame))
+        };
+        out.iter().map(|(frame, _)| told(frame)).collect::<Vec<_>>()
+    });
+    assert!(here == away, "{spec}: a frame done by itself is another one");
+    true
+}
+
+#[test]
+fn a_frame_done_by_itself_is_that_of_its_order() {
+    let sequential = |spec: &FilterSpec| footprint(spec) == Footprint::Sequential;
+    for spec in specs() {
+        for pixel in PixelFormat::EIGHT_BIT {
+            let done = away_is_here(&spec, &format(pixel, 64, 48));
+            // The example of crop is larger than the picture.
+            let other = sequential(&spec)
+                || [FILTER, "crop"].contains(&spec.name.as_str())
+                || is_about_things(&spec.name);
+            assert!(done || other, "{spec}");
+        }
+    }
+    let windows = graph_lists::WINDOW.iter().map(|(name, ..)| *name);
+    for name in graph_lists::PER_FRAME.iter().copied().chain(windows) {
+        let args = NEEDED.iter().find(|(known, _)| *known == name).map_or("", |(_, args)| args);
+        let graph = if args.is_empty() { name.to_owned() } else { format!("{name}={args}") };
+        let spec: FilterSpec = format!("ffmpeg:{graph}").parse().unwrap();
+        assert!(away_is_here(&spec, &format(PixelFormat::Yuv420p, 64, 48)), "{spec}");
+    }
 }
 
 fn footprint(spec: &FilterSpec) -> Footprint {

@@ -15,6 +15,7 @@ mod table;
 mod table_detecting;
 
 mod arithmetic;
+mod away;
 mod celery;
 mod crop;
 mod denoise;
@@ -33,7 +34,7 @@ mod smooth;
 mod trial;
 
 pub use celery::{Elsewhere, Exchange};
-pub(crate) use chain::{Chain, FilterTimes, Parts, plan_chain, validate};
+pub(crate) use chain::{Chain, FilterTimes, Parts, Spread, plan_chain, validate};
 pub use files::Files;
 pub use graph_rules::{GraphFilters, graph_filters};
 pub(crate) use notes::Notes;
@@ -60,6 +61,28 @@ pub(crate) trait Filter: Send {
     /// # Errors
     /// As [`Filter::push`].
     fn finish(&mut self, out: &mut Vec<Frame>) -> Result<()>;
+
+    /// Milliseconds that others worked on the next of the frames that came out; `None` where the filter
+    /// itself did the work.
+    fn worked(&mut self) -> Option<f32> {
+        None
+    }
+
+    /// Frames that could not be done, so far.
+    fn lost(&mut self) -> Lost {
+        Lost::default()
+    }
+}
+
+/// Frames that could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Lost {
+    /// Pts of those that were left out.
+    pub(crate) skipped: Vec<i64>,
+    /// Pts of those for which the one before is shown again.
+    pub(crate) held: Vec<i64>,
+    /// Pts of those that stayed as they were.
+    pub(crate) original: Vec<i64>,
 }
 
 /// A filter that changes each frame by itself.

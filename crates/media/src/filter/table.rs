@@ -39,9 +39,7 @@ struct Nowhere;
 
 impl super::PerFrame for Nowhere {
     fn apply(&mut self, _: crate::frame::Frame) -> Result<crate::frame::Frame> {
-        Err(Error::unsupported(
-            "the filter 'celery' needs a server with --broker redis:// and workers: frameloom submit",
-        ))
+        Err(Error::unsupported("the filter 'celery' needs --broker redis:// and Celery workers"))
     }
 }
 
@@ -474,11 +472,11 @@ static FILTERS: &[Row] = &[
                 ),
                 ParamInfo {
                     name: "on_error",
-                    kind: ParamKind::Choice { values: &["fail", "hold", "original"] },
+                    kind: ParamKind::Choice { values: &["fail", "skip", "hold", "original"] },
                     default: Some("fail"),
                     required: false,
-                    help: "what becomes of a frame whose task failed three times: the job fails, the frame before \
-                           is shown again, or the frame stays as it is",
+                    help: "what becomes of a frame whose task failed three times: the job fails, the frame is left \
+                           out, the frame before is shown again, or the frame stays as it is",
                 },
                 text("params", Some("{}"), "what the function gets as params, a JSON object"),
             ],
@@ -498,11 +496,11 @@ static FILTERS: &[Row] = &[
                 ParamInfo {
                     name: "kind",
                     kind: ParamKind::Choice {
-                        values: &["hang", "eat", "crash", "fail", "slow", "peek"],
+                        values: &["hang", "eat", "crash", "fail", "miss", "slow", "peek"],
                     },
                     default: None,
                     required: true,
-                    help: "hang for ever, allocate without end, abort, fail, take 20 ms a frame, or open files",
+                    help: "hang for ever, allocate without end, abort, fail, fail at that frame alone, take 20 ms a frame, or open files",
                 },
                 integer(
                     "at",

@@ -40,6 +40,7 @@ impl PerFrame for Fault {
                 std::thread::park_timeout(Duration::from_millis(20));
                 Ok(frame)
             }
+            "miss" if frame.pts() > self.at => Ok(frame),
             "peek" => peek().map(|()| frame),
             _ => Err(Error::internal("a fault that was asked for")),
         }

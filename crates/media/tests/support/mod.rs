@@ -72,6 +72,7 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
             let attempt = AttemptId::from_bits(u128::from(segment.index));
             let along = !detect && stages.detect;
             let task = SegmentTask {
+                frame_bytes: 0,
                 previews: false,
                 job,
                 attempt,

@@ -550,6 +550,9 @@ impl JobRun {
             frames.output += counts.output;
             frames.concealed += counts.concealed;
             frames.decoded += counts.decoded;
+            frames.skipped += counts.skipped;
+            frames.held += counts.held;
+            frames.original += counts.original;
         }
         if self.done.is_empty() {
             // No video was made: its frames were looked at.

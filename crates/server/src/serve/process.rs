@@ -86,6 +86,8 @@ fn request(query: &str) -> ApiResult<JobRequest> {
             "no_audio" => request.no_audio = truth()?,
             "strict_streams" => request.strict_streams = truth()?,
             "keep_depth" => request.keep_depth = truth()?,
+            "granularity" => request.granularity = Some(value),
+            "on_error" => request.on_error = Some(value),
             "name" => request.source.name = Some(value),
             other => {
                 let known = [
@@ -105,6 +107,8 @@ fn request(query: &str) -> ApiResult<JobRequest> {
                     "no_audio",
                     "strict_streams",
                     "keep_depth",
+                    "granularity",
+                    "on_error",
                     "name",
                 ];
                 let near = frameloom_core::catalogue::did_you_mean(other, &known);

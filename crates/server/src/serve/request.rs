@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use frameloom_core::catalogue::Catalogue;
 use frameloom_core::spec::{
-    Codec, Container, DetectionsFormat, EncoderSpec, JobSpec, KeptMetadata,
+    Codec, Container, DetectionsFormat, EncoderSpec, Granularity, JobSpec, KeptMetadata, OnError,
 };
 use frameloom_core::time::parse_time;
 use frameloom_core::{Error, Result};
@@ -43,6 +43,12 @@ pub struct JobRequest {
     pub keep_depth: bool,
     /// Hash the whole source to know it again.
     pub verify_source: bool,
+    /// What is spread over slots: `segment` (default) or `frame`, for which each frame goes through the
+    /// filters as a task of its own. The output is the same.
+    pub granularity: Option<String>,
+    /// What becomes of a frame that fails three times with `frame`: `fail` (default), `skip`, `hold` or
+    /// `original`.
+    pub on_error: Option<String>,
     /// Make no video: what filters find is the output, as `jsonl`, `csv` or `coco`.
     pub detections_only: Option<String>,
     /// What is kept of a source in which something is hidden: `covers`, `data`, `location`, `device`.
@@ -141,8 +147,16 @@ impl JobRequest {
             )));
         }
         let segment_us = self.segment.map(micros).transpose()?;
+        let granularity =
+            one_of("granularity", self.granularity.as_deref(), &Granularity::ALL, |g| g.name())?;
+        let on_error = one_of("on_error", self.on_error.as_deref(), &OnError::ALL, |e| e.name())?;
+        if granularity.is_segment() && !on_error.is_fail() {
+            return Err(Error::invalid("'on_error' is for jobs with granularity 'frame'"));
+        }
         Ok(JobSpec {
             filters,
+            granularity,
+            on_error,
             files: Vec::new(),
             detections_only: self.detections_only()?,
             keep_metadata: self.keep_metadata()?,
@@ -197,6 +211,21 @@ impl JobRequest {
             other => Err(Error::invalid(format!("priority {other} is not from 0 to 9"))),
         }
     }
+}
+
+/// The value that a word names, the default where there is none.
+fn one_of<T: Copy + Default>(
+    field: &str,
+    word: Option<&str>,
+    all: &[T],
+    name: impl Fn(&T) -> &'static str,
+) -> Result<T> {
+    let Some(word) = word else { return Ok(T::default()) };
+    all.iter().copied().find(|value| name(value) == word).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(&name).collect();
+        let near = frameloom_core::catalogue::did_you_mean(word, &names);
+        Error::invalid(format!("{field} '{word}' is none of {}{near}", names.join(", ")))
+    })
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked to be in range")]

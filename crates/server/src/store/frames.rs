@@ -4,16 +4,17 @@
 //! link, and directories are opened anew each time.
 
 use std::fs::{self, File};
-use std::io::ErrorKind as Io;
+use std::io::{ErrorKind as Io, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use frameloom_core::id::{AttemptId, JobId};
+use frameloom_core::wire::FrameClaim;
 use frameloom_core::{Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::Store;
 
@@ -27,6 +28,60 @@ pub struct FrameDir<'a> {
     relative: PathBuf,
 }
 
+/// Who may do what with new files.
+const MODE: Mode =
+    Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP).union(Mode::WGRP).union(Mode::ROTH);
+
+/// A stranger's frame that is about to come back.
+#[derive(Debug)]
+pub struct Coming<'a> {
+    store: &'a Store,
+    output: &'a Path,
+    part: String,
+}
+
+impl Coming<'_> {
+    fn dir(&self) -> rustix::io::Result<OwnedFd> {
+        self.store.directory(self.output.parent().unwrap_or(self.output))
+    }
+
+    fn failed(&self, e: Errno) -> Error {
+        let output = self.output.display();
+        Error::io(format!("cannot put '{output}' in its place in the store"), &e.into())
+    }
+
+    /// Puts the frame in its place; what is there already is left.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn publish(self) -> Result<()> {
+        let name = self.output.file_name().unwrap_or_default();
+        let dir = self.dir().map_err(|e| self.failed(e))?;
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(&dir, &self.part, &dir, name, flags) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => {
+                self.discard();
+                Ok(())
+            }
+            // Not every file system knows how.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::renameat(&dir, &self.part, &dir, name).map_err(|e| self.failed(e))
+            }
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    /// Removes what was written.
+    pub fn discard(self) {
+        let removed =
+            self.dir().and_then(|dir| rustix::fs::unlinkat(&dir, &self.part, AtFlags::empty()));
+        if let Err(error) = removed {
+            tracing::trace!(%error, "a frame's file stays until its directory goes");
+        }
+    }
+}
+
 /// A worker's sign of life.
 #[derive(Deserialize)]
 struct Counter {
@@ -37,6 +92,31 @@ impl Store {
     /// The place of a job's frames.
     pub fn frames(&self, id: JobId) -> FrameDir<'_> {
         FrameDir { store: self, relative: PathBuf::from("frames").join(id.to_string()) }
+    }
+
+    /// Opens a stranger's frame, by its path in the store; `None` where it is not there.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn open_frame(&self, path: &Path) -> Result<Option<File>> {
+        self.open_file(path)
+    }
+
+    /// A new file for a stranger's frame that is to come back as `output`.
+    ///
+    /// # Errors
+    /// Of the file system; NotFound where its directory is gone.
+    pub fn begin_frame<'a>(&'a self, output: &'a Path, unique: u128) -> Result<(File, Coming<'a>)> {
+        let failed = |e: Errno| {
+            Error::io(format!("cannot make '{}' in the store", output.display()), &e.into())
+        };
+        let name = output.file_name().unwrap_or_default().to_string_lossy();
+        let part = format!("{name}.{unique:032x}.part");
+        let dir = self.directory(output.parent().unwrap_or(output)).map_err(failed)?;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, &part, flags, MODE).map(File::from).map_err(failed)?;
+        Ok((file, Coming { store: self, output, part }))
     }
 
     /// Opens a directory beneath the root, over no link.
@@ -89,8 +169,7 @@ impl FrameDir<'_> {
         let dir = self.store.directory(&self.relative.join(part))?;
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH;
-        rustix::fs::openat(&dir, name, flags, mode).map(File::from)
+        rustix::fs::openat(&dir, name, flags, MODE).map(File::from)
     }
 
     /// A new file for a frame. It can be made again, so it is not synchronised with the disk; who
@@ -108,6 +187,60 @@ impl FrameDir<'_> {
     /// Of the file system.
     pub fn open(&self, name: &str) -> Result<Option<File>> {
         self.store.open_file(&self.relative.join(name))
+    }
+
+    /// Puts a frame that is written in its place.
+    ///
+    /// # Errors
+    /// Of the file system; NotFound where the job is over.
+    pub fn publish(&self, part: &str, name: &str) -> Result<()> {
+        let dir = self.store.directory(&self.relative).map_err(self.failed("open", ""))?;
+        rustix::fs::renameat(&dir, part, &dir, name).map_err(self.failed("rename", name))
+    }
+
+    /// Whether a file is there.
+    pub fn has(&self, name: &str) -> bool {
+        let Ok(dir) = self.store.directory(&self.relative) else { return false };
+        rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Says that a node works on an attempt. The first one that says so is believed.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn claim(&self, attempt: AttemptId, claim: FrameClaim) -> Result<()> {
+        match self.write_in("claims", &attempt.to_string(), &claim) {
+            Err(error) if error.kind() == frameloom_core::ErrorKind::Conflict => Ok(()),
+            made => made,
+        }
+    }
+
+    /// Which node says that it works on an attempt.
+    pub fn claim_of(&self, attempt: AttemptId) -> Option<FrameClaim> {
+        let relative = self.relative.join("claims").join(attempt.to_string());
+        // One that cannot be read is one that did not come.
+        self.store.read_json(&relative, MOST_SMALL).ok().flatten()
+    }
+
+    /// Says why an attempt's frame does not come back.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn say<T: Serialize>(&self, attempt: AttemptId, what: &T) -> Result<()> {
+        self.write_in("results", &format!("{attempt}.json"), what)
+    }
+
+    /// Writes a small file that is not there yet, by a temporary and a rename.
+    fn write_in<T: Serialize>(&self, part: &str, name: &str, value: &T) -> Result<()> {
+        let text = serde_json::to_vec(value)
+            .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
+        let fresh = format!("{name}.tmp");
+        let failed = || self.failed("write", name);
+        let mut file = self.create_in(part, &fresh).map_err(failed())?;
+        file.write_all(&text)
+            .map_err(|e| Error::io(format!("cannot write '{name}' in the store"), &e))?;
+        let dir = self.store.directory(&self.relative.join(part)).map_err(failed())?;
+        rustix::fs::renameat(&dir, &fresh, &dir, name).map_err(failed())
     }
 
     /// What a worker says of an attempt; `None` where it has said nothing yet.

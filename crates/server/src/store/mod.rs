@@ -31,7 +31,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use frames::FrameDir;
+pub use frames::{Coming, FrameDir};
 pub use reserve::RESERVE;
 
 /// Largest report, beat and job file that is read, in bytes.
@@ -279,7 +279,11 @@ impl Store {
             for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
                 let path = entry.path();
                 if part == "frames" {
-                    drop(fs::remove_dir_all(&path));
+                    // Strangers' frames have other names.
+                    let name = entry.file_name();
+                    if name.to_str().is_some_and(|name| name.parse::<JobId>().is_ok()) {
+                        drop(fs::remove_dir_all(&path));
+                    }
                 } else if path.is_file() {
                     drop(fs::remove_file(&path));
                 }

@@ -1,5 +1,5 @@
-//! Frames as tasks of their own: a node gives them to Celery workers by the store, and looks there
-//! for what comes back.
+//! Frames for Python functions: a node gives them to Celery workers by the store, and looks there for
+//! what comes back.
 //!
 //! ```text
 //! frames/JOB/GROUP.N.in.npy  ATTEMPT.N.out.npy   frames on their way, and back
@@ -24,25 +24,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::{
+    GIVEN_UP_AFTER, LEASE, LOOK_EVERY, Lost, MOST_AWAY, MOST_FAILURES, NO_WORKER_AFTER,
+    RESEND_AFTER, WAITS_AT_MOST,
+};
 use crate::random;
-
-/// How often the store is looked at for a frame that is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// How long a task's message is believed to be under way while its queue is empty.
-const RESEND_AFTER: Duration = Duration::from_secs(2);
-
-/// How long an unclaimed message is believed to wait in a queue that is never empty.
-const WAITS_AT_MOST: Duration = Duration::from_secs(60);
-
-/// Frames that are away at most, of one attempt.
-const MOST_AWAY: usize = 4096;
-
-/// How long a worker is believed whose sign of life stands still.
-const LEASE: Duration = Duration::from_secs(10);
-
-/// How long nobody takes a task before the job says so.
-const NO_WORKER_AFTER: Duration = Duration::from_secs(30);
 
 /// Workers that die while they hold a frame, after which it is given up: its function kills them.
 const MOST_LOST: u32 = 5;
@@ -50,15 +36,8 @@ const MOST_LOST: u32 = 5;
 /// Messages that somebody takes and does not begin, after which it is said so.
 const SWALLOWED: u32 = 5;
 
-/// How long nobody does a task before its attempt at a segment is given up, so that other jobs have
-/// the slot for a while.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(900);
-
 /// How long a frame that is told to be done may take to show.
 const SHOWS_WITHIN: Duration = Duration::from_secs(10);
-
-/// Failures of a frame's own, after which it is given up.
-const MOST_FAILURES: usize = 3;
 
 /// `results/ATTEMPT.json`.
 #[derive(Debug, Deserialize)]
@@ -66,15 +45,6 @@ struct Answer {
     outcome: String,
     #[serde(default)]
     error: String,
-}
-
-/// Why a frame does not come back.
-#[derive(Debug)]
-pub(crate) enum Lost {
-    /// Its function cannot do it.
-    ByFunction(Error),
-    /// Whatever else: the frame is not to blame, and is tried again with its segment.
-    Otherwise(Error),
 }
 
 /// Frames that are one task.
@@ -120,7 +90,7 @@ impl Group {
 }
 
 /// The frames of one attempt at a segment.
-pub(crate) struct Frames {
+pub(super) struct PythonFrames {
     store: Arc<Store>,
     celery: Arc<Celery>,
     job: JobId,
@@ -149,12 +119,12 @@ enum Next {
     GiveUp(String),
 }
 
-impl Frames {
+impl PythonFrames {
     /// For a job with filters that send frames away; `None` for others.
     ///
     /// # Errors
     /// Unsupported where this node has no Celery broker; Invalid as the filters' parameters.
-    pub(crate) fn of(
+    pub(super) fn of(
         store: &Arc<Store>,
         celery: Option<&Arc<Celery>>,
         job: &JobFile,
@@ -169,9 +139,8 @@ impl Frames {
         if specs.is_empty() {
             return Ok(None);
         }
-        let celery = celery.ok_or_else(|| {
-            Error::unsupported("the filter 'celery' needs a server with --broker redis://")
-        })?;
+        let celery = celery
+            .ok_or_else(|| Error::unsupported("the filter 'celery' needs --broker redis://"))?;
         // Made once: where it is gone later the job is over.
         store.frames(job.id).make().map_err(|e| Error::unavailable(e.message().to_owned()))?;
         let state = State {
@@ -203,8 +172,13 @@ impl Frames {
             .ok_or_else(|| Error::internal(format!("filter {filter} sends no frames away")))
     }
 
+    /// Whether a filter of the job sends frames away here.
+    pub(super) fn has(&self, filter: u32) -> bool {
+        self.specs.contains_key(&filter)
+    }
+
     /// Whether nobody has taken a task for a while.
-    pub(crate) fn are_starved(&self) -> bool {
+    pub(super) fn are_starved(&self) -> bool {
         let state = self.state();
         !state.groups.is_empty() && state.seen.elapsed() > NO_WORKER_AFTER
     }
@@ -213,7 +187,7 @@ impl Frames {
     ///
     /// # Errors
     /// Of the file system.
-    pub(crate) fn away(&self, frame: FrameNumber) -> Result<OwnedFd> {
+    pub(super) fn away(&self, frame: FrameNumber) -> Result<OwnedFd> {
         self.spec(frame.filter)?;
         if frame.number == 0 {
             // A segment that is decoded again from further back begins anew.
@@ -248,7 +222,7 @@ impl Frames {
     ///
     /// # Errors
     /// Of the file system.
-    pub(crate) async fn gone(&self, frame: FrameNumber) -> Result<()> {
+    pub(super) async fn gone(&self, frame: FrameNumber) -> Result<()> {
         let batch = self.spec(frame.filter)?.batch as usize;
         let full = {
             let mut state = self.state();
@@ -315,7 +289,7 @@ impl Frames {
     ///
     /// # Errors
     /// Why it does not: Invalid where its function failed three times, with what it said.
-    pub(crate) async fn back(&self, frame: FrameNumber) -> Result<OwnedFd, Lost> {
+    pub(super) async fn back(&self, frame: FrameNumber) -> Result<OwnedFd, Lost> {
         let id = {
             let mut state = self.state();
             let known = state.of.get(&(frame.filter, frame.number)).copied();
@@ -541,7 +515,7 @@ impl Group {
     }
 }
 
-impl Drop for Frames {
+impl Drop for PythonFrames {
     fn drop(&mut self) {
         self.forget(|_| true);
     }
