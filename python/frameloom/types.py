@@ -6,7 +6,7 @@ These are dictionaries as they come from JSON. A test compares them with the doc
 from typing import Any, Literal, NotRequired, TypedDict
 
 State = Literal["queued", "planning", "running", "assembling", "succeeded", "failed", "cancelled"]
-SegmentState = Literal["waiting", "running", "retried", "done"]
+SegmentState = Literal["waiting", "running", "detected", "retried", "done"]
 
 #: States that a job leaves only by being tried again.
 OVER: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
@@ -25,6 +25,7 @@ class Problem(TypedDict):
 class ProgressView(TypedDict):
     """How far a job is."""
 
+    stage: str
     frames: int
     total: NotRequired[int | None]
     percent: NotRequired[float | None]
@@ -56,6 +57,9 @@ class JobView(TypedDict):
     upload_url: NotRequired[str | None]
     uploaded: NotRequired[int | None]
     output_url: NotRequired[str | None]
+    detections_url: NotRequired[str | None]
+    detections_only: NotRequired[str | None]
+    source_hidden: bool
     expires_at: NotRequired[str | None]
     source_expires_at: NotRequired[str | None]
 
@@ -102,6 +106,29 @@ class OutputRequest(TypedDict):
     path: str
 
 
+class FileRequest(TypedDict):
+    """A file that a filter takes, known by its content."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+class FileView(TypedDict):
+    """A file that was sent."""
+
+    sha256: str
+    size: int
+    expires_at: str
+
+
+class FileList(TypedDict):
+    """The files that filters may take."""
+
+    catalogue: list[str]
+    files: list[FileView]
+
+
 class SourceRequest(TypedDict, total=False):
     """Where a source comes from."""
 
@@ -117,6 +144,7 @@ JobRequest = TypedDict(
     {
         "source": SourceRequest,
         "filters": list[str],
+        "files": list[FileRequest],
         "encoder": EncoderRequest,
         "container": str | None,
         "output": OutputRequest | None,
@@ -128,6 +156,9 @@ JobRequest = TypedDict(
         "strict_streams": bool,
         "keep_depth": bool,
         "verify_source": bool,
+        "detections_only": str | None,
+        "keep_metadata": list[str],
+        "reveal_previews": bool,
         "frame_metrics": bool,
         "priority": int | None,
         "webhook": str | None,
@@ -159,6 +190,9 @@ class JobOptions(TypedDict, total=False):
     strict_streams: bool
     keep_depth: bool
     verify_source: bool
+    detections_only: str
+    keep_metadata: list[str]
+    reveal_previews: bool
     frame_metrics: bool
     priority: int
     webhook: str
@@ -173,6 +207,7 @@ class FilterParam(TypedDict):
     max: NotRequired[float]
     odd: NotRequired[bool]
     values: NotRequired[list[str]]
+    words: NotRequired[list[str]]
     default: str | None
     required: bool
     help: str

@@ -4,7 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use frameloom_core::id::JobId;
+use frameloom_core::metrics::SourceKept;
 use frameloom_core::plan::Plan;
+use frameloom_core::spec::DetectionsFormat;
 use frameloom_core::wire::{End, JobFile, Submission, Task};
 use frameloom_core::{Error, ErrorKind};
 use serde_json::{Value, json};
@@ -14,14 +16,18 @@ use tokio_util::sync::CancellationToken;
 use super::Kept;
 use super::events::EventLog;
 use super::problem::{problem, status};
+use super::sight::Sight;
 use super::view::{JobView, ProgressView, SegmentState, State, rfc3339};
 use crate::engine::{JobEvent, Progress, Stage};
+use crate::summary;
 
 /// A job.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) file: JobFile,
     pub(crate) submission: Submission,
+    /// What its filters do with what is to be seen in it.
+    pub(crate) sight: Sight,
     pub(crate) events: EventLog,
     live: Mutex<Live>,
     /// Held by whoever decides about it while it is not at work.
@@ -55,7 +61,7 @@ struct Live {
 
 impl Job {
     /// A job that is not begun.
-    pub(crate) fn new(file: JobFile, submission: Submission) -> Self {
+    pub(crate) fn new(file: JobFile, submission: Submission, sight: Sight) -> Self {
         let live = Live {
             state: State::Queued,
             waiting: submission.upload.then(|| "upload".to_owned()),
@@ -76,6 +82,7 @@ impl Job {
         Self {
             file,
             submission,
+            sight,
             events: EventLog::default(),
             live: Mutex::new(live),
             deciding: Mutex::default(),
@@ -316,9 +323,36 @@ impl Job {
             error: live.error.as_ref().map(|error| problem(error, status(error.kind()))),
             upload_url: awaits.then(|| format!("/v1/uploads/{id}")),
             uploaded: s.upload.then_some(live.uploaded),
-            output_url: (live.state == State::Succeeded).then(|| format!("/v1/jobs/{id}/output")),
+            output_url: made.then(|| format!("/v1/jobs/{id}/output")),
+            detections_url: (made && self.sight.looks)
+                .then(|| format!("/v1/jobs/{id}/detections.jsonl")),
+            detections_only: self.file.spec.detections_only.map(DetectionsFormat::name),
+            source_hidden: self.hides_source(),
             id,
         }
+    }
+
+    /// How long its source is kept where it has succeeded at `at_ms`.
+    pub(crate) fn source_kept(&self, kept: Kept, at_ms: i64) -> SourceKept {
+        if !self.submission.upload {
+            return summary::kept_by_owner();
+        }
+        // With the output all goes that belongs to a job.
+        let keep = kept.source.into_iter().chain(kept.output).min();
+        match keep.map(|keep| rfc3339(at_ms.saturating_add(keep))) {
+            Some(at) => {
+                SourceKept { words: format!("deleted by the server at {at}"), until: Some(at) }
+            }
+            None => SourceKept {
+                until: None,
+                words: "kept by the server until the job is deleted".into(),
+            },
+        }
+    }
+
+    /// Whether pictures of its source are kept from clients.
+    pub(crate) fn hides_source(&self) -> bool {
+        self.sight.hides && !self.file.spec.reveal_previews
     }
 
     /// Why it cannot be stopped, retried or read, as its state is.
