@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use redis_server::Redis;
 use serde_json::{Value, json};
 use server::Server;
-use support::{clip, frameloom, kill, real_clip, run_bytes, run_ok, said, text};
+use support::{clip, frameloom, kill, real_clip, run_bytes, run_ok, said, text, told};
 
 /// A worker node that ends with the test.
 struct Worker(Child);
@@ -258,11 +258,11 @@ fn what_is_hidden_and_told_is_that_of_a_run_though_a_node_dies_while_it_detects(
     let job = server.wait(&id);
     assert_eq!(job["state"], "succeeded", "{job}");
     assert!(server.output(&id) == fs::read(&out).unwrap(), "other bytes than run");
-    let (status, told) = server.get(&format!("/v1/jobs/{id}/detections.jsonl"));
-    let found = fs::read_to_string(&found).unwrap();
+    let (status, by_nodes) = server.get(&format!("/v1/jobs/{id}/detections.jsonl"));
+    let found = told(&fs::read(&found).unwrap());
     assert!(found.matches("\"class\":\"person\"").count() > 100, "hardly anybody was found");
     assert_eq!(status, 200);
-    assert!(told.as_str().unwrap() == found, "other detections than run");
+    assert!(told(by_nodes.as_str().unwrap().as_bytes()) == found, "other detections than run");
     let logs = logs(&server, &id);
     let again = (0..8).filter(|k| logs.matches(&format!("detect {k} sent,")).count() > 1).count();
     assert!(again >= 1, "the node that died had nothing to look through:\n{logs}");
