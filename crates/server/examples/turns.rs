@@ -154,7 +154,7 @@ fn job(id: JobId) -> Result<JobFile> {
     };
     Ok(JobFile {
         id,
-        spec: JobRequest::default().spec(&Catalogue(Vec::new()))?,
+        spec: JobRequest::default().spec(&Catalogue(&[]))?,
         source: SourceRef { path: "/".into(), name: "none".into(), root: None },
         frame_metrics: false,
         submission: Some(submission),

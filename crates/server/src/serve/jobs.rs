@@ -629,7 +629,7 @@ impl Jobs {
     pub(crate) fn tend(&self) {
         let full = self.is_full();
         self.set_aside();
-        if self.tended.fetch_add(1, Ordering::Relaxed) % FILES_EVERY == 0 {
+        if self.tended.fetch_add(1, Ordering::Relaxed).is_multiple_of(FILES_EVERY) {
             self.tend_files();
         }
         let broker = self.parts.engine.status().broker_trouble().map(|_| "broker gone");

@@ -51,7 +51,9 @@ let data = null;
 const length = () => $("result").duration || data.end + 1 / 25;
 const clock = (s) => `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}`;
 
-// Classes side by side as lines that share one scale, and what moved as an area beneath them.
+const greatest = (values) => values.reduce((a, b) => Math.max(a, b), 0);
+
+// Classes as lines that share one scale, and what moved, by a scale of its own, as an area beneath them.
 function draw() {
   if (!data) return;
   const canvas = $("strip-canvas"), scale = devicePixelRatio || 1, context = canvas.getContext("2d");
@@ -70,10 +72,10 @@ function draw() {
     context.lineTo(width, height);
   };
   if (data.motion.length) {
-    area(data.motion, 1, "--moved");
+    area(data.motion, greatest(data.motion), "--moved");
     context.fill();
   }
-  const top = Math.max(1, ...[...data.classes.values()].map((values) => values.reduce((a, b) => Math.max(a, b), 0)));
+  const top = greatest([...data.classes.values()].map(greatest));
   [...data.classes.values()].forEach((values, i) => {
     area(values, top, shade(i));
     context.globalAlpha = 0.25;
@@ -82,13 +84,22 @@ function draw() {
     context.lineWidth = 2 * scale;
     context.stroke();
   });
-  $("strip-top").textContent = data.classes.size ? `up to ${top} at a time` : "";
 }
+
+// The tops of both scales, in words.
+function tops() {
+  const parts = [];
+  if (data.classes.size) parts.push(`up to ${greatest([...data.classes.values()].map(greatest))} of a kind at a time`);
+  if (data.motion.length) parts.push(`up to ${percent(greatest(data.motion))} of the picture in motion`);
+  return parts.join(", ") || "nothing";
+}
+
+const percent = (share) => `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`;
 
 function here() {
   const time = $("result").currentTime, at = Math.floor(time / STEP + 1e-6);
   const parts = [...data.classes].filter(([, values]) => values[at]).map(([name, values]) => `${values[at]} ${name}`);
-  if (data.motion[at]) parts.push(`${Math.round(data.motion[at] * 100)} % in motion`);
+  if (data.motion[at]) parts.push(`${percent(data.motion[at])} in motion`);
   return `${clock(time)}: ${parts.join(", ") || "nothing"}`;
 }
 
@@ -142,6 +153,7 @@ function legend() {
   const items = [...data.classes.keys()].map((name, i) => item(name, shade(i)));
   if (data.motion.length) items.push(item("share of the picture in motion", "--moved"));
   $("strip-legend").replaceChildren(...items);
+  $("strip-top").textContent = tops();
 }
 
 // Takes the strip away.
