@@ -171,8 +171,8 @@ class JobOptions(TypedDict, total=False):
     """What ``submit`` takes beside source and filters.
 
     ``from_`` and ``to`` are seconds or ``[hh:]mm:ss[.f]``; ``encoder_options`` are further
-    options of the encoder; ``output`` is a path on the server that it may write to; ``files`` are files
-    of filters whose content was sent to ``/v1/files/SHA256`` before.
+    options of the encoder; ``output`` is a path on the server that it may write to; ``files`` are
+    files of filters whose content was sent to ``/v1/files/SHA256`` before.
     """
 
     codec: str

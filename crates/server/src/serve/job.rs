@@ -44,6 +44,8 @@ struct Live {
     waiting: Option<String>,
     uploaded: u64,
     begun: Instant,
+    /// When the stage began whose frames are counted.
+    since: Instant,
     /// How long it took, once it is over.
     took: Option<Duration>,
     /// Frames that were done before this server began it.
@@ -67,6 +69,7 @@ impl Job {
             waiting: submission.upload.then(|| "upload".to_owned()),
             uploaded: 0,
             begun: Instant::now(),
+            since: Instant::now(),
             took: None,
             before: None,
             rate: 0.0,
@@ -155,6 +158,7 @@ impl Job {
         live.error = None;
         live.ended_ms = None;
         live.begun = Instant::now();
+        live.since = live.begun;
         live.took = None;
         live.before = None;
         let token = live.cancel.clone();
@@ -237,9 +241,10 @@ impl Job {
             }
             JobEvent::Progress(progress) => {
                 let mut live = self.live();
-                if live.progress.stage != progress.stage && progress.stage == Stage::Running {
+                let looks = |stage| matches!(stage, Stage::Detecting | Stage::Tracking);
+                if looks(live.progress.stage) && !looks(progress.stage) {
                     // Its frames are counted from the first again.
-                    (live.before, live.begun) = (None, Instant::now());
+                    (live.before, live.since) = (Some(0), Instant::now());
                 }
                 live.progress = progress;
                 live.before.get_or_insert(progress.frames);
@@ -375,7 +380,7 @@ impl Live {
     fn view(&self) -> ProgressView {
         let p = self.progress;
         let done = p.frames.saturating_sub(self.before.unwrap_or(0)) as f64;
-        let took = self.took.unwrap_or_else(|| self.begun.elapsed());
+        let took = self.took.unwrap_or_else(|| self.since.elapsed());
         let fps = done / took.as_secs_f64().max(1e-3);
         let left = self.total.map(|total| total.saturating_sub(p.frames) as f64);
         let percent =
