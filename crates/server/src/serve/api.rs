@@ -111,7 +111,7 @@ fn parse(text: &[u8]) -> ApiResult<JobRequest> {
     request_body(content((JobRequest = "application/json"), (Vec<u8> = "multipart/form-data"))),
     responses((status = 201, body = JobView), (status = 200, body = JobView, description = "The job of an earlier request with this key."),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
-        (status = 404, body = Problem), (status = 408, body = Problem), (status = 409, body = Problem, description = "The output exists, or somebody else is sending the source."),
+        (status = 404, body = Problem), (status = 408, body = Problem), (status = 409, body = Problem, description = "The output exists, a file's content has not come, or somebody else is sending the source."),
         (status = 413, body = Problem), (status = 415, body = Problem),
         (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem), (status = 507, body = Problem)))]
 pub(crate) async fn create(
