@@ -6,7 +6,7 @@ These are dictionaries as they come from JSON. A test compares them with the doc
 from typing import Any, Literal, NotRequired, TypedDict
 
 State = Literal["queued", "planning", "running", "assembling", "succeeded", "failed", "cancelled"]
-SegmentState = Literal["waiting", "running", "retried", "done"]
+SegmentState = Literal["waiting", "running", "detected", "retried", "done"]
 
 #: States that a job leaves only by being tried again.
 OVER: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
@@ -25,6 +25,7 @@ class Problem(TypedDict):
 class ProgressView(TypedDict):
     """How far a job is."""
 
+    stage: str
     frames: int
     total: NotRequired[int | None]
     percent: NotRequired[float | None]
@@ -56,6 +57,9 @@ class JobView(TypedDict):
     upload_url: NotRequired[str | None]
     uploaded: NotRequired[int | None]
     output_url: NotRequired[str | None]
+    detections_url: NotRequired[str | None]
+    detections_only: NotRequired[str | None]
+    source_hidden: bool
     expires_at: NotRequired[str | None]
     source_expires_at: NotRequired[str | None]
 
@@ -102,6 +106,29 @@ class OutputRequest(TypedDict):
     path: str
 
 
+class FileRequest(TypedDict):
+    """A file that a filter takes, known by its content."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+class FileView(TypedDict):
+    """A file that was sent."""
+
+    sha256: str
+    size: int
+    expires_at: str
+
+
+class FileList(TypedDict):
+    """The files that filters may take."""
+
+    catalogue: list[str]
+    files: list[FileView]
+
+
 class SourceRequest(TypedDict, total=False):
     """Where a source comes from."""
 
@@ -117,6 +144,7 @@ JobRequest = TypedDict(
     {
         "source": SourceRequest,
         "filters": list[str],
+        "files": list[FileRequest],
         "encoder": EncoderRequest,
         "container": str | None,
         "output": OutputRequest | None,
@@ -130,6 +158,9 @@ JobRequest = TypedDict(
         "verify_source": bool,
         "granularity": str | None,
         "on_error": str | None,
+        "detections_only": str | None,
+        "keep_metadata": list[str],
+        "reveal_previews": bool,
         "frame_metrics": bool,
         "priority": int | None,
         "webhook": str | None,
@@ -142,7 +173,8 @@ class JobOptions(TypedDict, total=False):
     """What ``submit`` takes beside source and filters.
 
     ``from_`` and ``to`` are seconds or ``[hh:]mm:ss[.f]``; ``encoder_options`` are further
-    options of the encoder; ``output`` is a path on the server that it may write to.
+    options of the encoder; ``output`` is a path on the server that it may write to; ``files`` are
+    files of filters whose content was sent to ``/v1/files/SHA256`` before.
     """
 
     codec: str
@@ -163,6 +195,10 @@ class JobOptions(TypedDict, total=False):
     verify_source: bool
     granularity: str
     on_error: str
+    files: list[FileRequest]
+    detections_only: str
+    keep_metadata: list[str]
+    reveal_previews: bool
     frame_metrics: bool
     priority: int
     webhook: str
@@ -177,6 +213,7 @@ class FilterParam(TypedDict):
     max: NotRequired[float]
     odd: NotRequired[bool]
     values: NotRequired[list[str]]
+    words: NotRequired[list[str]]
     default: str | None
     required: bool
     help: str

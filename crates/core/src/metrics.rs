@@ -67,6 +67,18 @@ pub struct DetectionMetrics {
     pub frames_hidden_whole: u64,
     /// Who looked, one a filter that does.
     pub detectors: Vec<DetectorMetrics>,
+    /// How long the source is kept, in which what is hidden is to be seen.
+    #[serde(default)]
+    pub source_kept: SourceKept,
+}
+
+/// How long a source is kept after its job.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SourceKept {
+    /// When it is deleted (RFC 3339), unless somebody deletes the job before; `null` where nothing deletes it.
+    pub until: Option<String>,
+    /// The same in words: `kept by its owner` where it was never handed over.
+    pub words: String,
 }
 
 /// What one detecting filter found.

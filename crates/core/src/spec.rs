@@ -92,6 +92,15 @@ impl DetectionsFormat {
         }
     }
 
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Csv => "csv",
+            Self::Coco => "coco",
+        }
+    }
+
     /// Its usual file name extension.
     pub fn extension(self) -> &'static str {
         match self {

@@ -10,6 +10,7 @@ use frameloom_core::spec::{
 };
 use frameloom_core::time::parse_time;
 use frameloom_core::{Error, Result};
+use frameloom_server::store::sha256_of;
 
 use crate::cmd;
 
@@ -207,12 +208,26 @@ pub(crate) struct JobArgs {
     reveal_previews: bool,
 }
 
+/// Where the files lie that filters take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilesLie {
+    /// On this machine.
+    Here,
+    /// On this machine, or in a server's catalogue.
+    HereOrThere,
+}
+
+/// Whether a file's name may be one in a server's catalogue: a plain name of nothing here.
+fn may_be_elsewhere(name: &str) -> bool {
+    !name.contains('/') && !Path::new(name).exists()
+}
+
 /// A file that a filter takes, known by its content.
 fn file(name: &str) -> Result<SpecFile> {
     let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
     let file = cmd::open_source(Path::new(name)).map_err(|e| e.at("file of a filter"))?;
     let size = file.metadata().map_err(failed)?.len();
-    let sha256 = cmd::sha256(&file).map_err(failed)?;
+    let sha256 = sha256_of(&file).map_err(failed)?;
     Ok(SpecFile { name: name.to_owned(), sha256, size })
 }
 
@@ -229,6 +244,7 @@ impl JobArgs {
         &self,
         container: Container,
         detections_only: Option<DetectionsFormat>,
+        lie: FilesLie,
     ) -> Result<JobSpec> {
         let mut filters = Vec::new();
         for text in &self.filters {
@@ -261,7 +277,8 @@ impl JobArgs {
             ));
         }
         let files = frameloom_media::catalogue().files(&filters)?;
-        let files = files.iter().map(|name| file(name)).collect::<Result<_>>()?;
+        let is_here = |name: &&String| lie == FilesLie::Here || !may_be_elsewhere(name);
+        let files = files.iter().filter(is_here).map(|name| file(name)).collect::<Result<_>>()?;
         let is_kept =
             |kept: &KeptMetadata| self.keep_metadata.iter().any(|name| name == kept.name());
         Ok(JobSpec {

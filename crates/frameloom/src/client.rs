@@ -231,6 +231,39 @@ impl Client {
         }
     }
 
+    /// Sends a file of `size` bytes to `path` in one piece, where the server does not have it already.
+    ///
+    /// # Errors
+    /// What the server answers; Unavailable where it does not come back.
+    pub(crate) fn put(&self, path: &str, mut file: &File, size: u64) -> Result<()> {
+        let mut attempt = 0;
+        loop {
+            let mut request = self.agent.head(self.url(path));
+            if let Some(bearer) = self.bearer() {
+                request = request.header("authorization", bearer);
+            }
+            let known = self.answer(request.call());
+            let sent = match known {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    file.rewind().map_err(|e| Error::io("cannot read the file", &e))?;
+                    let mut request =
+                        self.agent.put(self.url(path)).header("content-length", size.to_string());
+                    if let Some(bearer) = self.bearer() {
+                        request = request.header("authorization", bearer);
+                    }
+                    self.answer(request.send(SendBody::from_reader(&mut file)))
+                }
+                known => known,
+            };
+            match sent {
+                Err(error) if error.kind() == ErrorKind::Unavailable && attempt < TRIES => {}
+                sent => return sent.map(drop),
+            }
+            attempt += 1;
+            pause(attempt);
+        }
+    }
+
     /// Follows a job's events until it is over; answers the job as it ended.
     ///
     /// # Errors

@@ -9,13 +9,15 @@ mod redis_server;
 mod server;
 mod support;
 
+use std::cell::Cell;
 use std::fs;
+use std::process::Command;
 
 use nodes::{Worker, serve, until, until_live, workers};
 use redis_server::Redis;
 use serde_json::{Value, json};
 use server::Server;
-use support::{clip, frameloom, run_bytes, said, text};
+use support::{clip, frameloom, real_clip, run_bytes, run_ok, said, text, told};
 
 fn submit(server: &Server, source: &str, filter: &str) -> String {
     let request = json!({
@@ -168,4 +170,44 @@ fn what_does_not_fit_is_refused_at_once() {
         assert!(said.contains(words) && said.lines().count() == 1, "{args:?}: {said}");
     }
     drop(server);
+}
+
+#[test]
+fn what_is_hidden_and_told_is_that_of_a_run_though_a_node_dies_while_it_detects() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&dir.path().join(name));
+    let (source, real) = (at("in.mp4"), text(&real_clip("vtest.avi")));
+    let cut =
+        ["-v", "error", "-nostdin", "-i", &real, "-t", "8", "-g", "10", "-preset", "veryfast"];
+    assert!(Command::new("ffmpeg").args(cut).arg(&source).status().unwrap().success());
+    let filter = "objects:classes=person:action=pixelate";
+    let (out, found) = (at("run.mp4"), at("run.jsonl"));
+    let written = ["-o", &out, "--detections", &found, "--segment", "1", "-f", filter];
+    run_ok(&[&["run", &source][..], &written].concat());
+
+    let (redis, data) = (Redis::start(&[]), dir.path().join("data"));
+    let server = serve(&redis, &data);
+    let killed = Worker::start(&redis, &data, "killed", &["--slots", "1"]);
+    let _stays = Worker::start(&redis, &data, "stays", &["--slots", "1"]);
+    until_live(&server, 2);
+    let id = submit(&server, &source, filter);
+    // Both look through a segment by then.
+    let begun = Cell::new(0);
+    server.until_event(&id, |_, data| {
+        let begins = data["task"] == "detect" && data["state"] == "started";
+        begun.set(begun.get() + u32::from(begins));
+        begun.get() == 2
+    });
+    killed.signal("-KILL");
+    let job = server.wait(&id);
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert!(server.output(&id) == fs::read(&out).unwrap(), "other bytes than run");
+    let (status, by_nodes) = server.get(&format!("/v1/jobs/{id}/detections.jsonl"));
+    let found = told(&fs::read(&found).unwrap());
+    assert!(found.matches("\"class\":\"person\"").count() > 100, "hardly anybody was found");
+    assert_eq!(status, 200);
+    assert!(told(by_nodes.as_str().unwrap().as_bytes()) == found, "other detections than run");
+    let logs = logs(&server, &id);
+    let again = (0..8).filter(|k| logs.matches(&format!("detect {k} sent,")).count() > 1).count();
+    assert!(again >= 1, "the node that died had nothing to look through:\n{logs}");
 }

@@ -72,10 +72,53 @@ impl Browser {
         self.post("/execute/async", &json!({ "script": script, "args": [] }))
     }
 
-    fn choose(&self, id: &str, path: &str) {
+    /// Types a text into an element, or has it take a file.
+    fn choose(&self, id: &str, text: &str) {
         let found = self.post("/element", &json!({ "using": "css selector", "value": id }));
         let element = found.as_object().unwrap().values().next().unwrap().as_str().unwrap();
-        self.post(&format!("/element/{element}/value"), &json!({ "text": path }));
+        self.post(&format!("/element/{element}/value"), &json!({ "text": text }));
+    }
+
+    /// Clicks into the middle of an element, as a person does.
+    fn click(&self, id: &str) {
+        let script =
+            format!("document.querySelector('{id}').scrollIntoView({{ block: 'center' }})");
+        self.script(&script);
+        let found = self.post("/element", &json!({ "using": "css selector", "value": id }));
+        let steps = json!([
+            { "type": "pointerMove", "duration": 0, "x": 0, "y": 0, "origin": found },
+            { "type": "pointerDown", "button": 0 }, { "type": "pointerUp", "button": 0 },
+        ]);
+        let mouse = json!({ "type": "pointer", "id": "mouse", "actions": steps });
+        self.post("/actions", &json!({ "actions": [mouse] }));
+    }
+
+    /// Keeps what the page looks like, where somebody wants to see it.
+    fn screenshot(&self, name: &str) {
+        let Some(to) = std::env::var_os("FRAMELOOM_SCREENSHOTS") else { return };
+        let (_, shot) = answer(agent().get(format!("{}/screenshot", self.base)).call());
+        let base64 = shot["value"].as_str().unwrap().to_owned();
+        let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, base64);
+        fs::write(Path::new(&to).join(name), bytes.unwrap()).unwrap();
+    }
+
+    /// Has the page shown in light or dark.
+    fn scheme(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let params = json!({ "features": features });
+        self.post(
+            "/goog/cdp/execute",
+            &json!({ "cmd": "Emulation.setEmulatedMedia", "params": params }),
+        );
+    }
+
+    /// What the browser has complained of.
+    fn complaints(&self) -> Vec<String> {
+        let log = self.post("/se/log", &json!({ "type": "browser" }));
+        let severe = log.as_array().unwrap().iter().filter(|line| line["level"] == "SEVERE");
+        let severe = severe.map(|line| line["message"].as_str().unwrap().to_owned());
+        // A picture that is not there yet is asked for again.
+        severe.filter(|text| !(text.contains("latest.jpg") && text.contains("404"))).collect()
     }
 }
 
@@ -126,20 +169,97 @@ fn a_video_goes_in_by_the_page_and_comes_out() {
     fs::write(&out, server.output(&id)).unwrap();
     assert_eq!(frames(&text(&out)).len(), frames(&clip).len());
 
-    let (status, log) = answer(
-        agent().post(format!("{}/se/log", browser.base)).send_json(json!({ "type": "browser" })),
-    );
-    assert_eq!(status, 200);
-    let errors: Vec<&Value> =
-        log["value"].as_array().unwrap().iter().filter(|line| line["level"] == "SEVERE").collect();
-    // A picture that is not there yet is asked for again.
-    let real = errors.iter().filter(|e| !e["message"].as_str().unwrap().contains("latest.jpg"));
-    assert_eq!(real.count(), 0, "{errors:?}");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    browser.screenshot("page.png");
+}
 
-    if let Some(to) = std::env::var_os("FRAMELOOM_SCREENSHOTS") {
-        let (_, shot) = answer(agent().get(format!("{}/screenshot", browser.base)).call());
-        let base64 = shot["value"].as_str().unwrap().to_owned();
-        let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, base64);
-        fs::write(Path::new(&to).join("page.png"), bytes.unwrap()).unwrap();
+#[test]
+fn what_was_found_is_a_strip_under_the_video_that_seeks() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = text(&dir.path().join("people.mp4"));
+    let source = text(&real_clip("vtest.avi"));
+    let cut =
+        ["-v", "error", "-nostdin", "-i", &source, "-t", "4", "-g", "10", "-preset", "veryfast"];
+    assert!(Command::new("ffmpeg").args(cut).arg(&clip).status().unwrap().success());
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("catalogue")).unwrap();
+    fs::write(data.join("catalogue/night.onnx"), "a model").unwrap();
+    let server = Server::start(&data, &[]);
+    let browser = Browser::start();
+    browser.post("/url", &json!({ "url": server.url() }));
+    browser.until("document.querySelectorAll('#add option').length > 10");
+    browser.choose("#file", &clip);
+    browser.script(
+        "const add = document.getElementById('add'); for (const name of ['motion', 'objects', 'celery']) { \
+         add.value = name; add.dispatchEvent(new Event('change')); }",
+    );
+    // A file is a word, or a name of the catalogue; parameters of a Python function may have many lines.
+    let names = browser.script(
+        "const model = document.querySelector('[data-filter=objects] [data-name=model]'); \
+         return [...model.list.options].map((o) => o.value)",
+    );
+    assert_eq!(names, json!(["ssdlite", "night.onnx"]));
+    let kind = browser
+        .script("return document.querySelector('[data-filter=celery] [data-name=params]').tagName");
+    assert_eq!(kind, "TEXTAREA");
+    browser.script(
+        "document.querySelector('[data-filter=celery]').remove(); \
+         document.querySelector('[data-filter=objects] [data-name=action]').value = 'pixelate'; \
+         window.stages = new Set(); window.states = new Set(); \
+         new MutationObserver(() => stages.add(document.getElementById('stage').textContent.split(',')[0])) \
+           .observe(document.getElementById('stage'), { childList: true }); \
+         new MutationObserver((all) => all.forEach((m) => states.add(m.target.className))) \
+           .observe(document.getElementById('timeline'), { subtree: true, attributes: true, attributeFilter: ['class'] }); \
+         document.getElementById('submit').click()",
+    );
+    browser.until("!document.getElementById('strip').hidden && document.getElementById('result').readyState >= 1");
+    let seen = browser.script("return [[...stages], [...states]]").to_string();
+    assert!(seen.contains("detecting") && seen.contains("\"detected\""), "{seen}");
+    // Something is hidden: the page neither shows the source nor asks for it.
+    let before = browser.script(
+        "return [document.getElementById('before').src, document.getElementById('split').hidden]",
+    );
+    assert_eq!(before, json!(["", true]));
+
+    let told = browser.script("return document.getElementById('strip-legend').textContent");
+    let told = told.as_str().unwrap();
+    assert!(told.contains("person") && told.contains("motion"), "{told}");
+    let drawn = "(() => { const c = document.getElementById('strip-canvas'); \
+         const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; \
+         let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n / (c.width * c.height); })()";
+    let share = browser.script(&format!("return {drawn}")).as_f64().unwrap();
+    assert!(share > 0.1, "hardly anything is drawn: {share}");
+    let now = || {
+        let at = browser.script(
+            "const v = document.getElementById('result'); return [v.currentTime, v.duration]",
+        );
+        (at[0].as_f64().unwrap(), at[1].as_f64().unwrap())
+    };
+    assert_eq!(now().0, 0.0);
+    browser.click("#strip-view");
+    let (time, length) = now();
+    assert!((time - length / 2.0).abs() < 0.1, "{time} of {length}");
+    browser.choose("#strip-view", "\u{e014}");
+    assert!((now().0 - time - 1.0).abs() < 0.01, "the right arrow: {time} to {}", now().0);
+    browser.choose("#strip-view", "\u{e012}");
+    browser.choose("#strip-view", "\u{e012}");
+    assert!((now().0 - time + 1.0).abs() < 0.01, "the left arrow: {time} to {}", now().0);
+    browser.until("!document.getElementById('result').seeking");
+    let words = browser.script(
+        "const s = document.getElementById('strip-view'); \
+         return [s.getAttribute('role'), s.getAttribute('aria-label'), s.getAttribute('aria-valuetext')]",
+    );
+    assert_eq!(words[0], "slider");
+    assert!(words[1].as_str().unwrap().contains("arrow keys seek"), "{words}");
+    assert!(words[2].as_str().unwrap().contains("person"), "{words}");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    for scheme in ["light", "dark"] {
+        browser.scheme(scheme);
+        let color = browser.script(
+            "return getComputedStyle(document.documentElement).getPropertyValue('--class-0')",
+        );
+        assert_eq!(color, if scheme == "dark" { "#6cb2ff" } else { "#0b66c3" });
+        browser.until("new Promise((done) => requestAnimationFrame(() => done(true)))");
+        browser.screenshot(&format!("strip-{scheme}.png"));
     }
 }

@@ -90,7 +90,7 @@ async fn measure(
     let handle = engine::start(config, links);
     let id = JobId::from_bits(1);
     let job = job(id)?;
-    store.job(id).create(&job)?;
+    store.job(id).create(&job, |_| Ok(()))?;
     let found = Found {
         id,
         plan: Some((AttemptId::from_bits(u128::MAX), plan)),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use frameloom_core::metrics::{
-    Distribution, FrameMetrics, JobMetrics, METRICS_VERSION, Metrics, OutputMetrics, QueueMetrics,
-    SlotMetrics, SourceMetrics, TaskMetrics,
+    DetectionMetrics, Distribution, FrameMetrics, JobMetrics, METRICS_VERSION, Metrics,
+    OutputMetrics, QueueMetrics, SlotMetrics, SourceKept, SourceMetrics, TaskMetrics,
 };
 use frameloom_core::wire::JobFile;
 
@@ -22,6 +22,13 @@ pub struct RunFacts {
     pub cores: usize,
     /// Its slots.
     pub slots: Vec<SlotMetrics>,
+    /// How long the source is kept.
+    pub source_kept: SourceKept,
+}
+
+/// A source that was not handed over: nothing here deletes it.
+pub fn kept_by_owner() -> SourceKept {
+    SourceKept { until: None, words: "kept by its owner".into() }
 }
 
 /// Puts together what a job tells of itself.
@@ -100,7 +107,10 @@ pub fn metrics(job: &JobFile, outcome: &JobOutcome, facts: RunFacts) -> Metrics 
         slots: facts.slots,
         index_bytes_read: plan.index_bytes_read,
         engine: plan.engine.clone(),
-        detections: concat.detections.clone(),
+        detections: concat
+            .detections
+            .clone()
+            .map(|found| DetectionMetrics { source_kept: facts.source_kept, ..found }),
         messages,
     }
 }

@@ -1,6 +1,6 @@
 //! Looking after jobs on a server: `jobs`, `status`, `cancel`, `retry`, `rm`, `fetch`, `logs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use frameloom_core::{Error, Result};
@@ -58,10 +58,14 @@ pub(crate) struct FetchArgs {
     job: JobIdArgs,
 
     /// The output file.
-    #[arg(short, long, value_name = "OUT")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "OUT", required_unless_present = "detections")]
+    output: Option<PathBuf>,
 
-    /// Replace OUT if it exists.
+    /// Write what 'faces', 'objects' and 'motion' found to this file: a line of JSON a frame.
+    #[arg(long, value_name = "FILE")]
+    detections: Option<PathBuf>,
+
+    /// Replace files that exist.
     #[arg(long)]
     overwrite: bool,
 }
@@ -156,11 +160,14 @@ pub(crate) fn remove(args: JobIdArgs) -> Result<()> {
     Client::new(&args.server)?.delete(&format!("/v1/jobs/{}?purge=true", args.id))
 }
 
-/// Reads a finished job's output.
+/// Reads a finished job's output, and what was found in it.
 pub(crate) fn fetch_output(args: FetchArgs) -> Result<()> {
-    if args.output.exists() && !args.overwrite {
-        return Err(publish::exists(&args.output));
+    let wanted = [("output", &args.output), ("detections.jsonl", &args.detections)];
+    let wanted = wanted.into_iter().filter_map(|(what, to)| Some((what, to.as_deref()?)));
+    let wanted: Vec<(&str, &Path)> = wanted.collect();
+    if let Some((_, to)) = wanted.iter().find(|(_, to)| to.exists() && !args.overwrite) {
+        return Err(publish::exists(to));
     }
     let client = Client::new(&args.job.server)?;
-    fetch(&client, &args.job.id, &args.output, args.overwrite)
+    wanted.iter().try_for_each(|(what, to)| fetch(&client, &args.job.id, what, to, args.overwrite))
 }

@@ -23,13 +23,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use frameloom_core::slot::SlotCommand;
-use frameloom_core::spec::{JobSpec, SpecFile};
+use frameloom_core::spec::{Container, DetectionsFormat, JobSpec, SpecFile};
 use frameloom_core::{Error, Result};
 use frameloom_server::engine::Fault;
 use frameloom_server::store::JobDir;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
+use crate::cli::{FilesLie, JobArgs};
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
 /// Prints to standard output; a reader that has gone is no error.
@@ -76,18 +76,39 @@ pub(crate) fn shown(path: &Path) -> String {
         .collect()
 }
 
-/// SHA-256 of a file's content, hexadecimal.
-pub(crate) fn sha256(mut file: &File) -> std::io::Result<String> {
-    let mut hash = Sha256::new();
-    file.rewind()?;
-    let mut piece = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut piece)? {
-            0 => break,
-            count => hash.update(&piece[..count]),
+/// The job that is asked for, with its output and the file of its detections; without an output the
+/// detections are all that is wanted.
+///
+/// # Errors
+/// Invalid with what is wrong.
+pub(crate) fn spec(
+    job: &JobArgs,
+    output: Option<&Path>,
+    detections: Option<&Path>,
+    lie: FilesLie,
+) -> Result<JobSpec> {
+    let name = detections.map(Path::to_string_lossy);
+    let format = name.map(|name| DetectionsFormat::of_file_name(&name)).transpose()?;
+    let only = format.filter(|_| job.detections_only);
+    let container = match output {
+        Some(output) => Container::of_file_name(&output.to_string_lossy())?,
+        None => Container::Mp4,
+    };
+    let spec = job.spec(container, only, lie)?;
+    if let (Some(format), None) = (format, only) {
+        if !spec.filters.iter().any(frameloom_media::looks_for_things) {
+            return Err(Error::invalid(
+                "--detections needs a filter that looks for something: faces, objects or motion",
+            ));
+        }
+        if format != DetectionsFormat::Jsonl {
+            return Err(Error::invalid(format!(
+                "--detections '{}': beside a video they are written as .jsonl; --detections-only writes .csv and .json",
+                shown(detections.unwrap_or(Path::new("")))
+            )));
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(spec)
 }
 
 /// Copies the files that a job's filters take into its directory.
@@ -95,16 +116,8 @@ pub(crate) fn sha256(mut file: &File) -> std::io::Result<String> {
 /// # Errors
 /// Conflict where one has changed since it was looked at; of the file system.
 pub(crate) fn attach(dir: &JobDir<'_>, spec: &JobSpec) -> Result<()> {
-    for SpecFile { name, sha256: known, .. } in &spec.files {
-        let failed = |e: std::io::Error| Error::io(format!("cannot keep '{name}'"), &e);
-        let to = dir.attached(known);
-        let temporary = to.with_extension("tmp");
-        std::fs::copy(name, &temporary).map_err(failed)?;
-        let copy = File::open(&temporary).map_err(failed)?;
-        if sha256(&copy).map_err(failed)? != *known {
-            return Err(Error::conflict(format!("'{name}' has just changed; run again")));
-        }
-        std::fs::rename(&temporary, &to).map_err(failed)?;
+    for SpecFile { name, sha256, .. } in &spec.files {
+        dir.attach(name, &open_source(Path::new(name))?, sha256)?;
     }
     Ok(())
 }

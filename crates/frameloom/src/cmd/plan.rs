@@ -9,7 +9,7 @@ use frameloom_core::plan::Plan;
 use frameloom_core::slot::{PlanTask, SlotCommand};
 use frameloom_core::spec::{Container, DetectionsFormat};
 
-use crate::cli::JobArgs;
+use crate::cli::{FilesLie, JobArgs};
 
 /// What to plan.
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ pub(crate) fn run(args: PlanArgs) -> Result<()> {
     let name = args.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let container = Container::of_file_name(&format!("output.{}", args.container))?;
     let only = args.job.detections_only.then_some(DetectionsFormat::Jsonl);
-    let spec = args.job.spec(container, only)?;
+    let spec = args.job.spec(container, only, FilesLie::Here)?;
     let files: Vec<String> = spec.files.iter().map(|file| file.name.clone()).collect();
     let open = |name: &String| super::open_source(Path::new(name));
     let opened = files.iter().map(open).collect::<Result<Vec<_>>>()?;

@@ -12,7 +12,7 @@ use frameloom_broker::{Broker, Memory};
 use frameloom_core::frame_task::FILTER;
 use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
 use frameloom_core::metrics::{Metrics, SlotMetrics};
-use frameloom_core::spec::{Container, DetectionsFormat, JobSpec};
+use frameloom_core::spec::JobSpec;
 use frameloom_core::wire::{Decision, JobFile, SourceRef};
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::engine::{self, Begin, EngineConfig, JobOutcome, Links};
@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::shown;
-use crate::cli::JobArgs;
+use crate::cli::{FilesLie, JobArgs};
 use crate::node::{Node, NodeConfig};
 use crate::progress::{Display, Style};
 use crate::random;
@@ -123,25 +123,7 @@ impl RunArgs {
 
     /// The job that is asked for.
     fn spec(&self) -> Result<JobSpec> {
-        let detections = self.detections.as_deref().map(Path::to_string_lossy);
-        let format = detections.map(|name| DetectionsFormat::of_file_name(&name)).transpose()?;
-        let Some(output) = &self.output else { return self.job.spec(Container::Mp4, format) };
-        let container = Container::of_file_name(&output.to_string_lossy())?;
-        let spec = self.job.spec(container, None)?;
-        if let Some(format) = format {
-            if !spec.filters.iter().any(frameloom_media::looks_for_things) {
-                return Err(Error::invalid(
-                    "--detections needs a filter that looks for something: faces, objects or motion",
-                ));
-            }
-            if format != DetectionsFormat::Jsonl {
-                return Err(Error::invalid(format!(
-                    "--detections '{}': beside a video they are written as .jsonl; --detections-only writes .csv and .json",
-                    shown(self.detections.as_deref().unwrap_or(Path::new("")))
-                )));
-            }
-        }
-        Ok(spec)
+        super::spec(&self.job, self.output.as_deref(), self.detections.as_deref(), FilesLie::Here)
     }
 }
 
@@ -309,10 +291,7 @@ fn in_work(
             let kept = found.kept();
             store.job(job.id).sweep(&found.open, |name| kept.contains(name))?;
         }
-        None => store.job(job.id).create(&job)?,
-    }
-    if found.is_none() {
-        super::attach(&store.job(job.id), &job.spec)?;
+        None => store.job(job.id).create(&job, |dir| super::attach(dir, &job.spec))?,
     }
     let nothing_done = found.as_ref().is_some_and(|found| found.plan.is_none());
     if nothing_done {
@@ -335,6 +314,7 @@ fn in_work(
         cpu: cpu_time(),
         cores: cores(),
         slots: stats,
+        source_kept: summary::kept_by_owner(),
     };
     let metrics = summary::metrics(&job, &outcome, facts);
     publish_all(args, &store, &job, &outcome, &metrics)?;

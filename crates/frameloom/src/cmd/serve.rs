@@ -12,7 +12,7 @@ use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::engine::{self, EngineConfig, Links};
 use frameloom_server::epoch::Epoch;
 use frameloom_server::serve::{
-    Listener, Parts, Secret, ServeConfig, Server, Tls, Tokens, TraceConfig, is_full,
+    Listener, Parts, Secret, ServeConfig, Server, Sights, Tls, Tokens, TraceConfig, is_full,
 };
 use frameloom_server::store::Store;
 use tokio::signal::unix::{SignalKind, signal};
@@ -101,6 +101,15 @@ pub(crate) struct ServeArgs {
     /// Room that uploads which are not whole may take together; they are kept for a day.
     #[arg(long, value_name = "SIZE", default_value = "100G")]
     max_partial: String,
+
+    /// Largest file for a filter (a model, labels, regions) that is taken.
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    max_file: String,
+
+    /// Room that the files of one client for filters may take together; they are kept for a day after
+    /// their last use.
+    #[arg(long, value_name = "SIZE", default_value = "4G")]
+    max_files: String,
 
     /// How long a finished job's source is kept, and a job that made no output: a number with s, m,
     /// h or d, or 'forever'.
@@ -235,6 +244,8 @@ fn config(args: &ServeArgs, places: &[Place], slots: usize) -> Result<ServeConfi
         max_upload: bytes(&args.max_upload, "max-upload")?,
         max_jobs: args.max_jobs,
         max_partial: bytes(&args.max_partial, "max-partial")?,
+        max_file: bytes(&args.max_file, "max-file")?,
+        max_files: bytes(&args.max_files, "max-files")?,
         keep: kept(&args.keep, "keep")?,
         keep_outputs: kept(&args.keep_outputs, "keep-outputs")?,
         slots,
@@ -445,6 +456,10 @@ async fn serve(
         store: Arc::clone(&store),
         engine,
         catalogue: frameloom_media::catalogue(),
+        sights: Sights {
+            looks: frameloom_media::looks_for_things,
+            hides: frameloom_media::hides_things,
+        },
         versions: frameloom_media::engine(),
         checks: Box::new(apart::ask("checks", slot_config.clone())),
         pictures: Box::new(apart::ask("pictures", slot_config)),

@@ -1,11 +1,11 @@
 //! `frameloom submit`: a job for a server, from upload to output.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use frameloom_core::metrics::Metrics;
-use frameloom_core::spec::{Container, DetectionsFormat};
+use frameloom_core::spec::{JobSpec, SpecFile};
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::publish::{self, Ready};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::jobs::plain;
 use super::{open_source, shown};
-use crate::cli::JobArgs;
+use crate::cli::{FilesLie, JobArgs};
 use crate::client::{Client, ServerArgs, error_of};
 use crate::random;
 
@@ -31,7 +31,13 @@ pub(crate) struct SubmitArgs {
     input: PathBuf,
 
     /// The output file; its name chooses the container.
-    #[arg(short, long, value_name = "OUT", required_unless_present = "detach")]
+    #[arg(
+        short,
+        long,
+        value_name = "OUT",
+        required_unless_present_any = ["detach", "detections_only"],
+        conflicts_with = "detections_only"
+    )]
     output: Option<PathBuf>,
 
     #[command(flatten)]
@@ -60,15 +66,26 @@ pub(crate) struct SubmitArgs {
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
 
+    /// Write what 'faces', 'objects' and 'motion' find to this file: a line of JSON a frame (.jsonl); with
+    /// --detections-only also .csv or, in the form of COCO, .json.
+    #[arg(long, value_name = "FILE", required_if_eq("detections_only", "true"))]
+    detections: Option<PathBuf>,
+
     /// Say nothing but errors.
     #[arg(short, long)]
     quiet: bool,
 }
 
+impl SubmitArgs {
+    /// The output's place: that of the video, or of the detections where they are all that is wanted.
+    fn out(&self) -> Option<&Path> {
+        let only = self.job.detections_only;
+        if only { self.detections.as_deref() } else { self.output.as_deref() }
+    }
+}
+
 /// The request that the command line describes.
-fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result<Value> {
-    let only = args.job.detections_only.then_some(DetectionsFormat::Jsonl);
-    let spec = args.job.spec(container, only)?;
+fn request(args: &SubmitArgs, spec: &JobSpec, size: Option<u64>) -> Value {
     let name = args.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let source = match size {
         Some(size) => json!({ "upload": true, "name": name, "size": size }),
@@ -78,9 +95,10 @@ fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result
     let encoder = &spec.encoder;
     let options: serde_json::Map<String, Value> =
         encoder.options.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-    Ok(json!({
+    json!({
         "source": source,
         "filters": spec.filters.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "files": spec.files,
         "encoder": {
             "codec": encoder.codec.map(|codec| codec.name()),
             "encoder": encoder.encoder,
@@ -89,7 +107,7 @@ fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result
             "lossless": encoder.lossless,
             "options": options,
         },
-        "container": container.name(),
+        "container": spec.container.name(),
         "segment": spec.segment_us.map(seconds),
         "from": spec.from_us.map(|us| format!("{:.6}", seconds(us))),
         "to": spec.to_us.map(|us| format!("{:.6}", seconds(us))),
@@ -104,16 +122,24 @@ fn request(args: &SubmitArgs, container: Container, size: Option<u64>) -> Result
         "keep_metadata": spec.keep_metadata,
         "reveal_previews": spec.reveal_previews,
         "priority": args.priority,
-    }))
+    })
+}
+
+/// Sends the files that filters take, where the server does not have them.
+fn attach(client: &Client, spec: &JobSpec) -> Result<()> {
+    for SpecFile { name, sha256, size } in &spec.files {
+        let file = open_source(Path::new(name))?;
+        let path = format!("/v1/files/{sha256}");
+        client.put(&path, &file, *size).map_err(|e| e.at(format!("file '{name}' of a filter")))?;
+    }
+    Ok(())
 }
 
 /// Submits a job, waits for it and fetches its output.
 pub(crate) fn run(args: SubmitArgs) -> Result<u8> {
-    let container = match &args.output {
-        Some(output) => Container::of_file_name(&output.to_string_lossy())?,
-        None => Container::Mp4,
-    };
-    if let Some(output) = &args.output
+    let (output, detections) = (args.output.as_deref(), args.detections.as_deref());
+    let spec = super::spec(&args.job, output, detections, FilesLie::HereOrThere)?;
+    if let Some(output) = args.out()
         && output.exists()
         && !args.overwrite
     {
@@ -130,8 +156,9 @@ pub(crate) fn run(args: SubmitArgs) -> Result<u8> {
         return Err(Error::corrupt(format!("'{}' is empty", shown(&args.input))));
     }
     let client = Client::new(&args.server)?;
+    attach(&client, &spec)?;
     let key = format!("{:032x}", random::bits()?);
-    let job = client.post("/v1/jobs", Some(&request(&args, container, size)?), Some(&key))?;
+    let job = client.post("/v1/jobs", Some(&request(&args, &spec, size)), Some(&key))?;
     let id = job["id"].as_str().unwrap_or_default().to_owned();
     let bar = Shown::new(args.quiet || args.detach);
     if let (Some(file), Some(path)) = (&file, job["upload_url"].as_str()) {
@@ -153,8 +180,11 @@ pub(crate) fn run(args: SubmitArgs) -> Result<u8> {
         std::fs::write(path, super::pretty(&metrics)?)
             .map_err(|e| Error::io(format!("cannot write '{}'", shown(path)), &e))?;
     }
-    if let Some(output) = &args.output {
-        fetch(&client, &id, output, args.overwrite)?;
+    if let Some(to) = detections.filter(|_| !args.job.detections_only) {
+        fetch(&client, &id, "detections.jsonl", to, true)?;
+    }
+    if let Some(output) = args.out() {
+        fetch(&client, &id, "output", output, args.overwrite)?;
         bar.say(&summary(output, &job));
     }
     Ok(0)
@@ -185,11 +215,12 @@ pub(crate) fn outcome(job: &Value) -> Result<()> {
     }
 }
 
-/// Reads a job's output to its place: whole, or not at all.
+/// Reads what a job has made to its place: whole, or not at all.
 pub(crate) fn fetch(
     client: &Client,
     id: &str,
-    output: &std::path::Path,
+    what: &str,
+    output: &Path,
     overwrite: bool,
 ) -> Result<()> {
     let mut name = std::ffi::OsString::from(".");
@@ -199,7 +230,7 @@ pub(crate) fn fetch(
     let failed = |e: std::io::Error| Error::io(format!("cannot write '{}'", shown(&part)), &e);
     let file = File::create(&part).map_err(failed)?;
     let got = client
-        .download(&format!("/v1/jobs/{id}/output"), &file)
+        .download(&format!("/v1/jobs/{id}/{what}"), &file)
         .and_then(|()| file.sync_all().map_err(failed))
         .and_then(|()| Ready::prepare(&part, output)?.publish(output, overwrite));
     if got.is_err() {
@@ -209,7 +240,7 @@ pub(crate) fn fetch(
     got
 }
 
-fn summary(output: &std::path::Path, job: &Value) -> String {
+fn summary(output: &Path, job: &Value) -> String {
     let progress = &job["progress"];
     let segments = job["segments"].as_array().map_or(0, Vec::len);
     let mut text = format!(

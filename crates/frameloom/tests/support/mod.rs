@@ -78,6 +78,13 @@ pub fn frames(path: &str) -> Vec<String> {
         .collect()
 }
 
+/// What a detections file tells, but for when its source was last written: a server's is a copy.
+pub fn told(file: &[u8]) -> String {
+    let text = String::from_utf8(file.to_vec()).unwrap();
+    let Some((before, rest)) = text.split_once("\"modified_ns\":") else { return text };
+    format!("{before}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
 /// A run whose events are read while it goes on.
 pub struct Watched {
     pub child: Child,

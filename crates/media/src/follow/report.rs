@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use frameloom_core::detection::{
     BoxSource, DETECTIONS_VERSION, DetectedBox, DetectionsHeader, DetectionsLine, Rect, TrackedBox,
 };
-use frameloom_core::metrics::{DetectionMetrics, DetectorMetrics};
+use frameloom_core::metrics::{DetectionMetrics, DetectorMetrics, SourceKept};
 use frameloom_core::plan::{Plan, PlannedDetector};
 use frameloom_core::spec::DetectionsFormat;
 use frameloom_core::{Error, Result};
@@ -48,6 +48,8 @@ impl<'a> Reporter<'a> {
             frames_hidden: 0,
             frames_hidden_whole: 0,
             detectors: detectors.iter().map(metrics).collect(),
+            // Whoever ran the job knows it.
+            source_kept: SourceKept::default(),
         };
         Some(Self { plan, detectors, metrics, frame: 0 })
     }

@@ -203,11 +203,11 @@ pub fn looks_for_things(spec: &FilterSpec) -> bool {
     is_detector(spec) || spec.name == MOTION
 }
 
-/// Whether a filter hides what is found.
+/// Whether a filter hides what is found. Of one whose parameters are wrong it is said that it does.
 pub fn hides_things(spec: &FilterSpec) -> bool {
     let paints = is_detector(spec) || spec.name == BY_FILE;
-    paints
-        && catalogue().check(spec).and_then(|params| Action::of(&params)).is_ok_and(Action::hides)
+    let action = catalogue().check(spec).and_then(|params| Action::of(&params));
+    paints && action.map_or(true, Action::hides)
 }
 
 /// What is looked for in a job's frames; `None` where no filter looks for anything.
@@ -282,7 +282,12 @@ mod tests {
     #[test]
     fn what_hides_is_known_by_its_action() {
         let spec = |text: &str| text.parse::<FilterSpec>().unwrap();
-        for hiding in ["faces", "faces:action=fill", "objects:action=pixelate:classes=person"] {
+        for hiding in [
+            "faces",
+            "faces:action=fill",
+            "objects:action=pixelate:classes=person",
+            "objects:action=blurr",
+        ] {
             assert!(hides_things(&spec(hiding)), "{hiding}");
         }
         for open in ["faces:action=boxes", "objects", "motion", "blur", "faces:action=none"] {

@@ -30,10 +30,11 @@ const MOST_LISTED: usize = 200;
     info(title = "Frameloom", description = "Heavy per-frame video processing, spread over processes and machines.", license(name = "Apache-2.0 OR MIT")),
     paths(create, list, show, remove, retry, events, logs, filters, healthz, readyz, super::workers::workers,
         super::picture::latest, super::picture::frame, super::picture::gif, super::picture::webp, super::picture::mp4,
-        super::output::output, super::output::metrics, super::upload::offset, super::upload::append,
+        super::output::output, super::output::detections, super::output::metrics, super::files::list, super::files::find_sent, super::files::put, super::files::remove,
+        super::upload::offset, super::upload::append,
         super::upload::whole, super::process::process, super::metrics::metrics),
     components(schemas(JobRequest, JobView, JobList, Problem)),
-    tags((name = "jobs"), (name = "uploads"), (name = "server"))
+    tags((name = "jobs"), (name = "uploads"), (name = "files"), (name = "server"))
 )]
 struct Document;
 
@@ -110,7 +111,7 @@ fn parse(text: &[u8]) -> ApiResult<JobRequest> {
     request_body(content((JobRequest = "application/json"), (Vec<u8> = "multipart/form-data"))),
     responses((status = 201, body = JobView), (status = 200, body = JobView, description = "The job of an earlier request with this key."),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
-        (status = 404, body = Problem), (status = 408, body = Problem), (status = 409, body = Problem, description = "The output exists, or somebody else is sending the source."),
+        (status = 404, body = Problem), (status = 408, body = Problem), (status = 409, body = Problem, description = "The output exists, a file's content has not come, or somebody else is sending the source."),
         (status = 413, body = Problem), (status = 415, body = Problem),
         (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem), (status = 507, body = Problem)))]
 pub(crate) async fn create(

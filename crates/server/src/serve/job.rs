@@ -4,7 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use frameloom_core::id::JobId;
+use frameloom_core::metrics::SourceKept;
 use frameloom_core::plan::Plan;
+use frameloom_core::spec::DetectionsFormat;
 use frameloom_core::wire::{End, JobFile, Submission, Task};
 use frameloom_core::{Error, ErrorKind};
 use serde_json::{Value, json};
@@ -14,14 +16,18 @@ use tokio_util::sync::CancellationToken;
 use super::Kept;
 use super::events::EventLog;
 use super::problem::{problem, status};
+use super::sight::Sight;
 use super::view::{JobView, ProgressView, SegmentState, State, rfc3339};
 use crate::engine::{JobEvent, Progress, Stage};
+use crate::summary;
 
 /// A job.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) file: JobFile,
     pub(crate) submission: Submission,
+    /// What its filters do with what is to be seen in it.
+    pub(crate) sight: Sight,
     pub(crate) events: EventLog,
     live: Mutex<Live>,
     /// Held by whoever decides about it while it is not at work.
@@ -38,6 +44,8 @@ struct Live {
     waiting: Option<String>,
     uploaded: u64,
     begun: Instant,
+    /// When the stage began whose frames are counted.
+    since: Instant,
     /// How long it took, once it is over.
     took: Option<Duration>,
     /// Frames that were done before this server began it.
@@ -55,12 +63,13 @@ struct Live {
 
 impl Job {
     /// A job that is not begun.
-    pub(crate) fn new(file: JobFile, submission: Submission) -> Self {
+    pub(crate) fn new(file: JobFile, submission: Submission, sight: Sight) -> Self {
         let live = Live {
             state: State::Queued,
             waiting: submission.upload.then(|| "upload".to_owned()),
             uploaded: 0,
             begun: Instant::now(),
+            since: Instant::now(),
             took: None,
             before: None,
             rate: 0.0,
@@ -76,6 +85,7 @@ impl Job {
         Self {
             file,
             submission,
+            sight,
             events: EventLog::default(),
             live: Mutex::new(live),
             deciding: Mutex::default(),
@@ -148,6 +158,7 @@ impl Job {
         live.error = None;
         live.ended_ms = None;
         live.begun = Instant::now();
+        live.since = live.begun;
         live.took = None;
         live.before = None;
         let token = live.cancel.clone();
@@ -230,9 +241,10 @@ impl Job {
             }
             JobEvent::Progress(progress) => {
                 let mut live = self.live();
-                if live.progress.stage != progress.stage && progress.stage == Stage::Running {
+                let looks = |stage| matches!(stage, Stage::Detecting | Stage::Tracking);
+                if looks(live.progress.stage) && !looks(progress.stage) {
                     // Its frames are counted from the first again.
-                    (live.before, live.begun) = (None, Instant::now());
+                    (live.before, live.since) = (Some(0), Instant::now());
                 }
                 live.progress = progress;
                 live.before.get_or_insert(progress.frames);
@@ -316,9 +328,36 @@ impl Job {
             error: live.error.as_ref().map(|error| problem(error, status(error.kind()))),
             upload_url: awaits.then(|| format!("/v1/uploads/{id}")),
             uploaded: s.upload.then_some(live.uploaded),
-            output_url: (live.state == State::Succeeded).then(|| format!("/v1/jobs/{id}/output")),
+            output_url: made.then(|| format!("/v1/jobs/{id}/output")),
+            detections_url: (made && self.sight.looks)
+                .then(|| format!("/v1/jobs/{id}/detections.jsonl")),
+            detections_only: self.file.spec.detections_only.map(DetectionsFormat::name),
+            source_hidden: self.hides_source(),
             id,
         }
+    }
+
+    /// How long its source is kept where it has succeeded at `at_ms`.
+    pub(crate) fn source_kept(&self, kept: Kept, at_ms: i64) -> SourceKept {
+        if !self.submission.upload {
+            return summary::kept_by_owner();
+        }
+        // With the output all goes that belongs to a job.
+        let keep = kept.source.into_iter().chain(kept.output).min();
+        match keep.map(|keep| rfc3339(at_ms.saturating_add(keep))) {
+            Some(at) => {
+                SourceKept { words: format!("deleted by the server at {at}"), until: Some(at) }
+            }
+            None => SourceKept {
+                until: None,
+                words: "kept by the server until the job is deleted".into(),
+            },
+        }
+    }
+
+    /// Whether pictures of its source are kept from clients.
+    pub(crate) fn hides_source(&self) -> bool {
+        self.sight.hides && !self.file.spec.reveal_previews
     }
 
     /// Why it cannot be stopped, retried or read, as its state is.
@@ -341,7 +380,7 @@ impl Live {
     fn view(&self) -> ProgressView {
         let p = self.progress;
         let done = p.frames.saturating_sub(self.before.unwrap_or(0)) as f64;
-        let took = self.took.unwrap_or_else(|| self.begun.elapsed());
+        let took = self.took.unwrap_or_else(|| self.since.elapsed());
         let fps = done / took.as_secs_f64().max(1e-3);
         let left = self.total.map(|total| total.saturating_sub(p.frames) as f64);
         let percent =

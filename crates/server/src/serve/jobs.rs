@@ -20,17 +20,19 @@ use frameloom_core::{Error, ErrorKind, Result};
 
 use super::ServeConfig;
 use super::auth::Who;
+use super::files;
 use super::job::Job;
 use super::metrics::Durations;
 use super::problem::{ApiError, ApiResult};
 use super::request::JobRequest;
+use super::sight::Sights;
 use super::trace::{self, Tracer};
 use super::webhook;
 use crate::engine::{Begin, EngineHandle, Fault, JobEvent, JobOutcome};
 use crate::journal::Journal;
 use crate::publish::Ready;
 use crate::resume::{self, Found};
-use crate::store::Store;
+use crate::store::{JobDir, Store};
 use crate::summary::{self, RunFacts};
 
 /// Has a slot do something beside the queue, with descriptors; answers what came of it.
@@ -51,6 +53,8 @@ pub struct Parts {
     pub engine: EngineHandle,
     /// The filters there are.
     pub catalogue: Catalogue,
+    /// What filters do with what is to be seen.
+    pub sights: Sights,
     /// The versions that shape bytes.
     pub versions: Versions,
     /// A slot that checks jobs before they are accepted.
@@ -76,6 +80,8 @@ pub(crate) struct Jobs {
     creating: Mutex<()>,
     /// Set where the server takes no new jobs any more.
     draining: AtomicBool,
+    /// Times that it was tended.
+    tended: AtomicU64,
     /// Frames of jobs that have ended, and tasks tried again, for the metrics.
     pub(crate) frames: AtomicU64,
     pub(crate) retries: AtomicU64,
@@ -103,6 +109,7 @@ impl Jobs {
             list: Mutex::default(),
             creating: Mutex::default(),
             draining: AtomicBool::new(false),
+            tended: AtomicU64::new(0),
             frames: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             durations: Durations::default(),
@@ -144,7 +151,8 @@ impl Jobs {
                 _ => {}
             }
         }
-        let job = Arc::new(Job::new(file, submission));
+        let sight = self.parts.sights.of(&file.spec.filters);
+        let job = Arc::new(Job::new(file, submission, sight));
         self.list().insert(id, Arc::clone(&job));
         let part = dir.upload_size()?;
         job.set_uploaded(uploaded.unwrap_or(part));
@@ -246,8 +254,16 @@ impl Jobs {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Error::unavailable("the server is about to stop; try again soon").into());
         }
-        let spec = request.spec(&self.parts.catalogue)?;
+        let mut spec = request.spec(&self.parts.catalogue)?;
         self.may_ask(&spec)?;
+        if spec.detections_only.is_some() && !self.parts.sights.of(&spec.filters).looks {
+            return Err(Error::invalid(
+                "detections_only: none of the filters looks for something; give faces, objects or motion",
+            )
+            .into());
+        }
+        let given = files::find(self, &who.name, request, &spec.filters)?;
+        spec.files = given.iter().map(|given| given.file.clone()).collect();
         let open = self.list().values().filter(|job| !job.state().is_terminal()).count();
         if open >= self.config.max_jobs {
             return Err(Error::exhausted(format!(
@@ -282,15 +298,18 @@ impl Jobs {
             submission: Some(submission.clone()),
         };
         (self.parts.before_commit)()?;
-        if let Err(error) = self.parts.store.job(id).create(&file) {
+        let store = &self.parts.store;
+        let attach = |dir: &JobDir<'_>| files::attach(store, &who.name, &given, dir);
+        if let Err(error) = store.job(id).create(&file, attach) {
             // What is there of it is no job.
-            drop(self.parts.store.remove(id));
+            drop(store.remove(id));
             return Err(match error.kind() {
                 ErrorKind::Exhausted => ApiError::full(FULL_NOW),
                 _ => error.into(),
             });
         }
-        let job = Arc::new(Job::new(file, submission));
+        let sight = self.parts.sights.of(&file.spec.filters);
+        let job = Arc::new(Job::new(file, submission, sight));
         self.list().insert(id, Arc::clone(&job));
         if !upload {
             self.begin(&job);
@@ -423,7 +442,7 @@ impl Jobs {
             return Err(job.conflict("it cannot be cancelled; ?purge=true deletes it"));
         }
         if job.awaits_upload() {
-            return self.end(job, End::Cancelled, None);
+            return self.end(job, End::Cancelled, None, now_ms());
         }
         job.stop();
         Ok(())
@@ -437,8 +456,13 @@ impl Jobs {
         self.parts.store.remove(job.id())
     }
 
-    fn end(self: &Arc<Self>, job: &Arc<Job>, end: End, error: Option<Error>) -> Result<()> {
-        let at_ms = now_ms();
+    fn end(
+        self: &Arc<Self>,
+        job: &Arc<Job>,
+        end: End,
+        error: Option<Error>,
+        at_ms: i64,
+    ) -> Result<()> {
         self.decide(job, Decision::Ended { end, error: error.clone(), at_ms })?;
         (self.parts.fault)("after ended")?;
         job.end(end, error, at_ms);
@@ -509,24 +533,26 @@ impl Jobs {
         if !self.holds(job) {
             return;
         }
-        let ended = ended.and_then(|outcome| self.publish(job, &outcome, wall));
+        // One moment for the end and for what the metrics tell of it.
+        let at_ms = now_ms();
+        let ended = ended.and_then(|outcome| self.publish(job, &outcome, wall, at_ms));
         if let Err(error) = self.parts.store.frames(job.id()).drop_all() {
             tracing::warn!(%error, job = %job.id(), "frames on their way are left behind");
         }
         let written = match ended {
-            Ok(()) => self.end(job, End::Succeeded, None).and_then(|()| {
+            Ok(()) => self.end(job, End::Succeeded, None, at_ms).and_then(|()| {
                 // Segments are of no use any more.
                 self.parts.store.job(job.id()).drop_results()
             }),
             Err(error) if error.kind() == ErrorKind::Cancelled => {
-                self.end(job, End::Cancelled, None)
+                self.end(job, End::Cancelled, None, at_ms)
             }
             // A full disk is nobody's fault, and ends no job.
             Err(error) if error.kind() == ErrorKind::Exhausted => Err(error),
             Err(error) => {
                 let retried = u64::from(job.progress().retried);
                 self.retries.fetch_add(retried, Ordering::Relaxed);
-                self.end(job, End::Failed, Some(error))
+                self.end(job, End::Failed, Some(error), at_ms)
             }
         };
         match written {
@@ -561,7 +587,7 @@ impl Jobs {
         });
     }
 
-    fn publish(&self, job: &Job, outcome: &JobOutcome, wall: Duration) -> Result<()> {
+    fn publish(&self, job: &Job, outcome: &JobOutcome, wall: Duration, at_ms: i64) -> Result<()> {
         let dir = self.parts.store.job(job.id());
         let facts = RunFacts {
             output_name: super::output::file_name(job),
@@ -569,6 +595,7 @@ impl Jobs {
             cpu: Duration::from_micros(outcome.segment_cpu_us),
             cores: self.config.slots,
             slots: Vec::new(),
+            source_kept: job.source_kept(self.config.kept(), at_ms),
         };
         let metrics = summary::metrics(&job.file, outcome, facts);
         self.frames.fetch_add(metrics.frames.output, Ordering::Relaxed);
@@ -602,6 +629,9 @@ impl Jobs {
     pub(crate) fn tend(&self) {
         let full = self.is_full();
         self.set_aside();
+        if self.tended.fetch_add(1, Ordering::Relaxed).is_multiple_of(FILES_EVERY) {
+            self.tend_files();
+        }
         let broker = self.parts.engine.status().broker_trouble().map(|_| "broker gone");
         let jobs: Vec<Arc<Job>> = self.list().values().cloned().collect();
         let now = now_ms();
@@ -651,6 +681,9 @@ const FULL: &str = "store full";
 
 /// How long after a write that found no room a job is begun again at the soonest.
 const ROOM_AFTER: Duration = Duration::from_secs(2);
+
+/// Times of tending, a second each, between two looks at files that nobody uses.
+const FILES_EVERY: u64 = 600;
 
 /// How long an upload that is not whole is kept.
 const UPLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);

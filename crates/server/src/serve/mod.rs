@@ -3,6 +3,7 @@
 mod api;
 mod auth;
 mod events;
+mod files;
 mod job;
 mod jobs;
 mod linger;
@@ -14,6 +15,7 @@ mod picture;
 mod problem;
 mod process;
 mod request;
+mod sight;
 mod trace;
 mod upload;
 mod view;
@@ -37,7 +39,8 @@ pub use auth::Tokens;
 pub use jobs::{Ask, Parts, Post, is_full};
 pub use listen::{Listener, Tls};
 pub use problem::Problem;
-pub use request::{EncoderRequest, JobRequest, OutputRequest, SourceRequest};
+pub use request::{EncoderRequest, FileRequest, JobRequest, OutputRequest, SourceRequest};
+pub use sight::Sights;
 pub use trace::TraceConfig;
 pub use view::{JobList, JobView, ProgressView, SegmentState, State};
 pub use workers::serve_node;
@@ -66,6 +69,10 @@ pub struct ServeConfig {
     pub max_jobs: usize,
     /// Bytes that uploads which are not whole may take together.
     pub max_partial: u64,
+    /// Largest file for a filter that is taken, in bytes.
+    pub max_file: u64,
+    /// Bytes that the files of one client may take together.
+    pub max_files: u64,
     /// How long a finished job's source is kept, and a job that made no output; `None` for ever.
     pub keep: Option<Duration>,
     /// How long a job is kept with its output; `None` for ever.
@@ -253,6 +260,10 @@ impl Server {
                 "/v1/uploads/{id}",
                 axum::routing::patch(upload::append).put(upload::whole).head(upload::offset),
             )
+            .route(
+                "/v1/files/{sha256}",
+                axum::routing::put(files::put).head(files::find_sent).delete(files::remove),
+            )
             .route("/v1/process", post(process::process).put(process::process))
             .route("/v1/jobs", get(api::list).post(api::create))
             .layer(DefaultBodyLimit::disable());
@@ -266,8 +277,10 @@ impl Server {
             .route("/v1/jobs/{id}/preview.webp", get(picture::webp))
             .route("/v1/jobs/{id}/preview.mp4", get(picture::mp4))
             .route("/v1/jobs/{id}/output", get(output::output))
+            .route("/v1/jobs/{id}/detections.jsonl", get(output::detections))
             .route("/v1/jobs/{id}/metrics", get(output::metrics))
             .route("/v1/jobs/{id}/retry", post(api::retry))
+            .route("/v1/files", get(files::list))
             .route("/v1/filters", get(api::filters))
             .route("/v1/workers", get(workers::workers))
             .route("/v1/session", post(auth::login))

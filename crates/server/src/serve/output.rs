@@ -1,4 +1,4 @@
-//! What a job has made, for clients: the video with ranges, its metrics.
+//! What a job has made, for clients: the video with ranges, what was found in it, its metrics.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use frameloom_core::Error;
+use frameloom_core::spec::{Container, DetectionsFormat};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
 use tokio_util::io::ReaderStream;
 
@@ -16,11 +17,30 @@ use super::job::Job;
 use super::problem::{ApiError, ApiResult};
 use super::view::State as Stands;
 
+/// The media type of JSON, a line each.
+const JSON_LINES: &str = "application/x-ndjson";
+
 /// The name under which a client keeps a job's output.
 pub(crate) fn file_name(job: &Job) -> String {
     let name = &job.file.source.name;
     let stem = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
-    format!("{stem}-frameloom.{}", job.file.spec.container)
+    match job.file.spec.detections_only {
+        Some(format) => format!("{stem}-detections.{}", format.extension()),
+        None => format!("{stem}-frameloom.{}", job.file.spec.container),
+    }
+}
+
+/// The media type of a job's output.
+fn media_type(job: &Job) -> &'static str {
+    match (job.file.spec.detections_only, job.file.spec.container) {
+        (Some(DetectionsFormat::Jsonl), _) => JSON_LINES,
+        (Some(DetectionsFormat::Csv), _) => "text/csv",
+        (Some(DetectionsFormat::Coco), _) => "application/json",
+        (None, Container::Mp4) => "video/mp4",
+        (None, Container::Mov) => "video/quicktime",
+        (None, Container::Mkv) => "video/x-matroska",
+        (None, Container::Webm) => "video/webm",
+    }
 }
 
 /// The part of a file of `size` bytes that a `Range` header asks for; `Err` where it has none.
@@ -96,20 +116,14 @@ pub(crate) async fn send(
     Ok((status, headers, body).into_response())
 }
 
-/// A finished job's video, whole.
-pub(crate) async fn video(app: &App, job: &Job, request: &HeaderMap) -> ApiResult<Response> {
+/// A finished job's output, whole or in part.
+pub(crate) async fn made(app: &App, job: &Job, request: &HeaderMap) -> ApiResult<Response> {
     if job.state() != Stands::Succeeded {
         return Err(job.conflict("there is no output").into());
     }
     let file = app.jobs.parts.store.job(job.id()).open_for_client("output")?;
     let file = file.ok_or_else(|| Error::not_found("the output was deleted"))?;
-    let kind = match job.file.spec.container {
-        frameloom_core::spec::Container::Mp4 => "video/mp4",
-        frameloom_core::spec::Container::Mov => "video/quicktime",
-        frameloom_core::spec::Container::Mkv => "video/x-matroska",
-        frameloom_core::spec::Container::Webm => "video/webm",
-    };
-    let mut response = send(file, kind, request).await?;
+    let mut response = send(file, media_type(job), request).await?;
     let safe: String = file_name(job)
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || "-_.() ".contains(c) { c } else { '_' })
@@ -133,7 +147,40 @@ pub(crate) async fn output(
     request: Request,
 ) -> ApiResult<Response> {
     let job = app.jobs.get(&who, &id)?;
-    video(&app, &job, request.headers()).await
+    made(&app, &job, request.headers()).await
+}
+
+/// What was found in a finished job's video: a header, and a line of JSON a frame, as `run --detections`
+/// writes it. Of a job with `detections_only` it is the output, in the form that was asked for.
+#[utoipa::path(get, path = "/v1/jobs/{id}/detections.jsonl", params(("id" = String, Path)), tag = "jobs",
+    responses((status = 200, content_type = "application/x-ndjson", body = String), (status = 206), (status = 304),
+        (status = 401, body = super::problem::Problem),
+        (status = 404, body = super::problem::Problem, description = "There is no such job, or it looks for nothing."),
+        (status = 409, body = super::problem::Problem, description = "The job is not finished."),
+        (status = 416, body = super::problem::Problem)))]
+pub(crate) async fn detections(
+    State(app): State<Arc<App>>,
+    who: Who,
+    Path(id): Path<String>,
+    request: Request,
+) -> ApiResult<Response> {
+    let job = app.jobs.get(&who, &id)?;
+    if !job.sight.looks {
+        return Err(Error::not_found(format!(
+            "job {} has no detections: none of its filters looks for something",
+            job.id()
+        ))
+        .into());
+    }
+    if job.file.spec.detections_only.is_some() {
+        return made(&app, &job, request.headers()).await;
+    }
+    if job.state() != Stands::Succeeded {
+        return Err(job.conflict("there are no detections").into());
+    }
+    let file = app.jobs.parts.store.job(job.id()).open_for_client("detections.jsonl")?;
+    let file = file.ok_or_else(|| Error::not_found("the detections were deleted"))?;
+    send(file, JSON_LINES, request.headers()).await
 }
 
 /// A finished job's metrics, as `run --metrics` writes them; `docs/metrics.schema.json` is their schema.

@@ -19,6 +19,7 @@ use super::auth::Who;
 use super::job::Job;
 use super::output::{self, send};
 use super::problem::{ApiResult, Problem};
+use super::sight::may_show_source;
 use super::view::State as Stands;
 
 /// Which picture to show.
@@ -45,6 +46,7 @@ fn is_after(query: std::result::Result<Query<PictureQuery>, QueryRejection>) -> 
 /// What the frame that was processed last looks like, before or after its filters.
 #[utoipa::path(get, path = "/v1/jobs/{id}/frames/latest.jpg", tag = "jobs", params(("id" = String, Path), PictureQuery),
     responses((status = 200, content_type = "image/jpeg", body = Vec<u8>), (status = 400, body = Problem), (status = 401, body = Problem),
+        (status = 403, body = Problem, description = "Something is hidden in the job, and its source is not shown."),
         (status = 404, body = Problem, description = "There is no picture yet.")))]
 pub(crate) async fn latest(
     State(app): State<Arc<App>>,
@@ -54,6 +56,9 @@ pub(crate) async fn latest(
 ) -> ApiResult<Response> {
     let after = is_after(query)?;
     let job = app.jobs.get(&who, &id)?;
+    if !after {
+        may_show_source(&job)?;
+    }
     let picture = app.jobs.parts.store.job(job.id()).read_preview(after)?;
     let picture = picture.ok_or_else(|| Error::not_found("there is no picture yet"))?;
     let mut response = text(StatusCode::OK, "image/jpeg", picture);
@@ -65,7 +70,9 @@ pub(crate) async fn latest(
 #[utoipa::path(get, path = "/v1/jobs/{id}/frames/{picture}", tag = "jobs",
     params(("id" = String, Path), ("picture" = String, Path, description = "The frame's number and `.jpg`: `120.jpg`."), PictureQuery),
     responses((status = 200, content_type = "image/jpeg", body = Vec<u8>), (status = 304), (status = 206),
-        (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem, description = "There is no such frame."),
+        (status = 400, body = Problem), (status = 401, body = Problem),
+        (status = 403, body = Problem, description = "Something is hidden in the job, and its source is not shown."),
+        (status = 404, body = Problem, description = "There is no such frame."),
         (status = 409, body = Problem, description = "The job is not finished."), (status = 416, body = Problem), (status = 422, body = Problem),
         (status = 503, body = Problem), (status = 504, body = Problem)))]
 pub(crate) async fn frame(
@@ -151,11 +158,16 @@ async fn kept(app: &App, job: &Job, kind: PictureKind, name: &str) -> ApiResult<
 
 /// Has a slot make a picture of a job's output, or of its source.
 async fn ask(app: &App, job: &Job, kind: PictureKind, source: bool) -> ApiResult<File> {
+    if source {
+        may_show_source(job)?;
+    }
     if job.state() != Stands::Succeeded {
         return Err(job.conflict("its frames can be seen when it has succeeded").into());
     }
     let video = if source {
         open_source(app, job)?
+    } else if job.file.spec.detections_only.is_some() {
+        return Err(Error::not_found("the job made no video: it looked for things only").into());
     } else {
         let file = app.jobs.parts.store.job(job.id()).open_for_client("output")?;
         file.ok_or_else(|| Error::not_found("the output was deleted"))?

@@ -173,7 +173,7 @@ pub(crate) async fn process(
             .unwrap_or_else(|| Error::new(ErrorKind::Cancelled, "the job was cancelled"))
             .into());
     }
-    let mut response = output::video(&app, &job, &HeaderMap::new()).await?;
+    let mut response = output::made(&app, &job, &HeaderMap::new()).await?;
     let view = job.view(Kept::default());
     let summary = format!(
         "id={}; frames={}; fps={:.1}; retried={}",

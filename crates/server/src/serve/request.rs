@@ -23,6 +23,9 @@ pub struct JobRequest {
     pub source: SourceRequest,
     /// Filters in order, each as on the command line: `blur:sigma=3`.
     pub filters: Vec<String>,
+    /// Files that filters take, whose content was sent to `/v1/files/SHA256` before. What is not among them is a name in
+    /// the server's catalogue.
+    pub files: Vec<FileRequest>,
     /// The encoder.
     pub encoder: EncoderRequest,
     /// The output's container: `mp4` (default), `mov`, `mkv` or `webm`.
@@ -79,6 +82,18 @@ pub struct SourceRequest {
     pub size: Option<u64>,
 }
 
+/// A file that a filter takes, known by its content.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileRequest {
+    /// The value of the filter's parameter.
+    pub name: String,
+    /// SHA-256 of its content, hexadecimal, in lower case.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
 /// Where an output goes beside the store.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -117,7 +132,7 @@ impl JobRequest {
         })
     }
 
-    /// The specification, its filters checked.
+    /// The specification, its filters checked, without the files that they take.
     ///
     /// # Errors
     /// Invalid with what is wrong.
@@ -140,11 +155,6 @@ impl JobRequest {
         let (from_us, to_us) = (time(&self.from, "from")?, time(&self.to, "to")?);
         if to_us.is_some_and(|to| to <= from_us.unwrap_or(0)) {
             return Err(Error::invalid("'to' is not behind 'from'"));
-        }
-        if let Some(file) = catalogue.files(&filters)?.first() {
-            return Err(Error::invalid(format!(
-                "file '{file}' of a filter: this server takes no files for filters"
-            )));
         }
         let segment_us = self.segment.map(micros).transpose()?;
         let granularity =
@@ -176,15 +186,12 @@ impl JobRequest {
 
     fn detections_only(&self) -> Result<Option<DetectionsFormat>> {
         use DetectionsFormat::{Coco, Csv, Jsonl};
-        match self.detections_only.as_deref() {
-            None => Ok(None),
-            Some("jsonl") => Ok(Some(Jsonl)),
-            Some("csv") => Ok(Some(Csv)),
-            Some("coco") => Ok(Some(Coco)),
-            Some(other) => Err(Error::invalid(format!(
-                "detections_only '{other}' is none of jsonl, csv and coco"
-            ))),
-        }
+        let Some(name) = self.detections_only.as_deref() else { return Ok(None) };
+        let format = [Jsonl, Csv, Coco].into_iter().find(|format| format.name() == name);
+        format.map(Some).ok_or_else(|| {
+            let name = name.escape_debug();
+            Error::invalid(format!("detections_only '{name}' is none of jsonl, csv and coco"))
+        })
     }
 
     fn keep_metadata(&self) -> Result<Vec<KeptMetadata>> {

@@ -138,6 +138,14 @@ pub struct JobView {
     /// Where the output is, once it exists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_url: Option<String>,
+    /// Where what was found in it is, once that exists: for jobs that look for something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detections_url: Option<String>,
+    /// Where it makes no video, and what is found is its output: `jsonl`, `csv` or `coco`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detections_only: Option<&'static str>,
+    /// Whether pictures of its source are kept from clients, because a filter hides something in it.
+    pub source_hidden: bool,
 }
 
 /// A page of jobs.

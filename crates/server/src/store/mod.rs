@@ -9,12 +9,15 @@
 //! jobs/ID/cancelled/ATTEMPT           made by the server: stop that attempt
 //! jobs/ID/inbox/ATTEMPT.json          unread reports
 //! jobs/ID/results/TASK.ATTEMPT[.frames]   what tasks made
+//! jobs/ID/files/SHA256                files that its filters take
+//! catalogue/  files/                  files that filters may take, see `files.rs`
 //! frames/ID/                          frames that are tasks of their own, see FrameDir
 //! trash/                              what is about to be removed
 //! ```
 //! Nodes only create files under names that nobody else uses, by writing a temporary and renaming
 //! it; nothing is overwritten but beats. Files are opened beneath the root, without following links.
 
+mod files;
 mod frames;
 mod reserve;
 
@@ -31,6 +34,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use files::{SentFile, SentFiles, is_sha256, sha256_of};
 pub use frames::{Coming, FrameDir};
 pub use reserve::RESERVE;
 
@@ -289,6 +293,7 @@ impl Store {
                 }
             }
         }
+        self.drop_partial_files()?;
         let path = self.root.join("trash");
         let what = || io(format!("cannot tidy '{}'", path.display()));
         for entry in fs::read_dir(&path).map_err(what())? {
@@ -392,16 +397,17 @@ impl JobDir<'_> {
         self.store.root.join(&self.relative)
     }
 
-    /// Makes a new job.
+    /// Makes a new job; `attach` gives it the files that its filters take, before it counts as made.
     ///
     /// # Errors
-    /// Of the file system.
-    pub fn create(&self, job: &JobFile) -> Result<()> {
+    /// Of `attach`; of the file system.
+    pub fn create(&self, job: &JobFile, attach: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let path = self.path();
         for part in ["claims", "cancelled", "inbox", "results", "previews", "files"] {
             let part = path.join(part);
             fs::create_dir_all(&part).map_err(io(format!("cannot make '{}'", part.display())))?;
         }
+        attach(self)?;
         self.store.write_json(&self.relative.join("job.json"), job, true)
     }
 
@@ -444,7 +450,7 @@ impl JobDir<'_> {
     /// # Errors
     /// Invalid where `sha256` is no hash; of the file system.
     pub fn open_attached(&self, sha256: &str) -> Result<Option<File>> {
-        if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !is_sha256(sha256) {
             return Err(Error::invalid(format!("'{sha256}' is no SHA-256")));
         }
         self.store.open_file(&self.relative.join("files").join(sha256))

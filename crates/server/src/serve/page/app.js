@@ -1,3 +1,5 @@
+import * as strip from "./strip.js";
+
 // The dashboard. Everything that comes from files or slots is put in as text, never as HTML.
 const $ = (id) => document.getElementById(id);
 const make = (tag, text, attributes = {}) => {
@@ -21,7 +23,10 @@ async function api(path, options = {}) {
 const json = async (path, options) => (await api(path, options)).json();
 
 // --- Filters: forms made from what the server says there is.
-let catalogue = [];
+let catalogue = [], files = [], lists = 0;
+
+// Whether a text of this parameter may have more than a line.
+const isLong = (param) => param.name === "params";
 
 function field(param) {
   const label = make("label", `${param.name}${param.required ? " *" : ""}`, { title: param.help });
@@ -32,6 +37,15 @@ function field(param) {
     input.value = param.default ?? "";
   } else if (param.type === "integer" || param.type === "number") {
     input = make("input", undefined, { type: "number", min: param.min, max: param.max, step: param.type === "number" ? "any" : param.odd ? 2 : 1 });
+    input.value = param.default ?? "";
+  } else if (param.type === "file") {
+    const list = make("datalist", undefined, { id: `files-${lists++}` });
+    list.append(...[...param.words, ...files].map((value) => make("option", undefined, { value })));
+    input = make("input", undefined, { type: "text", list: list.id, placeholder: "a name of the server's catalogue" });
+    input.value = param.default ?? "";
+    label.append(list);
+  } else if (isLong(param)) {
+    input = make("textarea", undefined, { rows: 3, cols: 40, spellcheck: "false" });
     input.value = param.default ?? "";
   } else {
     input = make("input", undefined, { type: "text", placeholder: param.type === "region" ? "x,y,w,h" : "" });
@@ -69,6 +83,7 @@ function pipeline() {
 
 async function loadFilters() {
   catalogue = await json("/v1/filters");
+  files = (await json("/v1/files")).catalogue;
   const select = $("add");
   select.replaceChildren(make("option", "choose…", { value: "" }), ...catalogue.map((info) => make("option", info.name, { value: info.name })));
   select.onchange = () => {
@@ -172,8 +187,9 @@ function segments(states) {
   const bar = $("timeline");
   if (bar.children.length !== states.length) bar.replaceChildren(...states.map(() => make("i")));
   states.forEach((state, i) => { bar.children[i].className = state; bar.children[i].title = `segment ${i}: ${state}`; });
-  const done = states.filter((state) => state === "done").length;
-  bar.setAttribute("aria-label", `${done} of ${states.length} segments done`);
+  const count = (wanted) => states.filter((state) => state === wanted).length;
+  const looked = count("detected");
+  bar.setAttribute("aria-label", `${count("done")} of ${states.length} segments done${looked ? `, ${looked} looked through` : ""}`);
 }
 
 function show(job) {
@@ -191,12 +207,32 @@ function show(job) {
   $("purge").hidden = !over;
   $("retry").hidden = !["failed", "cancelled"].includes(job.state);
   const done = job.state === "succeeded";
-  $("download").hidden = $("gif").hidden = $("result").hidden = !done;
+  const video = done && !job.detections_only;
+  $("download").hidden = !done;
+  $("gif").hidden = $("result").hidden = !video;
+  $("found").hidden = !job.detections_url;
+  $("pictures").classList.toggle("alone", job.source_hidden);
+  $("split").hidden = job.source_hidden;
+  $("preview-title").textContent = job.source_hidden ? "After the filters, live; before them is not shown, since something is hidden" : "Before and after, live";
   if (done && $("result").dataset.job !== job.id) {
     $("result").dataset.job = job.id;
-    $("download").href = $("result").src = job.output_url;
-    $("gif").href = `/v1/jobs/${job.id}/preview.gif`;
+    $("download").href = job.output_url;
+    if (job.detections_url) $("found").href = job.detections_url;
+    if (video) {
+      $("result").src = job.output_url;
+      $("gif").href = `/v1/jobs/${job.id}/preview.gif`;
+      if (job.detections_url) found(job);
+    }
     steps(job.id);
+  }
+}
+
+// What was found in it, under its video.
+async function found(job) {
+  try {
+    await strip.show(await api(job.detections_url), () => shown?.id === job.id);
+  } catch (error) {
+    $("job-error").textContent = `what was found: ${error.message}`;
   }
 }
 
@@ -214,6 +250,8 @@ async function steps(id) {
 
 function progress(p, live) {
   $("job-progress").value = p.percent ?? 0;
+  const over = ["succeeded", "failed", "cancelled"].includes(shown?.state);
+  $("stage").textContent = over ? "" : `${p.stage}${p.percent == null ? "" : `, ${Math.floor(p.percent)} %`}`;
   $("fps-now").textContent = `${p.fps.toFixed(1)}${p.realtime_ratio ? `, ${p.realtime_ratio.toFixed(2)}× real time` : ""}${p.eta_seconds ? `, ${Math.ceil(p.eta_seconds)} s left` : ""}`;
   $("queue-now").textContent = `${p.waiting}, ${p.running}${p.retried ? `, ${p.retried} tried again` : ""}`;
   if (!live) return;
@@ -225,13 +263,15 @@ function progress(p, live) {
   draw($("queue"), [{ values: series.waiting, color: "--soft" }, { values: series.running, color: "--running" }]);
 }
 
-// The newest frame before and after its filters; both pictures are put in at once.
+// The newest frame before and after its filters; both pictures are put in at once. Where something is
+// hidden there is none before.
 let looked = 0;
 async function preview(id) {
   if (Date.now() - looked < 500) return;
   looked = Date.now();
   try {
-    const pictures = await Promise.all(["before", "after"].map(async (side) => {
+    const sides = shown?.source_hidden ? ["after"] : ["before", "after"];
+    const pictures = await Promise.all(sides.map(async (side) => {
       const blob = await (await api(`/v1/jobs/${id}/frames/latest.jpg?side=${side}`)).blob();
       return [side, URL.createObjectURL(blob)];
     }));
@@ -254,6 +294,8 @@ async function follow(id) {
   series = { fps: [], waiting: [], running: [] };
   $("log").textContent = "";
   $("steps").hidden = $("preview").hidden = true;
+  for (const side of ["before", "after"]) $(side).removeAttribute("src");
+  strip.clear();
   $("result").removeAttribute("src");
   delete $("result").dataset.job;
   if (!id) { $("job").hidden = true; return; }
@@ -276,7 +318,8 @@ async function follow(id) {
     log(`${task.task}${task.segment === null ? "" : ` ${task.segment}`} ${task.state}${task.error ? `: ${task.error.message}` : ""}`);
     if (task.segment !== null && $("timeline").children[task.segment]) {
       const cell = $("timeline").children[task.segment];
-      const states = { started: cell.className === "retried" ? "retried" : "running", accepted: "done", failed: "retried" };
+      const accepted = task.task === "detect" ? "detected" : "done";
+      const states = { started: cell.className === "retried" ? "retried" : "running", accepted, failed: "retried" };
       cell.className = states[task.state];
     }
   });
