@@ -46,6 +46,8 @@ enum Command {
     Fetch(cmd::jobs::FetchArgs),
     /// Show how a video would be cut into segments, without processing it.
     Plan(cmd::plan::PlanArgs),
+    /// Look for faces or things in an output in which they should be hidden.
+    Verify(cmd::verify::VerifyArgs),
     /// Show what a file holds.
     Probe(cmd::probe::ProbeArgs),
     /// List the filters, or explain one.
@@ -87,6 +89,7 @@ impl Cli {
             Command::Logs(args) => cmd::jobs::logs(args).map(|()| 0),
             Command::Fetch(args) => cmd::jobs::fetch_output(args).map(|()| 0),
             Command::Plan(args) => cmd::plan::run(args).map(|()| 0),
+            Command::Verify(args) => cmd::verify::run(args),
             Command::Probe(args) => cmd::probe::run(args).map(|()| 0),
             Command::Filters(args) => cmd::filters::run(args).map(|()| 0),
             Command::Doctor(args) => cmd::doctor::run(args),
@@ -98,7 +101,7 @@ impl Cli {
 }
 
 /// What shapes the output: the same for `run` and `plan`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct JobArgs {
     /// A filter, NAME:key=value:key=value; give it once for each filter, in order.
     ///
@@ -192,7 +195,7 @@ pub(crate) struct JobArgs {
 }
 
 /// A file that a filter takes, known by its content.
-fn file(name: &str) -> Result<SpecFile> {
+pub(crate) fn file(name: &str) -> Result<SpecFile> {
     let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
     let file = cmd::open_source(Path::new(name)).map_err(|e| e.at("file of a filter"))?;
     let size = file.metadata().map_err(failed)?.len();

@@ -13,6 +13,7 @@ pub(crate) mod serve;
 pub(crate) mod slot;
 pub(crate) mod submit;
 pub(crate) mod units;
+pub(crate) mod verify;
 pub(crate) mod worker;
 
 use std::fs::File;

@@ -20,7 +20,7 @@ mod crop;
 mod denoise;
 mod edges;
 mod files;
-mod letters;
+pub(crate) mod letters;
 mod motion;
 mod notes;
 mod overlay_time;
@@ -37,6 +37,7 @@ pub(crate) use chain::{Chain, FilterTimes, Parts, plan_chain, validate};
 pub use files::Files;
 pub use graph_rules::{GraphFilters, graph_filters};
 pub(crate) use notes::Notes;
+pub(crate) use plane::{failed as opencv_failed, mat_of, mat_of_mut};
 pub(crate) use regions::check_regions;
 pub use table::catalogue;
 

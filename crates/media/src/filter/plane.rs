@@ -129,7 +129,7 @@ fn rect(area: Area) -> Result<Rect> {
 }
 
 /// OpenCV's error as ours: a bug, since parameters are checked before.
-pub(super) fn failed(error: opencv::Error) -> Error {
+pub(crate) fn failed(error: opencv::Error) -> Error {
     if error.code == opencv::core::StsNoMem {
         return crate::ff::out_of_memory();
     }
@@ -137,13 +137,13 @@ pub(super) fn failed(error: opencv::Error) -> Error {
 }
 
 /// A Mat's header over a plane; it must not outlive the plane, and is not written to.
-pub(super) fn mat_of(plane: Plane<'_>) -> Result<Mat> {
+pub(crate) fn mat_of(plane: Plane<'_>) -> Result<Mat> {
     // SAFETY: callers keep the plane while they use the Mat, and only read it.
     unsafe { header(plane.width, plane.height, plane.stride, plane.bytes.as_ptr().cast_mut()) }
 }
 
 /// A Mat's header over a plane to write; it must not outlive the plane.
-pub(super) fn mat_of_mut(plane: &mut PlaneMut<'_>) -> Result<Mat> {
+pub(crate) fn mat_of_mut(plane: &mut PlaneMut<'_>) -> Result<Mat> {
     // SAFETY: callers keep the plane while they use the Mat.
     unsafe { header(plane.width, plane.height, plane.stride, plane.bytes.as_mut_ptr()) }
 }
