@@ -5,10 +5,10 @@ use std::path::Path;
 use clap::{Args, Parser, Subcommand};
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::spec::{
-    Codec, Container, DetectionsFormat, EncoderSpec, JobSpec, KeptMetadata, SpecFile,
+    Codec, Container, DetectionsFormat, EncoderSpec, JobSpec, KeptMetadata, LARGEST_FILE, SpecFile,
 };
 use frameloom_core::time::parse_time;
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 
 use crate::cmd;
 
@@ -199,6 +199,13 @@ pub(crate) fn file(name: &str) -> Result<SpecFile> {
     let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
     let file = cmd::open_source(Path::new(name)).map_err(|e| e.at("file of a filter"))?;
     let size = file.metadata().map_err(failed)?.len();
+    if size > LARGEST_FILE {
+        // Before it is read, hashed and copied into the work.
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("file '{name}' of a filter has {size} bytes; {LARGEST_FILE} are allowed"),
+        ));
+    }
     let sha256 = cmd::sha256(&file).map_err(failed)?;
     Ok(SpecFile { name: name.to_owned(), sha256, size })
 }

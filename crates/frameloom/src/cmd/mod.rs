@@ -121,7 +121,7 @@ pub(crate) fn open_source(path: &Path) -> Result<File> {
         _ => Error::io(format!("cannot read '{name}'"), &e),
     })?;
     if meta.is_dir() {
-        return Err(Error::invalid(format!("'{name}' is a directory; give a video file")));
+        return Err(Error::invalid(format!("'{name}' is a directory; give a file")));
     }
     if !meta.is_file() {
         return Err(Error::invalid(format!(

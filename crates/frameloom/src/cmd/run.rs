@@ -160,8 +160,11 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
             Ok(code)
         }
         Err(error) => {
-            use ErrorKind::{Conflict, Corrupt, Invalid, NotFound, Unsupported};
-            if matches!(error.kind(), Invalid | NotFound | Conflict | Unsupported | Corrupt) {
+            use ErrorKind::{Conflict, Corrupt, Invalid, NotFound, TooLarge, Unsupported};
+            if matches!(
+                error.kind(),
+                Invalid | NotFound | Conflict | Unsupported | Corrupt | TooLarge
+            ) {
                 // Why the run failed is what the user must hear, not that sweeping up failed too.
                 if let Err(error) = work.remove() {
                     tracing::warn!(%error, "the work directory is left behind");
