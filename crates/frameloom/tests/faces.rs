@@ -1,6 +1,8 @@
 //! Faces hidden by the real binary: what users give wrongly, models that fail, runs that are killed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/server.rs"]
+mod server;
 mod support;
 
 use std::collections::BTreeSet;
@@ -9,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+use server::Server;
 use support::{Watched, face, frameloom, run, run_ok, said, text};
 
 /// A small model of the detectors' tests.
@@ -48,7 +51,7 @@ fn wrong_models_labels_and_detections_are_told_with_their_exit_codes_and_leave_n
         (of("empty.onnx"), 5, &["empty.onnx", "empty file"]),
         (of("cut.onnx"), 5, &["cut.onnx", "cut off"]),
         (of("text.onnx"), 5, &["text.onnx", "no ONNX file"]),
-        (of("huge.onnx"), 2, &["huge.onnx", "5368709120", "1073741824"]),
+        (of("huge.onnx"), 2, &["huge.onnx", "of a filter has 5368709120 bytes", "1073741824"]),
         (classifier, 5, &["classifier.onnx", "1×10"]),
         (nan, 5, &["nan.onnx", "NaN"]),
         (labels, 2, &["yolox.onnx", "1 labels for the 2 classes"]),
@@ -258,4 +261,28 @@ fn a_run_with_faces_killed_at_any_moment_gives_the_same_bytes_and_boxes() {
     }
     assert!(phases.len() >= 2, "killed in {phases:?} only");
     killed.is_right("out");
+}
+
+#[test]
+fn a_detector_is_loaded_once_a_slot_and_stays_for_the_next_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = face(dir.path(), "in.mp4", 30);
+    let log = dir.path().join("log");
+    let mut command = Command::new("sh");
+    command.env("FRAMELOOM_LOG", "debug").env("LOG", &log);
+    command.args(["-c", "exec \"$0\" \"$@\" 2> \"$LOG\"", env!("CARGO_BIN_EXE_frameloom")]);
+    let server = Server::start_by(command, &dir.path().join("data"), &["--slots", "1"]);
+    let mut looked = 0;
+    for (filter, wanted) in
+        [("faces:action=fill", 1), ("faces:action=boxes:margin=5", 1), ("faces:model=blazeface", 2)]
+    {
+        let out = text(&dir.path().join(format!("{wanted}-{looked}.mp4")));
+        let args = ["submit", &source, "-o", &out, "-f", filter, "--segment", "0.4"];
+        run_ok(&[&args[..], &["--server", server.url()]].concat());
+        let said = fs::read_to_string(&log).unwrap();
+        let loaded = said.lines().filter(|line| line.contains("a detector is loaded")).count();
+        assert_eq!(loaded, wanted, "{filter}");
+        looked += 1;
+    }
+    assert_eq!(server.terminate(), Some(143));
 }

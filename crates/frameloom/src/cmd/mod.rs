@@ -25,11 +25,12 @@ use std::time::Duration;
 
 use frameloom_core::slot::SlotCommand;
 use frameloom_core::spec::{JobSpec, SpecFile};
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::engine::Fault;
 use frameloom_server::store::JobDir;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
@@ -144,7 +145,7 @@ pub(crate) fn slot_config(memory: u64, timeout: Duration) -> Result<SlotConfig> 
 /// Has one slot do one short task on `source`, and reads the JSON that it makes.
 ///
 /// # Errors
-/// Of the task.
+/// Of the task; Cancelled where Ctrl-C or SIGTERM stops it.
 pub(crate) fn in_slot<T: DeserializeOwned>(
     source: &File,
     files: &[File],
@@ -177,11 +178,18 @@ pub(crate) fn in_slot<T: DeserializeOwned>(
             preview: &|_| {},
             cancelled: &|| false,
         };
-        let ended = slot.run(job).await;
+        let failed = |e: std::io::Error| Error::io("cannot watch signals", &e);
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let ended = tokio::select! {
+            ended = slot.run(job) => ended,
+            _ = interrupt.recv() => Err(Trouble::Cancelled),
+            _ = terminate.recv() => Err(Trouble::Cancelled),
+        };
         slot.kill().await;
         ended.map(drop).map_err(|trouble| match trouble {
             Trouble::Failed { error, .. } => error,
-            Trouble::Cancelled => Error::internal("nobody cancelled"),
+            Trouble::Cancelled => Error::new(ErrorKind::Cancelled, "stopped"),
         })
     })?;
     let mut text = Vec::new();

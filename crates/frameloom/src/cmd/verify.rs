@@ -36,7 +36,7 @@ const LONGEST: u64 = 16 << 20;
     frameloom verify out.mp4 --against in.mp4 --detections found.jsonl --sheet leaks.jpg\n\n\
     Exit codes: 0 no more leaks than allowed, 1 more, 2 wrong request, or files that do not belong together,\n\
     3 not found, 5 media that cannot be processed, 6 resources used up or a part that died, 70 a bug,\n\
-    130 stopped by Ctrl-C, 143 by SIGTERM."
+    130 or 143 stopped by Ctrl-C or SIGTERM."
 )]
 pub(crate) struct VerifyArgs {
     /// The output to look at.
