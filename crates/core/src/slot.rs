@@ -24,7 +24,7 @@ pub enum SlotCommand {
     Picture(PictureTask),
     /// Compare places of an output with its source. Descriptors: output, source, places as JSON (read), sheet
     /// where it is wanted (read and write), report (write).
-    Compare(CompareTask),
+    Compare(Box<CompareTask>),
     /// Look for things in one segment. Descriptors: source, plan and files of filters (read), what was
     /// found (write).
     Detect(SegmentTask),

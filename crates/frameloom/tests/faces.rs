@@ -272,17 +272,18 @@ fn a_detector_is_loaded_once_a_slot_and_stays_for_the_next_job() {
     command.env("FRAMELOOM_LOG", "debug").env("LOG", &log);
     command.args(["-c", "exec \"$0\" \"$@\" 2> \"$LOG\"", env!("CARGO_BIN_EXE_frameloom")]);
     let server = Server::start_by(command, &dir.path().join("data"), &["--slots", "1"]);
-    let mut looked = 0;
-    for (filter, wanted) in
-        [("faces:action=fill", 1), ("faces:action=boxes:margin=5", 1), ("faces:model=blazeface", 2)]
-    {
-        let out = text(&dir.path().join(format!("{wanted}-{looked}.mp4")));
+    let jobs = [
+        ("faces:action=fill", 1),
+        ("faces:action=boxes:margin=5", 1),
+        ("faces:model=blazeface", 2),
+    ];
+    for (i, (filter, wanted)) in jobs.into_iter().enumerate() {
+        let out = text(&dir.path().join(format!("{i}.mp4")));
         let args = ["submit", &source, "-o", &out, "-f", filter, "--segment", "0.4"];
         run_ok(&[&args[..], &["--server", server.url()]].concat());
         let said = fs::read_to_string(&log).unwrap();
         let loaded = said.lines().filter(|line| line.contains("a detector is loaded")).count();
         assert_eq!(loaded, wanted, "{filter}");
-        looked += 1;
     }
     assert_eq!(server.terminate(), Some(143));
 }

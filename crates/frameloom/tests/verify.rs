@@ -168,6 +168,9 @@ fn a_detector_that_fires_on_what_hides_is_told_apart() {
     assert!(report["rate"].as_f64().unwrap() > 0.9);
 }
 
+/// Output, source, detections, further arguments; exit code, what is said.
+type Case<'a> = (&'a str, &'a str, &'a str, &'a [&'a str], i32, &'a str);
+
 #[test]
 fn files_that_do_not_belong_together_are_refused() {
     let place = Place::new();
@@ -185,7 +188,7 @@ fn files_that_do_not_belong_together_are_refused() {
     fs::write(&cut, &lines[..=last]).unwrap();
     fs::write(&bad, lines.replacen("\"frame\":7", "\"frame\":\"x\"", 1)).unwrap();
     let source = place.source.as_str();
-    let cases: &[(&str, &str, &str, &[&str], i32, &str)] = &[
+    let cases: &[Case<'_>] = &[
         (&other, source, &found, &[], 2, "has 35 frames"),
         (&out, &other, &found, &[], 2, "another video"),
         (&out, source, &cut, &[], 2, "tells of 29"),

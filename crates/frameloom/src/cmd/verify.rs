@@ -487,7 +487,7 @@ fn compare(
         files.push(options.map_err(failed)?);
     }
     let task = CompareTask { output, source, sheet: sheet.map(|(form, _)| *form) };
-    super::in_slot(output_file, &files, SlotCommand::Compare(task))
+    super::in_slot(output_file, &files, SlotCommand::Compare(Box::new(task)))
 }
 
 fn verification(
