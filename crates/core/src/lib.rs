@@ -19,6 +19,7 @@ pub mod slot;
 pub mod spec;
 pub mod time;
 pub mod track;
+pub mod verify;
 pub mod wire;
 
 pub use error::{Error, ErrorKind, Result};

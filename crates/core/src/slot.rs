@@ -7,7 +7,7 @@ use crate::Error;
 use crate::id::{AttemptId, JobId};
 use crate::metrics::FrameCounts;
 use crate::pipeline::FilterSpec;
-use crate::plan::Engine;
+use crate::plan::{Engine, VideoInfo};
 use crate::spec::JobSpec;
 use crate::wire::Task;
 
@@ -23,6 +23,9 @@ pub enum SlotCommand {
     Validate(ValidateTask),
     /// Make a picture of a video. Descriptors: video (read), picture (read and write).
     Picture(PictureTask),
+    /// Compare places of an output with its source. Descriptors: output, source, places as JSON (read), sheet
+    /// where it is wanted (read and write), report (write).
+    Compare(Box<CompareTask>),
     /// Look for things in one segment. Descriptors: source, plan and files of filters (read), what was
     /// found (write).
     Detect(SegmentTask),
@@ -104,6 +107,36 @@ pub enum PictureKind {
     Webp,
     /// The same as MP4.
     Mp4,
+}
+
+/// See [`SlotCommand::Compare`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompareTask {
+    /// The output.
+    pub output: ComparedVideo,
+    /// Its source.
+    pub source: ComparedVideo,
+    /// The form of the sheet of all places, where one is wanted.
+    pub sheet: Option<SheetForm>,
+}
+
+/// A video that is read from its start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ComparedVideo {
+    /// Its file's name, a hint for probing.
+    pub name: String,
+    /// What a plan tells of its video stream.
+    pub video: VideoInfo,
+}
+
+/// The form of a contact sheet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SheetForm {
+    /// JPEG.
+    Jpeg,
+    /// PNG.
+    Png,
 }
 
 /// See [`SlotCommand::Segment`].
@@ -292,6 +325,8 @@ pub enum TaskOutput {
     Valid,
     /// A picture was written.
     Picture(WrittenFile),
+    /// Places were compared, and the report was written.
+    Compared(WrittenFile),
     /// What was found in a segment was written.
     Detect(SegmentOutput),
     /// Tracks were written.

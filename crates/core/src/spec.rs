@@ -50,6 +50,9 @@ pub struct JobSpec {
     pub on_error: OnError,
 }
 
+/// Size in bytes of the largest file that a filter takes.
+pub const LARGEST_FILE: u64 = 1 << 30;
+
 /// A file that a filter takes: its content is part of the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

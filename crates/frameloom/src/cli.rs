@@ -5,11 +5,11 @@ use std::path::Path;
 use clap::{Args, Parser, Subcommand};
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::spec::{
-    Codec, Container, DetectionsFormat, EncoderSpec, Granularity, JobSpec, KeptMetadata, OnError,
-    SpecFile,
+    Codec, Container, DetectionsFormat, EncoderSpec, Granularity, JobSpec, KeptMetadata,
+    LARGEST_FILE, OnError, SpecFile,
 };
 use frameloom_core::time::parse_time;
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::store::sha256_of;
 
 use crate::cmd;
@@ -48,6 +48,8 @@ enum Command {
     Fetch(cmd::jobs::FetchArgs),
     /// Show how a video would be cut into segments, without processing it.
     Plan(cmd::plan::PlanArgs),
+    /// Look for faces or things in an output in which they should be hidden.
+    Verify(cmd::verify::VerifyArgs),
     /// Show what a file holds.
     Probe(cmd::probe::ProbeArgs),
     /// List the filters, or explain one.
@@ -89,6 +91,7 @@ impl Cli {
             Command::Logs(args) => cmd::jobs::logs(args).map(|()| 0),
             Command::Fetch(args) => cmd::jobs::fetch_output(args).map(|()| 0),
             Command::Plan(args) => cmd::plan::run(args).map(|()| 0),
+            Command::Verify(args) => cmd::verify::run(args),
             Command::Probe(args) => cmd::probe::run(args).map(|()| 0),
             Command::Filters(args) => cmd::filters::run(args).map(|()| 0),
             Command::Doctor(args) => cmd::doctor::run(args),
@@ -100,7 +103,7 @@ impl Cli {
 }
 
 /// What shapes the output: the same for `run` and `plan`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct JobArgs {
     /// A filter, NAME:key=value:key=value; give it once for each filter, in order.
     ///
@@ -223,10 +226,17 @@ fn may_be_elsewhere(name: &str) -> bool {
 }
 
 /// A file that a filter takes, known by its content.
-fn file(name: &str) -> Result<SpecFile> {
+pub(crate) fn file(name: &str) -> Result<SpecFile> {
     let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
     let file = cmd::open_source(Path::new(name)).map_err(|e| e.at("file of a filter"))?;
     let size = file.metadata().map_err(failed)?.len();
+    if size > LARGEST_FILE {
+        // Before it is read, hashed and copied into the work.
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("file '{name}' of a filter has {size} bytes; {LARGEST_FILE} are allowed"),
+        ));
+    }
     let sha256 = sha256_of(&file).map_err(failed)?;
     Ok(SpecFile { name: name.to_owned(), sha256, size })
 }

@@ -18,7 +18,7 @@ fn printed(args: &[&str]) -> String {
 
 #[test]
 fn help_texts() {
-    for command in ["", "run", "serve", "submit", "status", "plan", "probe", "filters"] {
+    for command in ["", "run", "serve", "submit", "status", "plan", "verify", "probe", "filters"] {
         let args: Vec<&str> =
             [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         insta::assert_snapshot!(format!("help_{command}"), printed(&args));

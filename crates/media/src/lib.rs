@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "FFmpeg is a C library; each block says why it is sound")]
 
 mod color;
+mod compare;
 mod concat;
 mod convert;
 mod decode;
@@ -31,12 +32,14 @@ mod probe;
 mod seek;
 mod seg_file;
 mod segment;
+mod sheet;
 mod source;
 mod streams;
 mod strip;
 mod tags;
 mod validate;
 
+pub use compare::{Compared, compare};
 pub use concat::{Made, concat};
 pub use detect::{ModelInfo, RuntimeInfo, cuda, models, runtime, runtime_or_advice};
 pub use engine::{engine, init};

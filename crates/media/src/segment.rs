@@ -192,11 +192,14 @@ impl SegmentRunner {
         }
     }
 
-    /// The detectors of a job, loaded once: those of another job go.
+    /// The detectors of a job, loaded once: of another job's those stay that look the same way.
     fn looker(&mut self, what: &Task<'_>) -> Result<Looker> {
         let mut looker = match self.looker.take() {
             Some((job, looker)) if job == what.task.job => looker,
-            _ => Looker::new(what.plan, &what.given.files)?,
+            before => {
+                let before = before.map(|(_, looker)| looker);
+                Looker::new(what.plan, &what.given.files, before)?
+            }
         };
         looker.begin();
         Ok(looker)

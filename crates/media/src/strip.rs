@@ -54,7 +54,7 @@ pub(crate) fn write(frames: &[Frame], form: Form, out: File) -> Result<u64> {
         }
         Form::Gif => {
             let coder = Coder::open(c"gif", shape, ffi::AVPixelFormat::AV_PIX_FMT_PAL8)?;
-            mux(c"gif", None, coder, with_palette(numbered)?, out)
+            mux(c"gif", None, coder, through(PALETTE, numbered)?, out)
         }
         Form::Webp => {
             // It knows limited range alone, and does not say so.
@@ -198,8 +198,28 @@ impl Drop for Graph {
     }
 }
 
-/// The frames, which are of full range, with 256 colours.
-fn with_palette(mut frames: Vec<Frame>) -> Result<Vec<Frame>> {
+/// A picture of full range as PNG.
+///
+/// # Errors
+/// Of FFmpeg.
+pub(crate) fn png(frame: &Frame) -> Result<Vec<u8>> {
+    let frames = through(c"format=rgb24", vec![frame.clone()])?;
+    let [picture] = frames.as_slice() else {
+        return Err(Error::internal("a picture that came out as none or many"));
+    };
+    let mut coder = Coder::open(c"png", picture.raw(), ffi::AVPixelFormat::AV_PIX_FMT_RGB24)?;
+    let mut bytes = Vec::new();
+    let mut sink = |packet: &mut Packet| {
+        bytes.extend_from_slice(packet.data());
+        Ok(())
+    };
+    coder.send(Some(picture), &mut sink)?;
+    coder.send(None, &mut sink)?;
+    Ok(bytes)
+}
+
+/// The frames, which are of full range, as they come out of a graph.
+fn through(graph_text: &CStr, mut frames: Vec<Frame>) -> Result<Vec<Frame>> {
     for frame in &mut frames {
         // Between filters only this format tells of the range.
         frame.raw_mut().format = ffi::AVPixelFormat::AV_PIX_FMT_YUVJ420P as c_int;
@@ -230,31 +250,37 @@ fn with_palette(mut frames: Vec<Frame>) -> Result<Vec<Frame>> {
         };
         let (source, sink) = (add(c"buffer", &args)?, add(c"buffersink", c"")?);
         let (mut inputs, mut outputs) = (ptr::null_mut(), ptr::null_mut());
-        let text = PALETTE.as_ptr();
+        let text = graph_text.as_ptr();
         let code = ffi::avfilter_graph_parse2(graph.0.as_ptr(), text, &mut inputs, &mut outputs);
-        let linked = ff::check(code, "a palette").and_then(|_| {
+        let linked = ff::check(code, "a graph of pictures").and_then(|_| {
             let (Some(input), Some(output)) = (inputs.as_ref(), outputs.as_ref()) else {
-                return Err(Error::internal("a palette without ends"));
+                return Err(Error::internal("a graph without ends"));
             };
             let pad = |pad: c_int| pad.unsigned_abs();
             ff::check(
                 ffi::avfilter_link(source, 0, input.filter_ctx, pad(input.pad_idx)),
-                "a palette",
+                "a graph of pictures",
             )?;
             ff::check(
                 ffi::avfilter_link(output.filter_ctx, pad(output.pad_idx), sink, 0),
-                "a palette",
+                "a graph of pictures",
             )
         });
         ffi::avfilter_inout_free(&mut inputs);
         ffi::avfilter_inout_free(&mut outputs);
         linked?;
-        ff::check(ffi::avfilter_graph_config(graph.0.as_ptr(), ptr::null_mut()), "a palette")?;
+        ff::check(
+            ffi::avfilter_graph_config(graph.0.as_ptr(), ptr::null_mut()),
+            "a graph of pictures",
+        )?;
         for mut frame in frames {
             let code = ffi::av_buffersrc_add_frame_flags(source, frame.as_mut_ptr(), 0);
-            ff::check(code, "a palette")?;
+            ff::check(code, "a graph of pictures")?;
         }
-        ff::check(ffi::av_buffersrc_add_frame_flags(source, ptr::null_mut(), 0), "a palette")?;
+        ff::check(
+            ffi::av_buffersrc_add_frame_flags(source, ptr::null_mut(), 0),
+            "a graph of pictures",
+        )?;
         loop {
             let mut frame = Frame::empty()?;
             let code = ffi::av_buffersink_get_frame(sink, frame.as_mut_ptr());
@@ -262,7 +288,7 @@ fn with_palette(mut frames: Vec<Frame>) -> Result<Vec<Frame>> {
                 return if code == ffi::AVERROR_EOF {
                     Ok(out)
                 } else {
-                    Err(ff::error(code, "a palette"))
+                    Err(ff::error(code, "a graph of pictures"))
                 };
             }
             out.push(frame);

@@ -37,20 +37,31 @@ impl Ready {
         };
         let here = fs::metadata(result).map_err(failed(out))?;
         let there = fs::metadata(dir).map_err(failed(out))?;
-        let from = if here.dev() == there.dev() {
-            result.to_owned()
-        } else {
-            let mut name = OsString::from(".");
-            name.push(out.file_name().unwrap_or_default());
-            name.push(".frameloom-copy");
-            let copy = dir.join(name);
-            let copied = fs::copy(result, &copy).and_then(|_| File::open(&copy)?.sync_all());
-            if let Err(e) = copied {
-                drop(fs::remove_file(&copy));
-                return Err(failed(out)(e));
-            }
-            copy
-        };
+        if here.dev() != there.dev() {
+            return Self::copy(result, out);
+        }
+        Self::of(result.to_owned(), out)
+    }
+
+    /// Copies `result` to the file system of `out`, so that it stays where it is as well: a run that is killed
+    /// before its end finds it again.
+    ///
+    /// # Errors
+    /// Exhausted where the disk is full; of the file system.
+    pub fn copy(result: &Path, out: &Path) -> Result<Self> {
+        let mut name = OsString::from(".");
+        name.push(out.file_name().unwrap_or_default());
+        name.push(".frameloom-copy");
+        let copy = out.with_file_name(name);
+        let copied = fs::copy(result, &copy).and_then(|_| File::open(&copy)?.sync_all());
+        if let Err(e) = copied {
+            drop(fs::remove_file(&copy));
+            return Err(failed(out)(e));
+        }
+        Self::of(copy, out)
+    }
+
+    fn of(from: PathBuf, out: &Path) -> Result<Self> {
         let meta = fs::metadata(&from).map_err(failed(out))?;
         Ok(Self { from, size: meta.size(), inode: meta.ino() })
     }

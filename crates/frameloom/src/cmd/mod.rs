@@ -13,6 +13,7 @@ pub(crate) mod serve;
 pub(crate) mod slot;
 pub(crate) mod submit;
 pub(crate) mod units;
+pub(crate) mod verify;
 pub(crate) mod worker;
 
 use std::fs::File;
@@ -24,10 +25,11 @@ use std::time::Duration;
 
 use frameloom_core::slot::SlotCommand;
 use frameloom_core::spec::{Container, DetectionsFormat, JobSpec, SpecFile};
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::engine::Fault;
 use frameloom_server::store::JobDir;
 use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{FilesLie, JobArgs};
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
@@ -133,7 +135,7 @@ pub(crate) fn open_source(path: &Path) -> Result<File> {
         _ => Error::io(format!("cannot read '{name}'"), &e),
     })?;
     if meta.is_dir() {
-        return Err(Error::invalid(format!("'{name}' is a directory; give a video file")));
+        return Err(Error::invalid(format!("'{name}' is a directory; give a file")));
     }
     if !meta.is_file() {
         return Err(Error::invalid(format!(
@@ -156,7 +158,7 @@ pub(crate) fn slot_config(memory: u64, timeout: Duration) -> Result<SlotConfig> 
 /// Has one slot do one short task on `source`, and reads the JSON that it makes.
 ///
 /// # Errors
-/// Of the task.
+/// Of the task; Cancelled where Ctrl-C or SIGTERM stops it.
 pub(crate) fn in_slot<T: DeserializeOwned>(
     source: &File,
     files: &[File],
@@ -189,11 +191,18 @@ pub(crate) fn in_slot<T: DeserializeOwned>(
             preview: &|_| {},
             cancelled: &|| false,
         };
-        let ended = slot.run(job).await;
+        let failed = |e: std::io::Error| Error::io("cannot watch signals", &e);
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let ended = tokio::select! {
+            ended = slot.run(job) => ended,
+            _ = interrupt.recv() => Err(Trouble::Cancelled),
+            _ = terminate.recv() => Err(Trouble::Cancelled),
+        };
         slot.kill().await;
         ended.map(drop).map_err(|trouble| match trouble {
             Trouble::Failed { error, .. } => error,
-            Trouble::Cancelled => Error::internal("nobody cancelled"),
+            Trouble::Cancelled => Error::new(ErrorKind::Cancelled, "stopped"),
         })
     })?;
     let mut text = Vec::new();

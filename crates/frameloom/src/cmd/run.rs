@@ -1,7 +1,7 @@
 //! `frameloom run`: the whole engine in one process and its slots.
 
 use std::fs;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -145,26 +145,18 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
     check_broker(&args, &spec)?;
     let path = args.work.clone().unwrap_or_else(|| WorkDir::beside(args.out()));
     let work = WorkDir::open(&path)?;
-    let ended = Store::open(work.path()).and_then(|store| {
-        let source = if from_pipe { spool(&args, &work)? } else { source_of(&args.input)? };
-        let frame_metrics = args.frame_metrics.is_some();
-        let id = JobId::from_bits(random::bits()?);
-        let job = JobFile { id, spec, source, frame_metrics, submission: None };
-        let slots = args.slots.map_or_else(cores, |slots| slots as usize);
-        let display = Arc::new(Mutex::new(Display::new(style, slots)));
-        let ended = in_work(&args, Arc::new(store), job, slots, &display);
-        lock(&display).end();
-        ended
-    });
-    match ended {
+    match within(&args, spec, &work, style) {
         Ok(End::Done) => work.remove().map(|()| 0),
         Ok(End::Stopped(code)) => {
             eprintln!("frameloom: stopped; the same command goes on where it was");
             Ok(code)
         }
         Err(error) => {
-            use ErrorKind::{Conflict, Corrupt, Invalid, NotFound, Unsupported};
-            if matches!(error.kind(), Invalid | NotFound | Conflict | Unsupported | Corrupt) {
+            use ErrorKind::{Conflict, Corrupt, Invalid, NotFound, TooLarge, Unsupported};
+            if matches!(
+                error.kind(),
+                Invalid | NotFound | Conflict | Unsupported | Corrupt | TooLarge
+            ) {
                 // Why the run failed is what the user must hear, not that sweeping up failed too.
                 if let Err(error) = work.remove() {
                     tracing::warn!(%error, "the work directory is left behind");
@@ -177,6 +169,58 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
             Err(error)
         }
     }
+}
+
+/// Looks for things in a video as `spec` says, within the new directory `work`, and writes what is found to `to`; answers
+/// the exit code, which is not 0 where somebody stopped it.
+///
+/// # Errors
+/// As a run's.
+pub(crate) fn look(
+    input: &Path,
+    spec: JobSpec,
+    work: &Path,
+    to: &Path,
+    slots: Option<u32>,
+) -> Result<u8> {
+    let args = RunArgs {
+        input: input.to_owned(),
+        output: None,
+        job: JobArgs::default(),
+        slots,
+        overwrite: false,
+        work: None,
+        fresh: false,
+        metrics: None,
+        frame_metrics: None,
+        detections: Some(to.to_owned()),
+        progress: Style::Auto,
+        quiet: true,
+        slot_memory: 2048,
+        slot_timeout: 60,
+        fault: None,
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let style = if terminal { Style::Bar } else { Style::None };
+    match within(&args, spec, &WorkDir::open(work)?, style)? {
+        End::Done => Ok(0),
+        End::Stopped(code) => Ok(code),
+    }
+}
+
+/// Runs a job in its work directory.
+fn within(args: &RunArgs, spec: JobSpec, work: &WorkDir, style: Style) -> Result<End> {
+    let store = Store::open(work.path())?;
+    let from_pipe = args.input.as_os_str() == "-";
+    let source = if from_pipe { spool(args, work)? } else { source_of(&args.input)? };
+    let frame_metrics = args.frame_metrics.is_some();
+    let id = JobId::from_bits(random::bits()?);
+    let job = JobFile { id, spec, source, frame_metrics, submission: None };
+    let slots = args.slots.map_or_else(cores, |slots| slots as usize);
+    let display = Arc::new(Mutex::new(Display::new(style, slots)));
+    let ended = in_work(args, Arc::new(store), job, slots, &display);
+    lock(&display).end();
+    ended
 }
 
 fn lock(display: &Mutex<Display>) -> MutexGuard<'_, Display> {
@@ -319,6 +363,9 @@ fn in_work(
     let metrics = summary::metrics(&job, &outcome, facts);
     publish_all(args, &store, &job, &outcome, &metrics)?;
     let display = lock(display);
+    if args.quiet {
+        return Ok(End::Done);
+    }
     for message in &outcome.concat.messages {
         display.say(&format!("note: {}", message.text));
     }
@@ -446,10 +493,10 @@ fn publish_all(
     let fault = super::fault(args.fault.clone());
     let text = super::pretty(metrics)?;
     if let (Some(to), Some(from)) = (&args.frame_metrics, &outcome.frame_metrics) {
-        Ready::prepare(from, to)?.publish(to, true)?;
+        Ready::copy(from, to)?.publish(to, true)?;
     }
     if let (Some(to), Some(from)) = (&args.detections, &outcome.detections) {
-        Ready::prepare(from, to)?.publish(to, true)?;
+        Ready::copy(from, to)?.publish(to, true)?;
     }
     if let Some(to) = &args.metrics {
         let from = outcome.output.with_extension("metrics");

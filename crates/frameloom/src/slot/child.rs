@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
-    ConcatTask, FilterTask, FrameFilters, FrameNumber, NeededSegment, PlanOutput, PlanTask,
-    ProbeTask, SegmentOutput, SegmentTask, SlotCommand, SlotDone, SlotEvent, SlotFailed,
+    CompareTask, ConcatTask, FilterTask, FrameFilters, FrameNumber, NeededSegment, PlanOutput,
+    PlanTask, ProbeTask, SegmentOutput, SegmentTask, SlotCommand, SlotDone, SlotEvent, SlotFailed,
     SlotPreview, SlotProgress, SlotReady, TaskOutput, TrackTask, WrittenFile,
 };
 use frameloom_core::{Error, Result};
 use frameloom_media::{
-    Elsewhere, Exchange, Files, FrameRunner, Given, Made, Progress, SegmentRunner,
+    Compared, Elsewhere, Exchange, Files, FrameRunner, Given, Made, Progress, SegmentRunner,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
@@ -148,6 +148,7 @@ fn task(
             let (video, out) = (descriptors.take()?, descriptors.take()?);
             frameloom_media::picture(&video, &task, out).map(TaskOutput::Picture)
         }
+        SlotCommand::Compare(task) => compare(peer, &task, &mut descriptors),
         SlotCommand::Detect(task) => {
             segment(peer, runner, plans, &task, true, &mut descriptors).map(TaskOutput::Detect)
         }
@@ -197,10 +198,27 @@ fn probe(task: &ProbeTask, descriptors: &mut Descriptors) -> Result<TaskOutput> 
     Ok(TaskOutput::Probe(write_json(out, &report)?))
 }
 
+fn compare(
+    peer: &mut Peer,
+    task: &CompareTask,
+    descriptors: &mut Descriptors,
+) -> Result<TaskOutput> {
+    let given = Compared {
+        output: descriptors.take()?,
+        source: descriptors.take()?,
+        places: descriptors.take()?,
+        sheet: descriptors.take_where(task.sheet.is_some())?,
+    };
+    let out = descriptors.take()?;
+    let mut teller = Teller { told: None };
+    let report = frameloom_media::compare(task, given, &mut |frames| teller.tell(peer, frames))?;
+    Ok(TaskOutput::Compared(write_json(out, &report)?))
+}
+
 fn write_json<T: Serialize>(mut out: File, value: &T) -> Result<WrittenFile> {
     let text = serde_json::to_vec(value)
         .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
-    out.write_all(&text).map_err(|e| Error::io("cannot write the plan", &e))?;
+    out.write_all(&text).map_err(|e| Error::io("cannot write a report", &e))?;
     Ok(WrittenFile { size: text.len() as u64, sha256: String::new() })
 }
 

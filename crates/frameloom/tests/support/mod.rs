@@ -151,3 +151,27 @@ pub fn real_clip(name: &str) -> PathBuf {
     assert!(path.exists(), "{} is not there: run 'make clips'", path.display());
     path
 }
+
+/// A clip of so many frames, 25 a second, in which a portrait (NASA's, in the public domain) moves over a soft background;
+/// a keyframe each 10 frames.
+pub fn face(dir: &Path, name: &str, frames: usize) -> String {
+    let path = dir.join(name);
+    let portrait = Path::new(env!("CARGO_MANIFEST_DIR")).join("../media/tests/detect/face_256.rgb");
+    let video = format!("testsrc2=s=640x360:r=25:d={}", frames as f64 / 25.0);
+    let status = Command::new("ffmpeg")
+        .args(["-v", "error", "-y", "-nostdin", "-f", "lavfi", "-i", &video])
+        .args(["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "256x256", "-i"])
+        .arg(portrait)
+        .args([
+            "-filter_complex",
+            "[0:v]boxblur=20[b];[b][1:v]overlay=x=40+80*t:y=50+10*t:eof_action=repeat",
+        ])
+        .args(["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-g", "10"])
+        .args(["-sc_threshold", "0", "-pix_fmt", "yuv420p"])
+        .args(["-frames:v", &frames.to_string()])
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    text(&path)
+}

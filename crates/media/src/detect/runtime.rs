@@ -102,7 +102,7 @@ fn find(places: &Places) -> Result<RuntimeInfo> {
     if let Some(named) = &places.named {
         return info(named).ok_or_else(|| {
             Error::unavailable(format!(
-                "{VARIABLE} names '{}', where no file is; name the file of ONNX Runtime's library, or nothing",
+                "{VARIABLE} names '{}', where no file is; name the file of ONNX Runtime's library, or unset it and run 'make setup'",
                 named.display()
             ))
         });

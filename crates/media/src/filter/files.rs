@@ -4,10 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use frameloom_core::spec::LARGEST_FILE;
 use frameloom_core::{Error, ErrorKind, Result};
-
-/// Largest file, in bytes.
-const LARGEST: u64 = 1 << 30;
 
 /// The files that came along with a task.
 #[derive(Default)]
@@ -40,10 +38,10 @@ impl Files {
         let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
         let file = self.get(name)?;
         let size = file.metadata().map_err(failed)?.len();
-        if size > LARGEST {
+        if size > LARGEST_FILE {
             return Err(Error::new(
                 ErrorKind::TooLarge,
-                format!("file '{name}' of {} MiB; {} are allowed", size >> 20, LARGEST >> 20),
+                format!("file '{name}' of {size} bytes; {LARGEST_FILE} are allowed"),
             ));
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
@@ -64,7 +62,7 @@ mod tests {
         let files: Files = [("m.onnx".to_owned(), file)].into_iter().collect();
         let error = files.read("m.onnx").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge);
-        assert!(error.message().contains("5120 MiB"), "{error}");
+        assert!(error.message().contains("5368709120"), "{error}");
         let error = files.read("other.onnx").unwrap_err();
         assert!(error.message().contains("'other.onnx'"), "{error}");
     }

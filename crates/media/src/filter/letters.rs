@@ -1,4 +1,4 @@
-//! Words and colours on pictures: what is written beside a drawn box.
+//! Words and colours on pictures: what is written beside a drawn box, and on a contact sheet.
 
 use frameloom_core::Result;
 use frameloom_core::detection::Rect;
@@ -21,7 +21,7 @@ const COLORS: [(u8, u8, u8); 8] = [
 ];
 
 /// The colour of this number, as luma, Cb and Cr.
-pub(super) fn color(number: u32) -> (u8, u8, u8) {
+pub(crate) fn color(number: u32) -> (u8, u8, u8) {
     COLORS[number as usize % COLORS.len()]
 }
 
@@ -29,7 +29,7 @@ pub(super) fn color(number: u32) -> (u8, u8, u8) {
 ///
 /// # Errors
 /// Of OpenCV.
-pub(super) fn write(
+pub(crate) fn write(
     frame: &mut Frame,
     pixel: PixelFormat,
     text: &str,

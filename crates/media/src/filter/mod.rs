@@ -21,7 +21,7 @@ mod crop;
 mod denoise;
 mod edges;
 mod files;
-mod letters;
+pub(crate) mod letters;
 mod motion;
 mod notes;
 mod overlay_time;

@@ -59,6 +59,8 @@ pub(crate) fn check_regions(
 
 /// The boxes of a file, by frame.
 pub(super) struct Regions {
+    /// What the file is called.
+    name: String,
     frames: BTreeMap<i64, Vec<Spot>>,
 }
 
@@ -134,7 +136,7 @@ impl Regions {
         if number == 0 {
             return Err(Error::invalid(format!("detections file '{name}' is empty")));
         }
-        Ok(Self { frames })
+        Ok(Self { name: name.to_owned(), frames })
     }
 
     /// The boxes of a frame.
@@ -144,7 +146,8 @@ impl Regions {
     pub(super) fn at(&self, pts: i64) -> Result<Vec<Spot>> {
         self.frames.get(&pts).cloned().ok_or_else(|| {
             Error::invalid(format!(
-                "the detections file tells nothing of the frame at pts {pts}: each frame needs a line, with no boxes where there is nothing"
+                "detections file '{}' tells nothing of the frame at pts {pts}: each frame needs a line, with no boxes where there is nothing",
+                self.name
             ))
         })
     }

@@ -75,12 +75,12 @@ impl FrameClock {
 }
 
 impl Looker {
-    /// The detectors of a plan, loaded and warm.
+    /// The detectors of a plan, loaded and warm; those of `before` that are asked for again are not loaded anew.
     ///
     /// # Errors
     /// Invalid for parameters; of the models.
-    pub(crate) fn new(plan: &Plan, files: &Files) -> Result<Self> {
-        let mut watchers = Vec::new();
+    pub(crate) fn new(plan: &Plan, files: &Files, before: Option<Self>) -> Result<Self> {
+        let mut asked = Vec::new();
         let detectors = plan.detection.iter().flat_map(|detection| &detection.detectors);
         for (number, planned) in detectors.enumerate() {
             let filter = plan.filters.get(planned.filter as usize);
@@ -89,8 +89,23 @@ impl Looker {
                 continue;
             }
             let name = format!("filter '{spec}'");
-            let params = DetectorParams::of(spec, files)?;
-            let detector = detect::open(&params.detector).map_err(|e| e.at(name.clone()))?;
+            asked.push((number, planned, name, DetectorParams::of(spec, files)?));
+        }
+        let before = before.into_iter().flat_map(|looker| looker.watchers);
+        let mut loaded: Vec<_> =
+            before.map(|known| (known.params.detector, known.detector)).collect();
+        // What is of no more use goes before anything new comes.
+        loaded.retain(|(spec, _)| asked.iter().any(|(.., params)| params.detector == *spec));
+        let mut watchers = Vec::new();
+        for (number, planned, name, params) in asked {
+            let known = loaded.iter().position(|(spec, _)| *spec == params.detector);
+            let detector = match known {
+                Some(at) => loaded.swap_remove(at).1,
+                None => {
+                    tracing::debug!(detector = planned.name, "a detector is loaded");
+                    detect::open(&params.detector).map_err(|e| e.at(name.clone()))?
+                }
+            };
             let index = |class: &String| detect::classes::class_index(&planned.classes, class);
             let classes = params.classes.iter().map(index).collect::<Result<_>>()?;
             watchers.push(Watcher { number, name, detector, params, classes, last: None });

@@ -87,12 +87,15 @@ def picture(path, size):
     return cv2.cvtColor(cv2.resize(cv2.imread(path), size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
 
 
-def tiny(name, output, values, side=32):
-    """A model that answers `values`, whatever it sees."""
+def tiny(name, output, values, side=32, brightest=None):
+    """A model that answers `values`, whatever it sees; NaN for a picture with a level above `brightest`."""
     tensor = helper.make_tensor("answer", TensorProto.FLOAT, output, np.asarray(values, np.float32).flatten())
+    constants = {"zero": 0.0} if brightest is None else {"zero": 0.0, "limit": brightest}
+    root = [helper.make_node("Sub", ["limit", "most"], ["left"]), helper.make_node("Sqrt", ["left"], ["root"])]
     nothing = [
         helper.make_node("ReduceMax", ["images"], ["most"], keepdims=0),
-        helper.make_node("Mul", ["most", "zero"], ["nothing"]),
+        *([] if brightest is None else root),
+        helper.make_node("Mul", ["most" if brightest is None else "root", "zero"], ["nothing"]),
         helper.make_node("Add", ["answer", "nothing"], ["output"]),
     ]
     graph = helper.make_graph(
@@ -100,7 +103,7 @@ def tiny(name, output, values, side=32):
         name,
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, side, side])],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, output)],
-        [tensor, helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])],
+        [tensor, *(helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in constants.items())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model)
@@ -133,6 +136,8 @@ def main():
     grid[0, 20, 0] = np.nan
     tiny("nan", [1, 21, 7], grid)
     tiny("classifier", [1, 10], np.zeros(10))
+    # Where the picture is bright it fails.
+    tiny("bright", [1, 21, 7], np.zeros((1, 21, 7)), brightest=200.0)
 
 
 main()

@@ -1,0 +1,566 @@
+//! `frameloom verify OUT`: what a detector still finds in an output in which it should be hidden.
+//!
+//! Slots look, compare and draw; this process parses no media.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use frameloom_core::detection::{
+    DETECTIONS_VERSION, DetectedBox, DetectionsHeader, DetectionsLine, Rect,
+};
+use frameloom_core::id::AttemptId;
+use frameloom_core::pipeline::FilterSpec;
+use frameloom_core::plan::Plan;
+use frameloom_core::slot::{CompareTask, ComparedVideo, PlanTask, SheetForm, SlotCommand};
+use frameloom_core::spec::{Container, DetectionsFormat, EncoderSpec, JobSpec};
+use frameloom_core::time::{Rounding, TimeBase};
+use frameloom_core::verify::{Comparison, Finding, Place, SAME, Verdict, Verification, covered};
+use frameloom_core::{Error, Result};
+use frameloom_server::publish::Ready;
+use frameloom_server::resume;
+
+use super::shown;
+
+/// Longest line of a detections file, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// What to verify.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A finding is a 'blot' where a box of FILE covers it and the details of IN are gone: the \
+    detector fires on what hides.\nEverything else is a 'leak', and counts.\n\n\
+    Examples:\n  frameloom run in.mp4 -o out.mp4 -f faces:action=blur --detections found.jsonl\n  \
+    frameloom verify out.mp4 --against in.mp4 --detections found.jsonl --sheet leaks.jpg\n\n\
+    Exit codes: 0 no more leaks than allowed, 1 more, 2 wrong request, or files that do not belong together,\n\
+    3 not found, 5 media that cannot be processed, 6 resources used up or a part that died, 70 a bug,\n\
+    130 or 143 stopped by Ctrl-C or SIGTERM."
+)]
+pub(crate) struct VerifyArgs {
+    /// The output to look at.
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+
+    /// The source that it was made from.
+    #[arg(long, value_name = "IN")]
+    against: PathBuf,
+
+    /// The detections file that tells what was hidden (run --detections FILE).
+    #[arg(long, value_name = "FILE")]
+    detections: PathBuf,
+
+    /// Look for these classes of things, with commas between, and not for faces.
+    #[arg(long, value_name = "CLASSES")]
+    objects: Option<String>,
+
+    /// The model: centerface, blazeface, blazeface-front, with --objects ssdlite, or an ONNX file of your own
+    /// [default: centerface, ssdlite].
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+
+    /// How sure the model must be, 0.02 to 1.
+    #[arg(long, value_name = "T", default_value = "0.4", value_parser = threshold)]
+    threshold: f32,
+
+    /// Allow leaks in this part of the frames, 0 to 1.
+    #[arg(long, value_name = "R", default_value = "0", value_parser = rate)]
+    max_rate: f64,
+
+    /// Draw a contact sheet of what is found, .jpg or .png.
+    #[arg(long, value_name = "FILE")]
+    sheet: Option<PathBuf>,
+
+    /// Go on though the files do not belong together by their fingerprint, size or length.
+    #[arg(long)]
+    trust: bool,
+
+    /// Parts of a video looked at at a time, each by a process of its own, 1 to 256 [default: one a core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    slots: Option<u32>,
+
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn threshold(text: &str) -> std::result::Result<f32, String> {
+    let value = text.parse::<f32>().ok().filter(|value| (0.02..=1.0).contains(value));
+    value.ok_or_else(|| "it is not a number from 0.02 to 1".into())
+}
+
+fn rate(text: &str) -> std::result::Result<f64, String> {
+    let value = text.parse::<f64>().ok().filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| "it is not a number from 0 to 1".into())
+}
+
+impl VerifyArgs {
+    /// The job that looks for things with scores of `threshold` and more.
+    fn spec(&self, threshold: f32) -> Result<JobSpec> {
+        let mut filter = FilterSpec { name: "faces".into(), params: Vec::new() };
+        let mut set = |key: &str, value: &str| filter.params.push((key.into(), value.into()));
+        if let Some(classes) = &self.objects {
+            set("classes", classes);
+        }
+        if let Some(model) = &self.model {
+            set("model", model);
+        }
+        set("threshold", &threshold.to_string());
+        set("action", "none");
+        set("track", "false");
+        if self.objects.is_some() {
+            filter.name = "objects".into();
+        }
+        let filters = vec![filter];
+        let catalogue = frameloom_media::catalogue();
+        for filter in &filters {
+            catalogue.check(filter)?;
+        }
+        let files = catalogue.files(&filters)?;
+        Ok(JobSpec {
+            files: files.iter().map(|name| crate::cli::file(name)).collect::<Result<_>>()?,
+            filters,
+            encoder: EncoderSpec::default(),
+            container: Container::Mp4,
+            segment_us: None,
+            from_us: None,
+            to_us: None,
+            stream: None,
+            no_audio: false,
+            strict_streams: false,
+            keep_depth: false,
+            verify_source: false,
+            detections_only: Some(DetectionsFormat::Jsonl),
+            keep_metadata: Vec::new(),
+            reveal_previews: false,
+        })
+    }
+
+    fn form(&self) -> Result<Option<SheetForm>> {
+        let Some(sheet) = &self.sheet else { return Ok(None) };
+        let extension = sheet.extension().map(|e| e.to_ascii_lowercase()).unwrap_or_default();
+        match extension.to_str() {
+            Some("jpg" | "jpeg") => Ok(Some(SheetForm::Jpeg)),
+            Some("png") => Ok(Some(SheetForm::Png)),
+            _ => Err(Error::invalid(format!(
+                "--sheet '{}': its name must end in .jpg or .png",
+                shown(sheet)
+            ))),
+        }
+    }
+}
+
+/// Verifies an output; answers the exit code.
+pub(crate) fn run(args: VerifyArgs) -> Result<u8> {
+    let form = args.form()?;
+    let output = super::open_source(&args.output)?;
+    let source = super::open_source(&args.against)?;
+    let told = Told::read(&args)?;
+    check_sheet(&args)?;
+    let spec = args.spec(args.threshold)?;
+    let planned_out = planned(&args.output, &output, &spec)?;
+    let planned_in = planned(&args.against, &source, &spec)?;
+    belong(&args, &told, &planned_out, &planned_in)?;
+
+    let work = tempfile::Builder::new().prefix("frameloom-verify.").tempdir();
+    let work = work.map_err(|e| Error::io("cannot make a directory for the work", &e))?;
+    let found = work.path().join("output.jsonl");
+    let code = super::run::look(&args.output, spec, &work.path().join("o"), &found, args.slots)?;
+    if code != 0 {
+        return Ok(code);
+    }
+    let found = read(&found)?.1;
+    check_frames(&args, &told, &found, planned_out.source.video.time_base)?;
+    let mut findings = findings(&told, &found, &planned_out);
+    let mut shown_places = args.sheet.as_ref().map(|_| 0);
+    if !findings.is_empty() {
+        let before = work.path().join("source.jsonl");
+        let spec = source_spec(&args, &findings, &planned_in)?;
+        let work_in = work.path().join("i");
+        let code = super::run::look(&args.against, spec, &work_in, &before, args.slots)?;
+        if code != 0 {
+            return Ok(code);
+        }
+        counterparts(&mut findings, &read(&before)?.1);
+    }
+    if !findings.is_empty() || form.is_some() {
+        let videos = [(&args.output, &output, &planned_out), (&args.against, &source, &planned_in)];
+        let sheet = form.map(|form| (form, work.path().join("sheet")));
+        let compared = compare(videos, &findings, sheet.as_ref())?;
+        for (known, kept) in findings.iter_mut().zip(compared.kept) {
+            known.finding.kept = kept;
+            known.finding.verdict = Verdict::of(known.finding.covered, kept);
+        }
+        if let (Some(to), Some((_, from))) = (&args.sheet, &sheet) {
+            Ready::prepare(from, to)?.publish(to, true)?;
+            shown_places = Some(compared.shown);
+        }
+    }
+    let findings = findings.into_iter().map(|known| known.finding).collect();
+    let told = verification(&args, findings, found.len() as u64, shown_places, &planned_out);
+    super::print(&if args.json { super::pretty(&told)? } else { words(&args, &told) })?;
+    Ok(u8::from(told.rate > told.max_rate))
+}
+
+/// A sheet that could not be written at the end is told before any work.
+fn check_sheet(args: &VerifyArgs) -> Result<()> {
+    let Some(sheet) = &args.sheet else { return Ok(()) };
+    if sheet.is_dir() {
+        return Err(Error::invalid(format!("'{}' is a directory; give a file", shown(sheet))));
+    }
+    let dir = sheet.parent().filter(|dir| !dir.as_os_str().is_empty());
+    if dir.is_some_and(|dir| !dir.is_dir()) {
+        return Err(Error::not_found(format!(
+            "the directory of '{}' does not exist; make it first",
+            shown(sheet)
+        )));
+    }
+    Ok(())
+}
+
+/// What a detections file tells.
+struct Told {
+    header: Option<DetectionsHeader>,
+    lines: Vec<DetectionsLine>,
+}
+
+impl Told {
+    /// Reads the file of the arguments, which a person may have edited.
+    fn read(args: &VerifyArgs) -> Result<Self> {
+        let (header, lines) = read(&args.detections)?;
+        let name = shown(&args.detections);
+        if header.is_none() && !args.trust {
+            return Err(Error::invalid(format!(
+                "detections file '{name}' has no header; --trust takes it all the same"
+            )));
+        }
+        Ok(Self { header, lines })
+    }
+
+    /// The boxes that hide, by the frame's number.
+    fn boxes(&self) -> BTreeMap<u64, (&DetectionsLine, Vec<Rect>)> {
+        let rects = |line: &DetectionsLine| line.boxes.iter().map(|found| found.rect).collect();
+        self.lines.iter().map(|line| (line.frame, (line, rects(line)))).collect()
+    }
+}
+
+/// Reads a detections file.
+fn read(path: &Path) -> Result<(Option<DetectionsHeader>, Vec<DetectionsLine>)> {
+    let name = shown(path);
+    let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
+    let mut file = BufReader::new(super::open_source(path)?);
+    let (mut header, mut lines) = (None, Vec::new());
+    let mut text = Vec::new();
+    for number in 1u64.. {
+        text.clear();
+        std::io::Read::take(&mut file, LONGEST).read_until(b'\n', &mut text).map_err(failed)?;
+        if text.is_empty() {
+            break;
+        }
+        if text.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let wrong =
+            |why: String| Error::invalid(format!("detections file '{name}', line {number}: {why}"));
+        if number == 1
+            && let Ok(known) = serde_json::from_slice::<DetectionsHeader>(&text)
+        {
+            if known.frameloom_detections != DETECTIONS_VERSION {
+                let version = known.frameloom_detections;
+                return Err(wrong(format!(
+                    "version {version} of detections files; this is for version {DETECTIONS_VERSION}"
+                )));
+            }
+            header = Some(known);
+            continue;
+        }
+        let line: DetectionsLine =
+            serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+        if line.boxes.iter().any(|found| !found.rect.is_sound()) {
+            return Err(wrong("a box has no size, or a number that is none".into()));
+        }
+        lines.push(line);
+    }
+    if lines.is_empty() {
+        return Err(Error::invalid(format!("detections file '{name}' tells of no frame")));
+    }
+    Ok((header, lines))
+}
+
+/// How a video would be looked at: what there is to know of it.
+fn planned(path: &Path, file: &File, spec: &JobSpec) -> Result<Plan> {
+    let files: Vec<String> = spec.files.iter().map(|file| file.name.clone()).collect();
+    let open = |name: &String| super::open_source(Path::new(name));
+    let opened = files.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let (attempt, spec) = (AttemptId::from_bits(0), spec.clone());
+    let task = PlanTask { attempt, name: name_of(path), spec, files };
+    super::in_slot(file, &opened, SlotCommand::Plan(task))
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Refuses files that do not belong together.
+fn belong(args: &VerifyArgs, told: &Told, output: &Plan, source: &Plan) -> Result<()> {
+    if args.trust {
+        return Ok(());
+    }
+    let (out, against) = (shown(&args.output), shown(&args.against));
+    let found = shown(&args.detections);
+    if let Some(header) = &told.header {
+        let known = &header.source;
+        let here = resume::fingerprint_of(&args.against, known.whole)?;
+        if (known.size, &known.sha256) != (here.size, &here.sha256) {
+            return Err(Error::invalid(format!(
+                "detections file '{found}' was made from another video than '{against}' (its fingerprint differs); \
+                 --trust goes on all the same"
+            )));
+        }
+    }
+    let size = |plan: &Plan| [plan.working.width, plan.working.height];
+    let [width, height] = size(output);
+    if size(output) != size(source) {
+        let [w, h] = size(source);
+        return Err(Error::invalid(format!(
+            "'{out}' is {width}x{height} and '{against}' {w}x{h}; --trust takes it as scaled as a whole"
+        )));
+    }
+    let frames = told.lines.len() as u64;
+    if let Some(there) = output.source.video.frames.filter(|there| *there != frames) {
+        return Err(other_length(args, there, frames));
+    }
+    if let Some(there) = source.source.video.frames.filter(|there| *there < frames) {
+        return Err(Error::invalid(format!(
+            "'{against}' has {there} frames, but '{found}' tells of {frames}; --trust goes on all the same"
+        )));
+    }
+    Ok(())
+}
+
+fn other_length(args: &VerifyArgs, there: u64, told: u64) -> Error {
+    Error::invalid(format!(
+        "'{}' has {there} frames, but '{}' tells of {told}: it is not the output that was made by it; \
+         --trust goes on all the same",
+        shown(&args.output),
+        shown(&args.detections)
+    ))
+}
+
+/// Refuses an output whose frames are not those of the detections file, by number and time.
+fn check_frames(
+    args: &VerifyArgs,
+    told: &Told,
+    found: &[DetectionsLine],
+    base: TimeBase,
+) -> Result<()> {
+    if args.trust {
+        return Ok(());
+    }
+    if found.len() != told.lines.len() {
+        return Err(other_length(args, found.len() as u64, told.lines.len() as u64));
+    }
+    let source_base = told.header.as_ref().map_or(base, |header| header.time_base);
+    // Both round to their own ticks, the first frame and this one.
+    let slack = base.seconds(1) + source_base.seconds(1);
+    let (Some(first), Some(first_told)) = (found.first(), told.lines.first()) else {
+        return Ok(());
+    };
+    for (number, (there, line)) in (0u64..).zip(found.iter().zip(&told.lines)) {
+        let at = base.seconds(there.pts.saturating_sub(first.pts));
+        let wanted = source_base.seconds(line.pts.saturating_sub(first_told.pts));
+        if line.frame != number || (at - wanted).abs() > slack {
+            return Err(Error::invalid(format!(
+                "frame {number} of '{}' is at {at:.3} s, but '{}' tells of frame {} at {wanted:.3} s there; \
+                 --trust goes on all the same",
+                shown(&args.output),
+                shown(&args.detections),
+                line.frame
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A finding, and where it lies in both videos.
+struct Known {
+    finding: Finding,
+    pts: i64,
+    source_pts: Option<i64>,
+    source_rect: Rect,
+}
+
+/// What was found in the output, with the boxes of the detections file that cover it.
+fn findings(told: &Told, found: &[DetectionsLine], output: &Plan) -> Vec<Known> {
+    let boxes = told.boxes();
+    let (width, height) = (output.working.width, output.working.height);
+    let size = told.header.as_ref().map_or([width, height], |header| header.size);
+    #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
+    let ratio = |source: u32, out: u32| source as f32 / out.max(1) as f32;
+    let (x, y) = (ratio(size[0], width), ratio(size[1], height));
+    let mut all = Vec::new();
+    for line in found {
+        let told = boxes.get(&line.frame);
+        for DetectedBox { rect, score, class, .. } in &line.boxes {
+            let source_rect = Rect { x: rect.x * x, y: rect.y * y, w: rect.w * x, h: rect.h * y };
+            let covered = told.map_or(0.0, |(_, boxes)| covered(&source_rect, boxes));
+            let finding = Finding {
+                frame: line.frame,
+                time: line.time,
+                rect: *rect,
+                class: class.clone(),
+                score: *score,
+                covered,
+                source_score: None,
+                kept: None,
+                verdict: Verdict::Leak,
+            };
+            let source_pts = told.map(|(line, _)| line.pts);
+            all.push(Known { finding, pts: line.pts, source_pts, source_rect });
+        }
+    }
+    all
+}
+
+/// The job that looks at the source where something was found in the output, with half the threshold.
+fn source_spec(args: &VerifyArgs, findings: &[Known], source: &Plan) -> Result<JobSpec> {
+    const SECOND: i64 = 1_000_000;
+    let base = source.source.video.time_base;
+    let start = source.source.video.start_pts.unwrap_or(0);
+    let times = findings.iter().filter_map(|known| known.source_pts);
+    let micros = |pts: i64| {
+        base.rescale(pts.saturating_sub(start), TimeBase::MICROS, Rounding::Nearest).unwrap_or(0)
+    };
+    let (first, last) = (times.clone().min().map(micros), times.max().map(micros));
+    let from_us = first.map(|us| us.saturating_sub(SECOND)).filter(|us| *us > 0);
+    let to_us = last.map(|us| us.saturating_add(SECOND).max(SECOND));
+    Ok(JobSpec { from_us, to_us, ..args.spec(args.threshold / 2.0)? })
+}
+
+/// Finds out which findings were there in the source, too.
+fn counterparts(findings: &mut [Known], before: &[DetectionsLine]) {
+    let by_pts: BTreeMap<i64, &DetectionsLine> =
+        before.iter().map(|line| (line.pts, line)).collect();
+    for known in findings {
+        let line = known.source_pts.and_then(|pts| by_pts.get(&pts));
+        let same = line.iter().flat_map(|line| &line.boxes).filter(|there| {
+            there.class == known.finding.class && there.rect.iou(&known.source_rect) >= SAME
+        });
+        known.finding.source_score = same.map(|there| there.score).max_by(f32::total_cmp);
+    }
+}
+
+/// Compares the pictures at all findings, and draws the sheet.
+fn compare(
+    videos: [(&PathBuf, &File, &Plan); 2],
+    findings: &[Known],
+    sheet: Option<&(SheetForm, PathBuf)>,
+) -> Result<Comparison> {
+    let failed = |e: std::io::Error| Error::io("cannot hand places to a slot", &e);
+    let places: Vec<Place> = findings
+        .iter()
+        .map(|known| Place {
+            pts: known.pts,
+            source_pts: known.source_pts,
+            rect: known.finding.rect,
+            source_rect: known.source_rect,
+            time: known.finding.time,
+            score: known.finding.score,
+            covered: known.finding.covered,
+        })
+        .collect();
+    let mut list = tempfile::tempfile().map_err(failed)?;
+    let text = serde_json::to_vec(&places)
+        .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
+    list.write_all(&text).map_err(failed)?;
+    std::io::Seek::rewind(&mut list).map_err(failed)?;
+    let [output, source] = videos.map(|(path, _, plan)| ComparedVideo {
+        name: name_of(path),
+        video: plan.source.video.clone(),
+    });
+    let [(_, output_file, _), (_, source_file, _)] = videos;
+    let copy = |file: &File| file.try_clone().map_err(failed);
+    let mut files = vec![copy(source_file)?, list];
+    if let Some((_, path)) = sheet {
+        let options = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        files.push(options.map_err(failed)?);
+    }
+    let task = CompareTask { output, source, sheet: sheet.map(|(form, _)| *form) };
+    super::in_slot(output_file, &files, SlotCommand::Compare(Box::new(task)))
+}
+
+fn verification(
+    args: &VerifyArgs,
+    findings: Vec<Finding>,
+    frames: u64,
+    shown: Option<u64>,
+    output: &Plan,
+) -> Verification {
+    let leaks = || findings.iter().filter(|finding| finding.verdict == Verdict::Leak);
+    let mut leaking: Vec<u64> = leaks().map(|finding| finding.frame).collect();
+    leaking.dedup();
+    let (frames_leaking, count) = (leaking.len() as u64, leaks().count() as u64);
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let rate = frames_leaking as f64 / frames.max(1) as f64;
+    let detector = output.detection.iter().flat_map(|found| &found.detectors).next();
+    Verification {
+        frames,
+        frames_leaking,
+        rate,
+        max_rate: args.max_rate,
+        leaks: count,
+        blots: findings.len() as u64 - count,
+        detector: detector.map(|detector| detector.name.clone()).unwrap_or_default(),
+        sha256: detector.map(|detector| detector.sha256.clone()).unwrap_or_default(),
+        threshold: args.threshold,
+        shown,
+        findings,
+    }
+}
+
+/// The verification for a person.
+fn words(args: &VerifyArgs, told: &Verification) -> String {
+    let mut text = String::new();
+    let mut line = |parts: std::fmt::Arguments<'_>| text += &format!("{parts}\n");
+    for found in &told.findings {
+        let Rect { x, y, w, h } = found.rect;
+        let percent = |part: f32| part * 100.0;
+        let (verdict, class) = match found.verdict {
+            Verdict::Leak => ("leak", found.class.escape_debug()),
+            Verdict::Blot => ("blot", found.class.escape_debug()),
+        };
+        line(format_args!(
+            "{verdict}: frame {} at {:.3} s, {class} {w:.0}x{h:.0} at {x:.0},{y:.0}, score {:.2}; {:.0}% covered by boxes{}{}",
+            found.frame,
+            found.time,
+            found.score,
+            percent(found.covered),
+            found.kept.map_or(String::new(), |kept| format!(
+                ", {:.0}% of the details left",
+                percent(kept)
+            )),
+            found
+                .source_score
+                .map_or(String::new(), |score| format!(", score in the source {score:.2}")),
+        ));
+    }
+    line(format_args!(
+        "{}: {} of {} frames leak ({:.3}%, allowed {:.3}%): {} leaks, and {} findings on what hides ({} at {})",
+        shown(&args.output),
+        told.frames_leaking,
+        told.frames,
+        told.rate * 100.0,
+        told.max_rate * 100.0,
+        told.leaks,
+        told.blots,
+        told.detector.escape_debug(),
+        told.threshold
+    ));
+    if let (Some(path), Some(count)) = (&args.sheet, told.shown) {
+        let all = told.findings.len() as u64;
+        let of = if count < all { format!(" of {all}") } else { String::new() };
+        line(format_args!("{}: {count}{of} findings", shown(path)));
+    }
+    text
+}
