@@ -187,6 +187,8 @@ pub(crate) fn look(
         input: input.to_owned(),
         output: None,
         job: JobArgs::default(),
+        broker: None,
+        broker_password_file: None,
         slots,
         overwrite: false,
         work: None,

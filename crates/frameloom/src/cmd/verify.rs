@@ -15,7 +15,7 @@ use frameloom_core::id::AttemptId;
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{CompareTask, ComparedVideo, PlanTask, SheetForm, SlotCommand};
-use frameloom_core::spec::{Container, DetectionsFormat, EncoderSpec, JobSpec};
+use frameloom_core::spec::{DetectionsFormat, JobSpec};
 use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::verify::{Comparison, Finding, Place, SAME, Verdict, Verification, covered};
 use frameloom_core::{Error, Result};
@@ -121,19 +121,8 @@ impl VerifyArgs {
         Ok(JobSpec {
             files: files.iter().map(|name| crate::cli::file(name)).collect::<Result<_>>()?,
             filters,
-            encoder: EncoderSpec::default(),
-            container: Container::Mp4,
-            segment_us: None,
-            from_us: None,
-            to_us: None,
-            stream: None,
-            no_audio: false,
-            strict_streams: false,
-            keep_depth: false,
-            verify_source: false,
             detections_only: Some(DetectionsFormat::Jsonl),
-            keep_metadata: Vec::new(),
-            reveal_previews: false,
+            ..JobSpec::default()
         })
     }
 
