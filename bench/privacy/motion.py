@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
 import detections
-import frames
+import pictures
 import page
 
 WIDTH, HEIGHT, FPS, FRAMES = 1280, 720, 25, 250
@@ -98,7 +98,7 @@ def box_fit(found, boxes):
 
 def mask_fit(path, masks):
     """Mean IoU of a mask output (white is motion) with the true masks."""
-    fits = [overlap((frame[..., 0] > 125).astype(np.uint8), mask) for frame, mask in zip(frames.read(path), masks)]
+    fits = [overlap((frame[..., 0] > 125).astype(np.uint8), mask) for frame, mask in zip(pictures.read(path), masks)]
     if len(fits) != len(masks):
         raise SystemExit(f"{path}: {len(fits)} frames instead of {len(masks)}")
     return float(np.mean(fits[LEARNING:]))

@@ -12,7 +12,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-import frames
+import pictures
 from scenes import INNER
 
 # In steps of 256. In the dark black differs from a face by little more.
@@ -120,7 +120,7 @@ def heads(shape, faces):
 def score(before, encoded, after, truth):
     """Compares an output with the clip that went in, and with that clip encoded once more with nothing hidden."""
     faces, beside = [[] for _ in truth["frames"][0]], []
-    for number, (old, same, new) in enumerate(zip(frames.read(before), frames.read(encoded), frames.read(after))):
+    for number, (old, same, new) in enumerate(zip(pictures.read(before), pictures.read(encoded), pictures.read(after))):
         if old.shape != new.shape:
             raise SystemExit(f"{after}: pictures of {new.shape[1]}×{new.shape[0]} instead of {old.shape[1]}×{old.shape[0]}")
         square, noise, now = difference(old, new), difference(old, same), truth["frames"][number]
