@@ -477,6 +477,24 @@ pub fn did_you_mean(word: &str, known: &[&str]) -> String {
         .unwrap_or_default()
 }
 
+/// The value of `all` that a word names, the default where there is none; `what` is what a user calls it.
+///
+/// # Errors
+/// Invalid, naming all of them and the nearest.
+pub fn one_of<T: Copy + Default>(
+    what: &str,
+    word: Option<&str>,
+    all: &[T],
+    name: impl Fn(&T) -> &'static str,
+) -> Result<T> {
+    let Some(word) = word else { return Ok(T::default()) };
+    all.iter().copied().find(|value| name(value) == word).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(&name).collect();
+        let near = did_you_mean(word, &names);
+        Error::invalid(format!("{what} '{word}' is none of {}{near}", names.join(", ")))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

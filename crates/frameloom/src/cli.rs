@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
+use frameloom_core::catalogue::one_of;
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::spec::{
     Codec, Container, DetectionsFormat, EncoderSpec, Granularity, JobSpec, KeptMetadata,
@@ -278,8 +279,8 @@ impl JobArgs {
             )));
         }
         let granularity =
-            one_of("granularity", self.granularity.as_deref(), &Granularity::ALL, |g| g.name())?;
-        let on_error = one_of("on-error", self.on_error.as_deref(), &OnError::ALL, |e| e.name())?;
+            one_of("--granularity", self.granularity.as_deref(), &Granularity::ALL, |g| g.name())?;
+        let on_error = one_of("--on-error", self.on_error.as_deref(), &OnError::ALL, |e| e.name())?;
         if granularity.is_segment() && !on_error.is_fail() {
             return Err(Error::invalid(
                 "--on-error is for frames that are tasks: give --granularity frame with it (the filter celery \
@@ -338,21 +339,6 @@ impl JobArgs {
             options: options.collect::<Result<_>>()?,
         })
     }
-}
-
-/// The value that a word names, the default where there is none.
-fn one_of<T: Copy + Default>(
-    flag: &str,
-    word: Option<&str>,
-    all: &[T],
-    name: impl Fn(&T) -> &'static str,
-) -> Result<T> {
-    let Some(word) = word else { return Ok(T::default()) };
-    all.iter().copied().find(|value| name(value) == word).ok_or_else(|| {
-        let names: Vec<&str> = all.iter().map(&name).collect();
-        let near = frameloom_core::catalogue::did_you_mean(word, &names);
-        Error::invalid(format!("--{flag} '{word}' is none of {}{near}", names.join(", ")))
-    })
 }
 
 /// `20.5` as 2050.

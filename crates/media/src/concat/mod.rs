@@ -22,7 +22,7 @@ use frameloom_core::{Error, Result};
 
 use crate::encode::StreamParameters;
 use crate::ff::Packet;
-use crate::follow::{Reporter, TracksReader, write_detections};
+use crate::follow::{Reporter, TracksReader, put_detections, write_detections};
 use crate::seg_file::{FrameRecord, Reader, Record};
 use muxer::Muxer;
 pub(crate) use passenger::try_conversion;
@@ -155,10 +155,7 @@ impl<'a> Detections<'a> {
     }
 
     fn put(&mut self, value: &impl serde::Serialize) -> Result<()> {
-        let Some(out) = &mut self.out else { return Ok(()) };
-        let failed = |e: std::io::Error| Error::io("cannot write the detections", &e);
-        serde_json::to_writer(&mut *out, value).map_err(|e| failed(e.into()))?;
-        out.write_all(b"\n").map_err(failed)
+        self.out.as_mut().map_or(Ok(()), |out| put_detections(out, value))
     }
 
     fn frame(&mut self, frame: &FrameRecord) -> Result<()> {

@@ -9,11 +9,11 @@ use opencv::core::{Mat, Rect as Region, Size};
 use opencv::imgproc::{self, INTER_AREA, INTER_LINEAR};
 use opencv::prelude::*;
 
-use super::PerFrame;
 use super::letters;
 use super::place::Place;
 use super::plane::{failed, mat_of_mut};
 use super::regions::Regions;
+use super::{Filter, PerFrame};
 use crate::follow::{Action, Shape, Tracks};
 use crate::frame::{Frame, FrameFormat, PixelFormat, PlaneMut};
 
@@ -103,6 +103,11 @@ impl Paint {
             pixel: format.pixel,
             boxes,
         })
+    }
+
+    /// Makes it where nothing is known of boxes, to see whether it can be made.
+    pub(super) fn build(params: &Params, format: &FrameFormat) -> Result<Box<dyn Filter>> {
+        Ok(Box::new(Self::new(params, format, Place::default(), Boxes::Unknown)?))
     }
 
     fn hide(&self, frame: &mut Frame, rect: Rect, shape: Shape) -> Result<()> {

@@ -3,7 +3,7 @@
 use frameloom_core::catalogue::{FilterInfo, ParamInfo};
 
 use super::motion::{self, Motion};
-use super::paint::{Boxes, Paint};
+use super::paint::Paint;
 use super::place::Place;
 use super::table::{
     Row, choice, file, flag, integer, number, optional_number, optional_text, per_frame, same,
@@ -114,9 +114,7 @@ pub(super) const DETECTING: &[Row] = &[
         },
         footprint: per_frame,
         output: same,
-        build: |params, format| {
-            Ok(Box::new(Paint::new(params, format, Place::default(), Boxes::Unknown)?))
-        },
+        build: Paint::build,
         deep: false,
     },
     Row {
@@ -161,9 +159,7 @@ pub(super) const DETECTING: &[Row] = &[
         },
         footprint: per_frame,
         output: same,
-        build: |params, format| {
-            Ok(Box::new(Paint::new(params, format, Place::default(), Boxes::Unknown)?))
-        },
+        build: Paint::build,
         deep: false,
     },
     Row {
@@ -188,9 +184,7 @@ pub(super) const DETECTING: &[Row] = &[
         },
         footprint: per_frame,
         output: same,
-        build: |params, format| {
-            Ok(Box::new(Paint::new(params, format, Place::default(), Boxes::Unknown)?))
-        },
+        build: Paint::build,
         deep: false,
     },
     Row {

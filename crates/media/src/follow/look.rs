@@ -44,9 +44,8 @@ struct Watcher {
 #[derive(Debug, Clone, Copy)]
 struct FrameClock {
     start: i64,
-    /// Ticks of the source in 2 × `den` … of a frame: a frame lasts `num` / `den` ticks.
-    num: i128,
-    den: i128,
+    /// How long a frame lasts, in thousandths of a tick.
+    frame: i64,
 }
 
 impl FrameClock {
@@ -56,21 +55,21 @@ impl FrameClock {
         // In thousandths of a tick: the frames of 30000/1001 a second last no whole ticks.
         let thousand = frame.and_then(|f| f.rescale(1000, video.time_base, Rounding::Nearest));
         let thousand = thousand.filter(|ticks| *ticks > 0).unwrap_or(1000);
-        Self { start: video.start_pts.unwrap_or(0), num: i128::from(thousand), den: 1000 }
+        Self { start: video.start_pts.unwrap_or(0), frame: thousand }
     }
 
     /// Which turn of `every` frames a frame falls into; half a frame early, so that rounded times fall where
     /// exact ones would.
     fn turn(self, pts: i64, every: u32) -> i64 {
-        let since = (i128::from(pts) - i128::from(self.start)) * self.den * 2 + self.num;
-        let turn = since.div_euclid(self.num * 2 * i128::from(every.max(1)));
+        let frame = i128::from(self.frame);
+        let since = (i128::from(pts) - i128::from(self.start)) * 1000 * 2 + frame;
+        let turn = since.div_euclid(frame * 2 * i128::from(every.max(1)));
         i64::try_from(turn).unwrap_or(i64::MAX)
     }
 
     /// The turn of the frame before one that is the first of its segment: a frame's duration earlier.
     fn turn_before(self, pts: i64, every: u32) -> i64 {
-        let frame = i64::try_from(self.num / self.den).unwrap_or(1).max(1);
-        self.turn(pts.saturating_sub(frame), every)
+        self.turn(pts.saturating_sub((self.frame / 1000).max(1)), every)
     }
 }
 
@@ -208,7 +207,7 @@ mod tests {
     #[test]
     fn every_third_frame_is_the_same_wherever_the_video_is_cut() {
         // 30000/1001 frames a second in milliseconds, as Matroska rounds them.
-        let clock = FrameClock { start: 0, num: 33_367, den: 1000 };
+        let clock = FrameClock { start: 0, frame: 33_367 };
         let pts: Vec<i64> = (0..3000i64).map(|i| (i * 1001 + 15) / 30).collect();
         let wanted: Vec<usize> = (0..3000).step_by(3).collect();
         assert_eq!(looked(&pts, clock, 3, &[0]), wanted);
@@ -218,7 +217,7 @@ mod tests {
 
     #[test]
     fn where_frames_are_missing_the_first_of_each_turn_is_looked_at() {
-        let clock = FrameClock { start: 1000, num: 100_000, den: 1000 };
+        let clock = FrameClock { start: 1000, frame: 100_000 };
         let pts: Vec<i64> = [0, 1, 5, 6, 7, 8, 20].map(|i| 1000 + i * 100).to_vec();
         assert_eq!(looked(&pts, clock, 3, &[0]), [0, 2, 3, 6]);
     }

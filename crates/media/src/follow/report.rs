@@ -12,7 +12,7 @@ use frameloom_core::spec::DetectionsFormat;
 use frameloom_core::{Error, Result};
 use serde_json::json;
 
-use super::{Noted, TracksLine, TracksReader};
+use super::{Action, Noted, TracksLine, TracksReader};
 
 /// The class of a box over a whole frame on which a detector failed.
 const WHOLE: &str = "frame";
@@ -86,7 +86,7 @@ impl<'a> Reporter<'a> {
             let tracked = tracks.and_then(|line| line.boxes.get(number)).into_iter().flatten();
             let here: Vec<TrackedBox> = tracked.copied().chain(noted).collect();
             let failed = tracks.is_some_and(|line| line.failed.contains(&index));
-            let hides = matches!(detector.action.as_str(), "blur" | "pixelate" | "fill");
+            let hides = Action::named(&detector.action).is_some_and(Action::hides);
             hidden |= hides && (failed || !here.is_empty());
             self.metrics.frames_hidden_whole += u64::from(failed);
             if failed {
@@ -196,7 +196,11 @@ pub(crate) fn write(
     Ok((reporter.finish(), frames))
 }
 
-fn put(out: &mut impl Write, value: &impl serde::Serialize) -> Result<()> {
+/// Appends a line of JSON.
+///
+/// # Errors
+/// Of writing.
+pub(crate) fn put(out: &mut impl Write, value: &impl serde::Serialize) -> Result<()> {
     serde_json::to_writer(&mut *out, value).map_err(|e| failed(e.into()))?;
     out.write_all(b"\n").map_err(failed)
 }

@@ -42,13 +42,19 @@ impl Action {
     /// # Errors
     /// Internal where the table row has others.
     pub(crate) fn of(params: &Params) -> Result<Self> {
-        match params.text("action")? {
-            "blur" => Ok(Self::Blur),
-            "pixelate" => Ok(Self::Pixelate),
-            "fill" => Ok(Self::Fill),
-            "boxes" => Ok(Self::Boxes),
-            "none" => Ok(Self::None),
-            other => Err(Error::internal(format!("no action '{other}'"))),
+        let name = params.text("action")?;
+        Self::named(name).ok_or_else(|| Error::internal(format!("no action '{name}'")))
+    }
+
+    /// The action of this name; `motion` has others.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "blur" => Some(Self::Blur),
+            "pixelate" => Some(Self::Pixelate),
+            "fill" => Some(Self::Fill),
+            "boxes" => Some(Self::Boxes),
+            "none" => Some(Self::None),
+            _ => None,
         }
     }
 

@@ -1,13 +1,14 @@
 //! What a job has made, for clients: the video with ranges, what was found in it, its metrics.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use frameloom_core::Error;
 use frameloom_core::spec::{Container, DetectionsFormat};
+use frameloom_core::{Error, Result};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
 use tokio_util::io::ReaderStream;
 
@@ -116,13 +117,21 @@ pub(crate) async fn send(
     Ok((status, headers, body).into_response())
 }
 
+/// A file of a finished job; what to say where the job is not finished, and where the file is gone.
+///
+/// # Errors
+/// Conflict and NotFound, in these words; of the file system.
+fn finished(app: &App, job: &Job, name: &str, (not_yet, gone): (&str, &str)) -> Result<File> {
+    if job.state() != Stands::Succeeded {
+        return Err(job.conflict(not_yet));
+    }
+    let file = app.jobs.parts.store.job(job.id()).open_for_client(name)?;
+    file.ok_or_else(|| Error::not_found(gone))
+}
+
 /// A finished job's output, whole or in part.
 pub(crate) async fn made(app: &App, job: &Job, request: &HeaderMap) -> ApiResult<Response> {
-    if job.state() != Stands::Succeeded {
-        return Err(job.conflict("there is no output").into());
-    }
-    let file = app.jobs.parts.store.job(job.id()).open_for_client("output")?;
-    let file = file.ok_or_else(|| Error::not_found("the output was deleted"))?;
+    let file = finished(app, job, "output", ("there is no output", "the output was deleted"))?;
     let mut response = send(file, media_type(job), request).await?;
     let safe: String = file_name(job)
         .chars()
@@ -175,11 +184,8 @@ pub(crate) async fn detections(
     if job.file.spec.detections_only.is_some() {
         return made(&app, &job, request.headers()).await;
     }
-    if job.state() != Stands::Succeeded {
-        return Err(job.conflict("there are no detections").into());
-    }
-    let file = app.jobs.parts.store.job(job.id()).open_for_client("detections.jsonl")?;
-    let file = file.ok_or_else(|| Error::not_found("the detections were deleted"))?;
+    let words = ("there are no detections", "the detections were deleted");
+    let file = finished(&app, &job, "detections.jsonl", words)?;
     send(file, JSON_LINES, request.headers()).await
 }
 
@@ -195,11 +201,8 @@ pub(crate) async fn metrics(
     request: Request,
 ) -> ApiResult<Response> {
     let job = app.jobs.get(&who, &id)?;
-    if job.state() != Stands::Succeeded {
-        return Err(job.conflict("there are no metrics").into());
-    }
-    let file = app.jobs.parts.store.job(job.id()).open_for_client("metrics.json")?;
-    let file = file.ok_or_else(|| Error::not_found("the metrics were deleted"))?;
+    let words = ("there are no metrics", "the metrics were deleted");
+    let file = finished(&app, &job, "metrics.json", words)?;
     send(file, "application/json", request.headers()).await
 }
 

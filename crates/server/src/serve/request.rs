@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use frameloom_core::catalogue::Catalogue;
+use frameloom_core::catalogue::{Catalogue, one_of};
 use frameloom_core::spec::{
     Codec, Container, DetectionsFormat, EncoderSpec, Granularity, JobSpec, KeptMetadata, OnError,
 };
@@ -218,21 +218,6 @@ impl JobRequest {
             other => Err(Error::invalid(format!("priority {other} is not from 0 to 9"))),
         }
     }
-}
-
-/// The value that a word names, the default where there is none.
-fn one_of<T: Copy + Default>(
-    field: &str,
-    word: Option<&str>,
-    all: &[T],
-    name: impl Fn(&T) -> &'static str,
-) -> Result<T> {
-    let Some(word) = word else { return Ok(T::default()) };
-    all.iter().copied().find(|value| name(value) == word).ok_or_else(|| {
-        let names: Vec<&str> = all.iter().map(&name).collect();
-        let near = frameloom_core::catalogue::did_you_mean(word, &names);
-        Error::invalid(format!("{field} '{word}' is none of {}{near}", names.join(", ")))
-    })
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked to be in range")]
