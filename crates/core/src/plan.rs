@@ -14,7 +14,7 @@ use crate::spec::{Codec, Container, DetectionsFormat, Granularity, KeptMetadata,
 use crate::time::{Interval, Rational, TimeBase};
 
 /// Version of this structure; a plan of another version is made anew.
-pub const PLAN_VERSION: u32 = 5;
+pub const PLAN_VERSION: u32 = 6;
 
 /// A job cut into tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -235,8 +235,9 @@ pub struct ColorTags {
 pub struct Stages {
     /// Segments of the timeline.
     pub segments: u32,
-    /// Whether all of them are looked into, and what is found is followed, before any is processed.
-    pub detect: bool,
+    /// Pieces of the timeline that are looked into, and what is found is followed, before any segment is processed; 0 where
+    /// nothing is looked for first.
+    pub pieces: u32,
     /// Whether they are processed: else all that is wanted is what was found.
     pub render: bool,
 }
@@ -244,11 +245,11 @@ pub struct Stages {
 impl Plan {
     /// The stages of the job.
     pub fn stages(&self) -> Stages {
-        let segments = u32::try_from(self.segments.len()).unwrap_or(u32::MAX);
+        let count = |segments: &[Segment]| u32::try_from(segments.len()).unwrap_or(u32::MAX);
         let detection = self.detection.as_ref();
         Stages {
-            segments,
-            detect: detection.is_some_and(|detection| detection.first),
+            segments: count(&self.segments),
+            pieces: detection.map_or(0, |detection| count(&detection.pieces)),
             render: detection.is_none_or(|detection| detection.only.is_none()),
         }
     }
@@ -312,8 +313,9 @@ pub struct PictureInfo {
 pub struct PlannedDetection {
     /// Who looks, one a filter that does.
     pub detectors: Vec<PlannedDetector>,
-    /// Whether all segments are looked into before any is processed.
-    pub first: bool,
+    /// What is looked into piece by piece before any segment is processed: the timeline, cut finer than into segments where
+    /// there are few of those. Empty where things are looked for only as segments are processed.
+    pub pieces: Vec<Segment>,
     /// The form in which what was found is the whole output; `None` where a video comes out.
     pub only: Option<DetectionsFormat>,
 }
@@ -372,6 +374,9 @@ pub struct PlannedEncoder {
     pub keyframe_interval: u32,
     /// Encoder threads; fixed here because they shape bytes.
     pub threads: u32,
+    /// Frames at the start of a segment that are encoded twice, so that the rate control begins as it would amidst a long
+    /// encode; 0 for none.
+    pub rehearsed: u32,
 }
 
 /// What becomes of a stream.

@@ -9,6 +9,11 @@ pub const SHORTEST_US: i64 = 2_000_000;
 /// Longest segment that is made where a shorter one is possible, in microseconds.
 pub const LONGEST_US: i64 = 8_000_000;
 
+/// How many times as long as what is learnt before it a segment is at least, where it can be, and at most: 50 frames of learning
+/// before each 250 cost a fifth.
+const LEARNT_LOW: i64 = 4;
+const LEARNT_HIGH: i64 = 8;
+
 /// Segments that the rest of a timeline is thought to be cut into: this is what makes the last
 /// ones shorter, so that slots end together.
 const REST: i64 = 8;
@@ -24,6 +29,8 @@ pub struct Cuts {
     pub end: i64,
     /// Longest segment asked for, in microseconds; `None` for 2 to 8 s, shorter towards the end.
     pub longest_us: Option<i64>,
+    /// What a filter learns from before each segment, in microseconds: segments are long beside it where no length is asked for.
+    pub learns_us: i64,
 }
 
 impl Cuts {
@@ -37,7 +44,10 @@ impl Cuts {
         match self.longest_us {
             Some(longest) => (self.ticks(longest), self.ticks(longest)),
             None => {
-                let (low, high) = (self.ticks(SHORTEST_US), self.ticks(LONGEST_US));
+                let beside =
+                    |us: i64, times| self.ticks(us.max(self.learns_us.saturating_mul(times)));
+                let (low, high) =
+                    (beside(SHORTEST_US, LEARNT_LOW), beside(LONGEST_US, LEARNT_HIGH));
                 ((rest / REST).clamp(low, high), high)
             }
         }
@@ -55,7 +65,9 @@ impl Cuts {
         candidates: &[i64],
         mut accept: impl FnMut(i64) -> Result<bool, E>,
     ) -> Result<Vec<i64>, E> {
-        let shortest = self.ticks(SHORTEST_US.min(self.longest_us.unwrap_or(i64::MAX)));
+        let shortest = self
+            .longest_us
+            .map_or_else(|| self.lengths(self.end).0, |us| self.ticks(us.min(SHORTEST_US)));
         let mut borders = Vec::new();
         let mut at = self.start;
         loop {
@@ -141,7 +153,7 @@ mod tests {
 
     fn cuts(seconds: i64, longest_us: Option<i64>) -> Cuts {
         let time_base = TimeBase::new(1, 1000).unwrap();
-        Cuts { time_base, start: 0, end: seconds * 1000, longest_us }
+        Cuts { time_base, start: 0, end: seconds * 1000, longest_us, learns_us: 0 }
     }
 
     fn borders(cuts: &Cuts, candidates: &[i64]) -> Vec<i64> {
@@ -170,6 +182,16 @@ mod tests {
         let cuts = cuts(60, None);
         let only = cuts.borders(&candidates, |c| Ok::<_, ()>(c == 30_000)).unwrap();
         assert_eq!(only, [30_000]);
+    }
+
+    #[test]
+    fn where_a_filter_learns_before_each_segment_they_are_longer() {
+        let candidates: Vec<i64> = (0..600).map(|i| i * 1000).collect();
+        let cuts = Cuts { learns_us: 2_000_000, ..cuts(600, None) };
+        let borders = borders(&cuts, &candidates);
+        assert_eq!(borders[0], 16_000);
+        let last = borders[borders.len() - 1] - borders[borders.len() - 2];
+        assert_eq!(last, 8_000);
     }
 
     #[test]

@@ -229,8 +229,8 @@ impl Scheduler {
     pub fn planned(&mut self, stages: Stages) {
         if self.phase == Phase::Planning {
             self.stages = stages;
-            if stages.detect {
-                self.begin(Phase::Detecting, (0..stages.segments).map(Task::Detect));
+            if stages.pieces > 0 {
+                self.begin(Phase::Detecting, (0..stages.pieces).map(Task::Detect));
             } else {
                 self.begin(Phase::Running, (0..stages.segments).map(Task::Segment));
             }
@@ -431,9 +431,9 @@ impl Scheduler {
     }
 
     fn advance(&mut self) {
-        let Stages { segments, render, .. } = self.stages;
+        let Stages { segments, pieces, render } = self.stages;
         match self.phase {
-            Phase::Detecting if self.accepted_detects == segments => {
+            Phase::Detecting if self.accepted_detects == pieces => {
                 self.begin(Phase::Tracking, [Task::Track].into_iter());
             }
             Phase::Tracking if self.accepted(Task::Track).is_some() && render => {
@@ -557,7 +557,7 @@ mod tests {
     }
 
     fn planned(segments: u32, new_id: &mut dyn FnMut() -> AttemptId) -> Scheduler {
-        planned_as(Stages { segments, detect: false, render: true }, new_id)
+        planned_as(Stages { segments, pieces: 0, render: true }, new_id)
     }
 
     /// The tasks that a job does, in order, where nothing fails.
@@ -577,7 +577,7 @@ mod tests {
     #[test]
     fn a_job_that_follows_things_detects_all_then_tracks_then_renders() {
         let mut new_id = ids();
-        let stages = Stages { segments: 2, detect: true, render: true };
+        let stages = Stages { segments: 2, pieces: 2, render: true };
         let mut s = planned_as(stages, &mut new_id);
         let (detect, segment) = (Task::Detect, Task::Segment);
         assert_eq!(
@@ -591,7 +591,7 @@ mod tests {
     #[test]
     fn a_resumed_job_goes_on_in_its_phase() {
         let mut new_id = ids();
-        let stages = Stages { segments: 2, detect: true, render: true };
+        let stages = Stages { segments: 2, pieces: 2, render: true };
         let mut s = planned_as(stages, &mut new_id);
         s.resume(Task::Detect(1), AttemptId::from_bits(101));
         let tasks = sent(&s.step(NOW, 9, 0, &mut new_id));
@@ -739,7 +739,7 @@ mod tests {
         let mut new_id = ids();
         let mut s = Scheduler::new(false);
         s.resume(Task::Plan, AttemptId::from_bits(100));
-        s.planned(Stages { segments: 3, detect: false, render: true });
+        s.planned(Stages { segments: 3, pieces: 0, render: true });
         s.resume(Task::Segment(1), AttemptId::from_bits(101));
         let tasks: Vec<Task> =
             sent(&s.step(NOW, 9, 9, &mut new_id)).into_iter().map(|t| t.0).collect();

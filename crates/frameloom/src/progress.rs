@@ -129,7 +129,7 @@ impl Display {
         let video = &plan.source.video;
         self.rate = video.frame_rate.to_f64();
         let stages = plan.stages();
-        self.tasks = stages.segments * (u32::from(stages.detect) + u32::from(stages.render));
+        self.tasks = stages.pieces + stages.segments * u32::from(stages.render);
         let trimmed = plan.trim.start.is_some() || plan.trim.end.is_some();
         self.total = if trimmed { expected(plan) } else { video.frames.or_else(|| expected(plan)) };
         if let Shown::Json = self.shown {

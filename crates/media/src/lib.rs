@@ -26,6 +26,7 @@ mod index;
 mod io;
 mod io_out;
 mod picture;
+mod pieces;
 mod planning;
 mod preview;
 mod probe;

@@ -20,7 +20,7 @@ use crate::demux::Demuxer;
 use crate::filter::{Files, Parts};
 use crate::frame::{FrameFormat, PixelFormat};
 use crate::index::{FILE_START, Index, Known};
-use crate::{encode, engine, filter, follow, hdr, source, streams, validate};
+use crate::{encode, engine, filter, follow, hdr, pieces, source, streams, validate};
 
 /// Work a picture's pixel costs, in nanoseconds: what a segment is worth cutting for.
 const NANOSECONDS_A_PIXEL: f64 = 40.0;
@@ -67,7 +67,7 @@ pub fn make_plan(
     drop(filter::Chain::new(&filters, &working, &Parts::alone(files))?);
     let fingerprint = fingerprint_of(file, spec.verify_source)?;
     filter::check_regions(&spec.filters, files, &fingerprint, video.time_base)?;
-    let detection = follow::plan_detection(&spec.filters, files, spec.detections_only)?;
+    let mut detection = follow::plan_detection(&spec.filters, files, spec.detections_only)?;
 
     let known = Known::of(&demuxer, stream)?;
     let (format, start_us, duration_us) =
@@ -91,6 +91,13 @@ pub fn make_plan(
         Cutter { index: &mut index, footprint, trim, entries: Vec::new(), asked: false };
     let reason = cutter.reason();
     let segments = cutter.segments(spec, &video, reason.is_some())?;
+    if let Some(detection) = &mut detection
+        && follow::looks_first(&spec.filters, spec.detections_only)
+    {
+        // Filters that keep something from frame to frame look segment by segment.
+        let alone = detection.only.is_none() || footprint == Footprint::PerFrame;
+        detection.pieces = cutter.pieces(&segments, video.time_base, alone);
+    }
     let (entries, asked) = (cutter.entries, cutter.asked);
     let reason = reason.or_else(|| (segments.len() == 1).then(|| why_whole(&index, asked)));
     let (encoder, more) =
@@ -279,16 +286,27 @@ impl Cutter<'_> {
         self.index.uncut.clone()
     }
 
-    fn segments(&mut self, spec: &JobSpec, video: &VideoInfo, whole: bool) -> Result<Vec<Segment>> {
-        self.entries = vec![EntryPoint { pts: FILE_START, seek: Seek::Start }];
+    /// The first tick of the timeline, and the one behind its last.
+    fn ends(&self) -> (i64, i64) {
         let first = self.trim.start.or(self.index.first).unwrap_or(0);
         let end = match (self.trim.end, self.index.end) {
             (Some(trim), Some(end)) => trim.min(end),
             (Some(end), None) | (None, Some(end)) => end,
             (None, None) => first,
         };
-        let cuts =
-            Cuts { time_base: video.time_base, start: first, end, longest_us: spec.segment_us };
+        (first, end)
+    }
+
+    fn segments(&mut self, spec: &JobSpec, video: &VideoInfo, whole: bool) -> Result<Vec<Segment>> {
+        self.entries = vec![EntryPoint { pts: FILE_START, seek: Seek::Start }];
+        let (first, end) = self.ends();
+        let cuts = Cuts {
+            time_base: video.time_base,
+            start: first,
+            end,
+            longest_us: spec.segment_us,
+            learns_us: learning_us(video, self.footprint),
+        };
         let pts: Vec<i64> = self.index.keys.iter().map(|key| key.pts).collect();
         let inside: Vec<i64> = pts.iter().copied().filter(|t| *t > first && *t < end).collect();
         let borders = if whole {
@@ -327,6 +345,21 @@ impl Cutter<'_> {
         Ok(segments)
     }
 
+    /// What is looked into one by one: parts of the segments where frames can be looked at `alone`.
+    fn pieces(&self, segments: &[Segment], base: TimeBase, alone: bool) -> Vec<Segment> {
+        if !alone {
+            return segments.to_vec();
+        }
+        let (first, end) = self.ends();
+        let piece = |(index, (segment, interval)): (u32, (&Segment, Interval))| Segment {
+            index,
+            interval,
+            entry: segment.entry,
+            reason: None,
+        };
+        (0..).zip(pieces::cut(segments, base, first, end)).map(piece).collect()
+    }
+
     /// The pts of the entry where decoding begins for frames from `start` on; it is noted in
     /// `entries`.
     fn entry_before(&mut self, pts: &[i64], start: i64) -> Result<i64> {
@@ -349,6 +382,16 @@ impl Cutter<'_> {
         }
         Ok(FILE_START)
     }
+}
+
+/// How long a filter learns before each segment, in microseconds.
+fn learning_us(video: &VideoInfo, footprint: Footprint) -> i64 {
+    let Footprint::Warmup { frames } = footprint else { return 0 };
+    let frame = TimeBase::new(video.frame_rate.den, video.frame_rate.num);
+    frame
+        .ok()
+        .and_then(|f| f.rescale(i64::from(frames), TimeBase::MICROS, Rounding::Up))
+        .unwrap_or(0)
 }
 
 /// How far back a halo of `frames` reaches, in ticks, with half as much again for uneven rates.

@@ -184,6 +184,7 @@ pub(crate) fn jpeg(frame: &Frame, most: u32) -> Result<Vec<u8>> {
         options: vec![option("qmin", "4"), option("qmax", "4"), option("huffman", "default")],
         keyframe_interval: 1,
         threads: 1,
+        rehearsed: 0,
     };
     let mut encoder = Encoder::open(&planned, &format)?;
     let mut bytes = Vec::new();

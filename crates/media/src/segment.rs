@@ -125,9 +125,15 @@ impl SegmentRunner {
     ) -> Result<SegmentOutput> {
         let (wall, cpu) = (Instant::now(), cpu_time());
         let number = what.task.segment;
-        let segment = what.plan.segments.get(number as usize);
+        let pieces = what.plan.detection.as_ref().map_or(&[][..], |d| d.pieces.as_slice());
+        let (segments, kind) = if what.detects {
+            (pieces, "piece")
+        } else {
+            (what.plan.segments.as_slice(), "segment")
+        };
+        let segment = segments.get(number as usize);
         let segment =
-            segment.ok_or_else(|| Error::invalid(format!("the plan has no segment {number}")))?;
+            segment.ok_or_else(|| Error::invalid(format!("the plan has no {kind} {number}")))?;
         let made = self.attempts(source, what, segment, out, progress)?;
         Ok(SegmentOutput {
             file: made.file,
@@ -349,7 +355,10 @@ impl<'a> Pass<'a> {
                 Sink::Looks { looker, writer, found: VecDeque::new() }
             }
             None => {
-                let encoder = Encoder::open(&plan.encoder, chain.output())?;
+                let mut encoder = Encoder::open(&plan.encoder, chain.output())?;
+                if number > 0 {
+                    encoder.rehearse(&plan.encoder);
+                }
                 steps.push("encode".into());
                 let header = seg_file::Header {
                     segment: number,

@@ -62,7 +62,7 @@ impl JobModel {
     pub(crate) fn takes(&self, task: Task) -> Time {
         match task {
             Task::Plan | Task::Track => self.plan,
-            Task::Detect(k) => self.segments[k as usize] / 2,
+            Task::Detect(k) => self.segments[k as usize % self.segments.len()] / 3,
             Task::Segment(k) => self.segments[k as usize],
             Task::Concat => self.concat,
         }
@@ -71,17 +71,19 @@ impl JobModel {
     /// The stages of its plan.
     pub(crate) fn stages(&self) -> Stages {
         let segments = u32::try_from(self.segments.len()).expect("few segments");
-        Stages { segments, detect: self.follows, render: true }
+        // Looked into in pieces, more of them than segments.
+        let pieces = if self.follows { segments * 2 } else { 0 };
+        Stages { segments, pieces, render: true }
     }
 
     /// All its tasks.
     pub(crate) fn tasks(&self) -> impl Iterator<Item = Task> {
-        let Stages { segments, detect, .. } = self.stages();
-        let detects = (0..segments).map(Task::Detect).chain([Task::Track]);
+        let Stages { segments, pieces, .. } = self.stages();
+        let detects = (0..pieces).map(Task::Detect).chain([Task::Track]);
         [Task::Plan, Task::Concat]
             .into_iter()
             .chain((0..segments).map(Task::Segment))
-            .chain(detects.filter(move |_| detect))
+            .chain(detects.filter(move |_| pieces > 0))
     }
 }
 

@@ -72,7 +72,7 @@ fn table(plan: &Plan) -> String {
     for detector in plan.detection.iter().flat_map(|detection| &detection.detectors) {
         line(format_args!("detector: {}", detector.name));
     }
-    if plan.stages().detect && plan.stages().render {
+    if plan.stages().pieces > 0 && plan.stages().render {
         line(format_args!("phases: detect, track, render; the video is decoded twice"));
     }
     for segment in &plan.segments {

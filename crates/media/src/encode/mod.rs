@@ -2,6 +2,7 @@
 
 mod options;
 mod parameters;
+mod rehearsal;
 mod table;
 
 use std::ffi::c_int;
@@ -19,6 +20,7 @@ pub(crate) use parameters::StreamParameters;
 use crate::ff::{self, Dict, Packet};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 use crate::{color, hdr};
+use rehearsal::Rehearsal;
 use table::Row;
 
 /// Seconds from one keyframe to the next, at most.
@@ -55,9 +57,11 @@ pub(crate) fn plan_encoder(
     let interval = (rate * KEYFRAME_SECONDS).round().clamp(1.0, 1000.0) as u32;
     let threads = if whole { WHOLE_THREADS } else { 1 };
     let hdr = hdr::kept(format.pixel, &format.color.transfer, video);
+    let options = options::resolve(spec, &name, row, threads, &hdr)?;
     let planned = PlannedEncoder {
         codec: spec.codec.or_else(|| row.map(|row| row.codec)),
-        options: options::resolve(spec, &name, row, threads, &hdr)?,
+        rehearsed: if whole { 0 } else { rehearsal::wanted(&name, &options) },
+        options,
         keyframe_interval: row.and_then(|row| row.keyframe_interval).unwrap_or(interval),
         name,
         threads,
@@ -225,6 +229,10 @@ pub(crate) struct Encoder {
     packet: Packet,
     name: String,
     frame_rate: Rational,
+    /// Frames that it is to see before they count.
+    rehearsal: Option<Rehearsal>,
+    /// The pts from which on packets count.
+    from: Option<i64>,
     /// Whether it has got a frame, and whether it was told that no more come.
     fed: bool,
     ended: bool,
@@ -255,6 +263,8 @@ impl Encoder {
                 packet: Packet::new()?,
                 name: planned.name.clone(),
                 frame_rate: format.frame_rate,
+                rehearsal: None,
+                from: None,
                 fed: false,
                 // Until it is open there is nothing to end.
                 ended: true,
@@ -303,12 +313,40 @@ impl Encoder {
         }
     }
 
+    /// Has the first frames encoded once before they count, as the plan says. For segments that do not begin the video:
+    /// before its first frame no encode has seen any.
+    pub(crate) fn rehearse(&mut self, planned: &PlannedEncoder) {
+        self.rehearsal = Rehearsal::of(planned.rehearsed);
+    }
+
     /// Encodes a frame, or with `None` what is left; `sink` gets the packets in coding order, with
     /// the frames' pts.
     ///
     /// # Errors
     /// Those of `sink`; Exhausted; Unavailable where the encoder's device fails.
     pub(crate) fn send(
+        &mut self,
+        frame: Option<&Frame>,
+        sink: &mut dyn FnMut(&Packet) -> Result<()>,
+    ) -> Result<()> {
+        let Some(mut rehearsal) = self.rehearsal.take() else {
+            return self.encode(frame, sink);
+        };
+        if let Some(frame) = frame
+            && !rehearsal.push(frame.clone())
+        {
+            self.rehearsal = Some(rehearsal);
+            return Ok(());
+        }
+        let (frames, from) = rehearsal.play();
+        self.from = from;
+        for frame in &frames {
+            self.encode(Some(frame), sink)?;
+        }
+        if frame.is_none() { self.encode(None, sink) } else { Ok(()) }
+    }
+
+    fn encode(
         &mut self,
         frame: Option<&Frame>,
         sink: &mut dyn FnMut(&Packet) -> Result<()>,
@@ -360,7 +398,11 @@ impl Encoder {
                 return Ok(());
             }
             ff::check(code, &format!("encoder '{}'", self.name))?;
-            sink(&self.packet)?;
+            let counts =
+                self.from.is_none_or(|from| self.packet.pts().is_none_or(|pts| pts >= from));
+            if counts {
+                sink(&self.packet)?;
+            }
             self.packet.clear();
         }
     }

@@ -18,6 +18,7 @@ use super::motion::Motion;
 use super::notes::Notes;
 use super::paint::{Boxes, Paint};
 use super::place::Place;
+use super::plane;
 use super::regions::Regions;
 use super::table::{self, Row};
 use super::{Filter, Lost, catalogue};
@@ -167,6 +168,8 @@ impl Chain {
         input: &FrameFormat,
         parts: &Parts<'_>,
     ) -> Result<Self> {
+        // A slot is one core's work: OpenCV would take all of them for each.
+        opencv::core::set_num_threads(1).map_err(plane::failed)?;
         let mut format = input.clone();
         let mut frame_place = Place::default();
         let mut chain = Self {

@@ -5,7 +5,7 @@ use frameloom_core::catalogue::Params;
 use opencv::core::MatTraitConst;
 use opencv::{core, imgproc};
 
-use super::plane::{Areas, failed};
+use super::plane::Areas;
 use super::{Filter, PerFrame};
 use crate::frame::{Frame, FrameFormat};
 
@@ -20,7 +20,6 @@ pub(super) struct Edges {
 
 impl Edges {
     pub(super) fn build(params: &Params, format: &FrameFormat) -> Result<Box<dyn Filter>> {
-        core::set_num_threads(1).map_err(failed)?;
         Ok(Box::new(Self {
             areas: Areas::new(params, format)?,
             low: params.number("low")?,

@@ -3,10 +3,10 @@
 use frameloom_core::catalogue::{Footprint, Params};
 use frameloom_core::detection::{Found, Rect};
 use frameloom_core::{Error, Result};
-use opencv::core::{self, Mat, Ptr, Scalar, Size};
+use opencv::core::{self, Mat, Point, Ptr, Scalar, Size, Vector};
 use opencv::imgproc::{
-    self, CC_STAT_AREA, CC_STAT_HEIGHT, CC_STAT_LEFT, CC_STAT_TOP, CC_STAT_WIDTH, INTER_AREA,
-    INTER_LINEAR, INTER_NEAREST, MORPH_ELLIPSE, MORPH_OPEN, THRESH_BINARY,
+    self, CHAIN_APPROX_NONE, INTER_AREA, INTER_LINEAR, INTER_NEAREST, MORPH_ELLIPSE, MORPH_OPEN,
+    RETR_EXTERNAL, THRESH_BINARY,
 };
 use opencv::prelude::*;
 use opencv::video::{
@@ -50,7 +50,7 @@ pub(super) struct Motion {
     shown: Shown,
     threshold: f64,
     /// Least area of a box, in samples of the working picture.
-    min_area: i32,
+    min_area: f64,
     working: Size,
     /// The working picture of the frame before.
     before: Option<Mat>,
@@ -110,13 +110,12 @@ impl Motion {
             _ => Shown::Nothing,
         };
         let area = f64::from(working.width) * f64::from(working.height);
-        #[expect(clippy::cast_possible_truncation, reason = "a part of the picture's area")]
-        let min_area = (area * params.number("min_area")? / 100.0).ceil() as i32;
+        let min_area = area * params.number("min_area")? / 100.0;
         Ok(Self {
             method,
             shown,
             threshold: given.unwrap_or(usual) / sensitivity,
-            min_area: min_area.max(1),
+            min_area,
             working,
             before: None,
             place,
@@ -182,32 +181,29 @@ impl Motion {
     }
 
     /// The parts of a mask that hang together, largest first, in pixels of the frame, with the share of the
-    /// box that moves.
+    /// box that moves; a hole within a part moves with it.
     #[expect(clippy::cast_precision_loss, reason = "sizes of a picture")]
     fn boxes(&self, mask: &Mat, frame: &Frame) -> opencv::Result<Vec<(Rect, f32)>> {
-        let (mut labels, mut stats, mut centers) = (Mat::default(), Mat::default(), Mat::default());
-        let count = imgproc::connected_components_with_stats_def(
-            mask,
-            &mut labels,
-            &mut stats,
-            &mut centers,
-        )?;
+        let mut outlines: Vector<Vector<Point>> = Vector::new();
+        imgproc::find_contours_def(mask, &mut outlines, RETR_EXTERNAL, CHAIN_APPROX_NONE)?;
         let (fx, fy) = (
             frame.width() as f32 / self.working.width as f32,
             frame.height() as f32 / self.working.height as f32,
         );
         let mut boxes = Vec::new();
-        // Number 0 is what does not move.
-        for i in 1..count {
-            let stat = |column| stats.at_2d::<i32>(i, column).copied();
-            let area = stat(CC_STAT_AREA)?;
-            if area < self.min_area {
+        for outline in outlines {
+            // Pick's theorem: the samples of a shape, from the area between their centres and those on its outline.
+            let around = outline.len() as f64;
+            let samples = imgproc::contour_area_def(&outline)? + around / 2.0 + 1.0;
+            if samples < self.min_area {
                 continue;
             }
-            let (x, y) = (stat(CC_STAT_LEFT)? as f32, stat(CC_STAT_TOP)? as f32);
-            let (w, h) = (stat(CC_STAT_WIDTH)? as f32, stat(CC_STAT_HEIGHT)? as f32);
+            let bounds = imgproc::bounding_rect(&outline)?;
+            let [x, y, w, h] = [bounds.x, bounds.y, bounds.width, bounds.height].map(|v| v as f32);
             let rect = Rect { x: x * fx, y: y * fy, w: w * fx, h: h * fy };
-            boxes.push((rect, area as f32 / (w * h)));
+            #[expect(clippy::cast_possible_truncation, reason = "a share")]
+            let share = (samples / f64::from(w * h)).min(1.0) as f32;
+            boxes.push((rect, share));
         }
         boxes.sort_by(|a, b| {
             let key = |rect: &Rect| (rect.x, rect.y);

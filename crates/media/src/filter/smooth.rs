@@ -31,7 +31,6 @@ fn whole(params: &Params, key: &str) -> Result<i32> {
 
 impl Smooth {
     fn boxed(params: &Params, format: &FrameFormat, kind: Kind) -> Result<Box<dyn Filter>> {
-        core::set_num_threads(1).map_err(super::plane::failed)?;
         Ok(Box::new(Self { areas: Areas::new(params, format)?, kind, scratch: Mat::default() }))
     }
 

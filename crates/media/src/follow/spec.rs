@@ -216,7 +216,12 @@ pub fn hides_things(spec: &FilterSpec) -> bool {
     paints && action.map_or(true, Action::hides)
 }
 
-/// What is looked for in a job's frames; `None` where no filter looks for anything.
+/// Whether things are looked for in the whole video before any segment is processed.
+pub(crate) fn looks_first(filters: &[FilterSpec], only: Option<DetectionsFormat>) -> bool {
+    only.is_some() || filters.iter().any(is_detector)
+}
+
+/// What is looked for in a job's frames, but for the pieces in which it is; `None` where no filter looks for anything.
 ///
 /// # Errors
 /// Invalid for parameters; of the models.
@@ -268,8 +273,7 @@ pub(crate) fn plan_detection(
             )),
         };
     }
-    let first = only.is_some() || filters.iter().any(is_detector);
-    Ok(Some(PlannedDetection { detectors, first, only }))
+    Ok(Some(PlannedDetection { detectors, pieces: Vec::new(), only }))
 }
 
 #[cfg(test)]

@@ -28,14 +28,15 @@ pub fn track(
     progress: &mut dyn FnMut(u64),
 ) -> Result<TrackOutput> {
     let detection = plan.detection.as_ref();
-    let detectors = &detection.ok_or_else(|| Error::invalid("nothing is looked for"))?.detectors;
+    let detection = detection.ok_or_else(|| Error::invalid("nothing is looked for"))?;
+    let detectors = &detection.detectors;
     let mut all = All::new(detectors.len());
-    for segment in &plan.segments {
-        let k = segment.index;
+    for piece in &detection.pieces {
+        let k = piece.index;
         let accepted = task.accepted.get(k as usize);
         let sha256 = accepted.map_or("", |accepted| accepted.sha256.as_str());
         let file = need(k)?;
-        all.segment(plan, k, file, sha256).map_err(|e| e.at(format!("detect {k}")))?;
+        all.piece(plan, k, file, sha256).map_err(|e| e.at(format!("detect {k}")))?;
         progress(all.pts.len() as u64);
     }
     let mut boxes = Vec::new();
@@ -87,7 +88,7 @@ fn untracked_threshold(plan: &Plan, planned: &PlannedDetector) -> Result<f32> {
     Ok(threshold)
 }
 
-/// What was found in all segments.
+/// What was found in all pieces.
 struct All {
     pts: Vec<i64>,
     /// By detector, then by frame.
@@ -110,7 +111,7 @@ impl All {
         }
     }
 
-    fn segment(&mut self, plan: &Plan, k: u32, file: File, sha256: &str) -> Result<()> {
+    fn piece(&mut self, plan: &Plan, k: u32, file: File, sha256: &str) -> Result<()> {
         let mut lines = LineReader::new(file);
         let header: LookHeader =
             lines.next()?.ok_or_else(|| Error::corrupt("its file is empty"))?;

@@ -68,9 +68,10 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
     let (tracks, stages) = (dir.join("tracks"), plan.stages());
     let mut segments = |detect: bool| -> Result<Vec<AcceptedSegment>> {
         let mut accepted = BTreeMap::new();
-        for segment in plan.segments.iter().rev() {
+        let pieces = plan.detection.as_ref().map_or(&[][..], |found| &found.pieces);
+        for segment in if detect { pieces } else { plan.segments.as_slice() }.iter().rev() {
             let attempt = AttemptId::from_bits(u128::from(segment.index));
-            let along = !detect && stages.detect;
+            let along = !detect && stages.pieces > 0;
             let task = SegmentTask {
                 frame_bytes: 0,
                 previews: false,
@@ -98,7 +99,7 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
         Ok(accepted.into_values().collect())
     };
     let attempt = AttemptId::from_bits(2);
-    if stages.detect {
+    if stages.pieces > 0 {
         let task = TrackTask { job, attempt, accepted: segments(true)? };
         let mut need = |k: u32| Ok(File::open(dir.join(format!("{k}.looks"))).unwrap());
         track(&plan, &task, create(&tracks), &mut need, &mut |_| {})?;
@@ -109,7 +110,7 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
         job,
         attempt,
         accepted,
-        tracks: stages.detect,
+        tracks: stages.pieces > 0,
         frame_metrics: false,
         detections,
     };
@@ -119,7 +120,7 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
         frame_metrics: None,
         detections: detections.then(|| create(&dir.join("detections.jsonl"))),
     };
-    let along = stages.detect.then(|| File::open(&tracks).unwrap());
+    let along = (stages.pieces > 0).then(|| File::open(&tracks).unwrap());
     let mut need = |k: u32| Ok(File::open(dir.join(format!("{k}.seg"))).unwrap());
     let joined = concat(&file, &plan, &task, along, made, &mut need, &mut |_| {})?;
     Ok(Made { plan, output, joined, concealed })

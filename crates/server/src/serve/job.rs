@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use frameloom_core::id::JobId;
 use frameloom_core::metrics::SourceKept;
-use frameloom_core::plan::Plan;
+use frameloom_core::plan::{Plan, Segment};
 use frameloom_core::spec::DetectionsFormat;
 use frameloom_core::wire::{End, JobFile, Submission, Task};
 use frameloom_core::{Error, ErrorKind};
@@ -54,6 +54,9 @@ struct Live {
     total: Option<u64>,
     progress: Progress,
     segments: Vec<SegmentState>,
+    /// The segment of each piece in which things are looked for, and how many pieces of each segment that was not done in yet.
+    pieces: Vec<usize>,
+    pieces_left: Vec<u32>,
     messages: Vec<String>,
     error: Option<Error>,
     ended_ms: Option<i64>,
@@ -76,6 +79,8 @@ impl Job {
             total: None,
             progress: Progress::default(),
             segments: Vec::new(),
+            pieces: Vec::new(),
+            pieces_left: Vec::new(),
             messages: Vec::new(),
             error: None,
             ended_ms: None,
@@ -266,6 +271,12 @@ impl Job {
         let trimmed = plan.trim.start.is_some() || plan.trim.end.is_some();
         live.total = plan.source.video.frames.filter(|_| !trimmed);
         live.segments = vec![SegmentState::Waiting; plan.segments.len()];
+        live.pieces = segments_of_pieces(plan);
+        let mut left = vec![0; plan.segments.len()];
+        for segment in &live.pieces {
+            left[*segment] += 1;
+        }
+        live.pieces_left = left;
         live.messages = plan.messages.iter().map(|m| m.text.clone()).collect();
         let data = json!({
             "segments": plan.segments.len(), "resumed": resumed, "frames": live.total,
@@ -285,10 +296,25 @@ impl Job {
 
     fn mark(&self, task: Task, change: impl FnOnce(SegmentState) -> SegmentState) {
         let Some(k) = task.segment() else { return };
-        if let Some(state) = self.live().segments.get_mut(k as usize)
-            && *state != SegmentState::Done
+        let mut live = self.live();
+        let live = &mut *live;
+        let segment = match task {
+            Task::Detect(_) => live.pieces.get(k as usize).copied(),
+            _ => Some(k as usize),
+        };
+        let Some(segment) = segment else { return };
+        let Some(state) = live.segments.get_mut(segment).filter(|s| **s != SegmentState::Done)
+        else {
+            return;
+        };
+        *state = change(*state);
+        if *state == SegmentState::Detected
+            && let Some(left) = live.pieces_left.get_mut(segment)
         {
-            *state = change(*state);
+            *left = left.saturating_sub(1);
+            if *left > 0 {
+                *state = SegmentState::Running;
+            }
         }
     }
 
@@ -365,6 +391,22 @@ impl Job {
         let state = self.state().name();
         Error::new(ErrorKind::Conflict, format!("job {} is {state}; {what}", self.id()))
     }
+}
+
+/// The segment of each piece of a plan in which things are looked for.
+fn segments_of_pieces(plan: &Plan) -> Vec<usize> {
+    let pieces = plan.detection.as_ref().map_or(&[][..], |detection| &detection.pieces);
+    let mut at = 0;
+    pieces
+        .iter()
+        .map(|piece| {
+            let begins = |s: &Segment| s.interval.start <= piece.interval.start;
+            while plan.segments.get(at + 1).is_some_and(begins) {
+                at += 1;
+            }
+            at
+        })
+        .collect()
 }
 
 /// Where the segment of a task that is done stands.

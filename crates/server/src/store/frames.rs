@@ -120,7 +120,7 @@ impl Store {
     }
 
     /// Opens a directory beneath the root, over no link.
-    fn directory(&self, relative: &Path) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn directory(&self, relative: &Path) -> rustix::io::Result<OwnedFd> {
         rustix::fs::openat2(
             &self.handle,
             relative,

@@ -139,6 +139,18 @@ impl Store {
         }
     }
 
+    /// Whether a directory holds a name: it is opened anew and read, for a file system may remember for half a minute that a
+    /// name was not there.
+    fn lists(&self, directory: &Path, name: &str) -> rustix::io::Result<bool> {
+        let handle = self.directory(directory)?;
+        for entry in rustix::fs::Dir::read_from(&handle)? {
+            if entry?.file_name().to_bytes() == name.as_bytes() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn read_json<T: DeserializeOwned>(&self, relative: &Path, most: u64) -> Result<Option<T>> {
         let Some(file) = self.open_file(relative)? else { return Ok(None) };
         let mut text = Vec::new();
@@ -609,7 +621,7 @@ impl JobDir<'_> {
 
     /// Whether a node has taken the attempt.
     pub fn is_claimed(&self, attempt: AttemptId) -> bool {
-        self.path().join("claims").join(attempt.to_string()).exists()
+        self.store.lists(&self.relative.join("claims"), &attempt.to_string()).unwrap_or(false)
     }
 
     /// Tells nodes to stop an attempt.
@@ -624,8 +636,9 @@ impl JobDir<'_> {
 
     /// Whether the attempt is to be stopped, or its job is gone.
     pub fn is_cancelled(&self, attempt: AttemptId) -> bool {
-        let path = self.path().join("cancelled");
-        path.join(attempt.to_string()).exists() || !path.exists()
+        let listed = self.store.lists(&self.relative.join("cancelled"), &attempt.to_string());
+        // What cannot be read now does not say that the job is gone.
+        listed.unwrap_or_else(|e| e == rustix::io::Errno::NOENT)
     }
 
     fn result(&self, task: Task, attempt: AttemptId, suffix: &str) -> PathBuf {
