@@ -11,10 +11,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::names::{FRAME_TASK, TASKS};
-use crate::Urgency;
+use crate::{LEAST_URGENT, Urgency};
 
 /// Largest message that is read, in bytes; ours have less than 4 KB.
 const MOST: usize = 64 << 10;
+
+/// Characters of a task's arguments that tools see.
+const MOST_SHOWN: usize = 400;
+
+/// Characters of what a parser says of a message that are told: it quotes the message.
+const MOST_TOLD: usize = 200;
 
 /// A random UUID, as text.
 pub(super) fn new_uuid() -> String {
@@ -99,6 +105,15 @@ pub(super) struct Sent<'a> {
     pub(super) kwargs: &'a Value,
 }
 
+/// Arguments as tools show them: cut off, for frames' files are many.
+pub(super) fn repr(kwargs: &Value) -> String {
+    let text = kwargs.to_string();
+    match text.char_indices().nth(MOST_SHOWN) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
 /// A task as a message that a Celery worker can read.
 pub(super) fn encode(task: &Sent<'_>, queue: &str, urgency: Urgency, origin: &str) -> String {
     let Sent { task, id, kwargs } = task;
@@ -119,7 +134,7 @@ pub(super) fn encode(task: &Sent<'_>, queue: &str, urgency: Urgency, origin: &st
         "expires": null,
         "timelimit": [null, null],
         "argsrepr": "()",
-        "kwargsrepr": kwargs.to_string(),
+        "kwargsrepr": repr(kwargs),
         "origin": origin,
         "ignore_result": true,
     });
@@ -136,7 +151,19 @@ pub(super) struct Envelope {
     #[serde(default)]
     pub(super) headers: Map<String, Value>,
     #[serde(default)]
-    properties: Map<String, Value>,
+    properties: Properties,
+}
+
+/// The properties that are looked at, as kombu has them.
+#[derive(Debug, Default, Deserialize)]
+struct Properties {
+    #[serde(default)]
+    body_encoding: Option<String>,
+    #[serde(default)]
+    delivery_tag: Option<String>,
+    /// Marked where the message is delivered again.
+    #[serde(default, rename = "delivery_info")]
+    _delivery_info: Option<Map<String, Value>>,
 }
 
 impl Envelope {
@@ -148,8 +175,9 @@ impl Envelope {
         if raw.len() > MOST {
             return Err(Error::invalid(format!("a message of {} bytes", raw.len())));
         }
-        serde_json::from_slice(raw)
-            .map_err(|e| Error::invalid(format!("a message that is not kombu's JSON ({e})")))
+        serde_json::from_slice(raw).map_err(|e| {
+            Error::invalid(format!("a message that is not kombu's JSON ({})", said(&e)))
+        })
     }
 
     /// The body's JSON.
@@ -163,14 +191,14 @@ impl Envelope {
                 shown(&self.content_type)
             )));
         }
-        let text = match self.properties.get("body_encoding").and_then(Value::as_str) {
+        let text = match self.properties.body_encoding.as_deref() {
             Some("base64") => BASE64
                 .decode(&self.body)
-                .map_err(|e| Error::invalid(format!("a body that is not base64 ({e})")))?,
+                .map_err(|e| Error::invalid(format!("a body that is not base64 ({})", said(&e))))?,
             _ => self.body.clone().into_bytes(),
         };
         serde_json::from_slice(&text)
-            .map_err(|e| Error::invalid(format!("a body that is not JSON ({e})")))
+            .map_err(|e| Error::invalid(format!("a body that is not JSON ({})", said(&e))))
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -183,9 +211,44 @@ impl Envelope {
     }
 }
 
+/// A message as it goes to another receiver, marked so, and how urgent it is.
+///
+/// # Errors
+/// Invalid where it is not kombu's.
+pub(super) fn redelivered(message: Value) -> Result<(String, Urgency)> {
+    let wrong = || Error::invalid("a noted message that is not kombu's");
+    let Value::Object(mut message) = message else { return Err(wrong()) };
+    part(&mut message, "headers").ok_or_else(wrong)?.insert("redelivered".into(), true.into());
+    let properties = part(&mut message, "properties").ok_or_else(wrong)?;
+    let urgency = properties.get("priority").and_then(Value::as_u64).unwrap_or(0);
+    let info = part(properties, "delivery_info").ok_or_else(wrong)?;
+    info.insert("redelivered".into(), true.into());
+    let text = Value::Object(message).to_string();
+    Envelope::read(text.as_bytes())?;
+    Ok((text, Urgency::try_from(urgency).unwrap_or(LEAST_URGENT)))
+}
+
+/// An object within an object, made where there is none; `None` where something else is there.
+fn part<'a>(of: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Map<String, Value>> {
+    let value = of.entry(name).or_insert(Value::Null);
+    if value.is_null() {
+        *value = json!({});
+    }
+    value.as_object_mut()
+}
+
 /// A stranger's text, cut off and without control characters.
 fn shown(text: &str) -> String {
-    text.chars().take(80).flat_map(char::escape_debug).collect()
+    cut(text, 80)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    text.chars().take(most).flat_map(char::escape_debug).take(most).collect()
+}
+
+/// What a parser says, which may quote a stranger's text.
+pub(super) fn said(error: &impl std::fmt::Display) -> String {
+    cut(&error.to_string(), MOST_TOLD)
 }
 
 /// Most frames and filters of a stranger's task.
@@ -251,10 +314,8 @@ fn fits(kwargs: &Value, store: StoreId) -> Result<()> {
 
 /// Arguments as they should be.
 fn read<T: serde::de::DeserializeOwned>(name: &str, kwargs: Value) -> Result<T> {
-    serde_json::from_value(kwargs).map_err(|e| {
-        // It quotes what was given.
-        Error::invalid(format!("arguments of '{name}' that are wrong ({})", shown(&e.to_string())))
-    })
+    serde_json::from_value(kwargs)
+        .map_err(|e| Error::invalid(format!("arguments of '{name}' that are wrong ({})", said(&e))))
 }
 
 /// A frame from a queue of this name: of a job from an engine's, of a stranger from that for all.
@@ -296,8 +357,8 @@ fn frame_task(envelope: &Envelope, strange: bool, store: StoreId) -> Result<Fram
     if given.filters.len() > MOST_FILTERS {
         return Err(Error::invalid(format!("more than {MOST_FILTERS} filters")));
     }
-    let tag = envelope.properties.get("delivery_tag").and_then(Value::as_str);
-    let tag = tag.ok_or_else(|| Error::invalid("a message without a delivery tag"))?.to_owned();
+    let tag = envelope.properties.delivery_tag.clone();
+    let tag = tag.ok_or_else(|| Error::invalid("a message without a delivery tag"))?;
     Ok(FrameTask::Stranger(StrangeFrame {
         tag,
         id: shown(envelope.header("id").unwrap_or_default()),
@@ -432,6 +493,7 @@ mod tests {
             (changed("/body/1/store", json!("0".repeat(32))), "a task on store 0000"),
             (changed("/body/1", json!("x")), "[args, kwargs, …]"),
             (" ".repeat(MOST + 1), "a message of"),
+            (changed("/properties/delivery_info", json!("x")), "not kombu's JSON"),
         ];
         for (raw, words) in cases {
             let error = decode(raw.as_bytes(), store).unwrap_err();
@@ -493,6 +555,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_of_a_message_is_short() {
+        let (_, store) = sample();
+        let long = "\u{7}x".repeat(20_000);
+        for pointer in
+            ["/body", "/headers", "/headers/task", "/headers/eta", "/properties", "/content-type"]
+        {
+            let raw = changed("/headers/lang", json!("py"));
+            let mut raw: Value = serde_json::from_str(&raw).unwrap();
+            *raw.pointer_mut(pointer).unwrap() = json!(long);
+            let raw = raw.to_string().replace("\\u0007", "!");
+            let error = decode(raw.as_bytes(), store).unwrap_err();
+            assert!(error.to_string().len() < 400, "{pointer}: {error}");
+        }
+        for pointer in ["/body/1", "/body/1/job", "/body/1/version", "/body/1/segment"] {
+            let error = decode(changed(pointer, json!(long)).as_bytes(), store).unwrap_err();
+            assert!(error.to_string().len() < 400, "{pointer}: {error}");
+        }
+    }
+
+    #[test]
     fn a_header_too_many_is_no_harm() {
         let (message, store) = sample();
         let mut raw: Value = serde_json::from_str(&text(&message, store, "q", 6)).unwrap();
@@ -511,6 +593,17 @@ mod tests {
             raw.truncate(len - cut % len);
             drop(decode(&raw, store));
             drop(decode_frame(FRAME_TASK, &raw, store));
+            drop(serde_json::from_slice(&raw).map(redelivered));
+        }
+
+        #[test]
+        fn no_noted_message_makes_it_panic(pointer in 0usize..6, to in 0usize..6) {
+            let pointers =
+                ["", "/headers", "/properties", "/properties/delivery_info", "/properties/priority", "/body"];
+            let values = [json!(null), json!("x"), json!(7), json!([1]), json!({}), json!(-1e300)];
+            let mut noted: Value = serde_json::from_str(&changed("/headers/lang", json!("py"))).unwrap();
+            *noted.pointer_mut(pointers[pointer]).unwrap() = values[to].clone();
+            drop(redelivered(noted));
         }
     }
 }

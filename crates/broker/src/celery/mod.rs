@@ -9,6 +9,7 @@ mod link;
 mod message;
 mod names;
 mod receiver;
+mod revoked;
 mod unacked;
 mod worker;
 
@@ -24,26 +25,40 @@ use frameloom_core::{Error, Result};
 use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::{Broker, LEAST_URGENT, Reply, Urgency};
 use link::Link;
 use message::{Address, encode, envelope, task_id};
 use names::{FRAME_TASK, frame_queue};
-use receiver::{MADE_KNOWN_EVERY, Request, Source};
+use receiver::{MADE_KNOWN_EVERY, Receivers, Source};
+use revoked::Revoked;
 
 pub use names::{TASKS, queue_name, task_name};
 pub use worker::{Active, Events, Steered, WorkerConfig};
 
-/// Slots of a process that wait for a message of a queue, at most.
-const MOST_WAITING: usize = 1024;
-
-/// How urgent tasks with frames are: a slot waits for them.
-const FRAMES_URGENCY: Urgency = 3;
+/// The exchange by which tools steer workers.
+const REMOTE_CONTROL: &str = "celery.pidbox";
 
 /// The key that says which store the server of this database works on.
 const SERVER_KEY: &str = "frameloom.server";
+
+/// Sets KEYS[1] to ARGV[1] for ARGV[3] seconds, unless what is there is not of store ARGV[2]: then answers that.
+const ANNOUNCE: &str = "local held = redis.call('get', KEYS[1])
+if held then
+  local read, said = pcall(cjson.decode, held)
+  if not read or type(said) ~= 'table' or said.store ~= ARGV[2] then return held end
+end
+redis.call('set', KEYS[1], ARGV[1], 'EX', ARGV[3])
+return false";
+
+/// Removes KEYS[1] where it is of store ARGV[1].
+const WITHDRAW: &str = "local held = redis.call('get', KEYS[1])
+if held then
+  local read, said = pcall(cjson.decode, held)
+  if read and type(said) == 'table' and said.store == ARGV[1] then redis.call('del', KEYS[1]) end
+end
+return 0";
 
 /// How long a server is believed that says nothing, in seconds.
 const SERVER_LASTS: u64 = 15;
@@ -63,6 +78,8 @@ struct Shared {
     /// Who sends, as Celery has it: `gen4711@host`.
     origin: String,
     refused: AtomicU64,
+    /// Tasks that are not to be begun.
+    revoked: Revoked,
     /// Celery's logical clock.
     clock: AtomicU64,
     /// After how many milliseconds a stranger's frame that is not done is given to another node.
@@ -87,13 +104,18 @@ impl Shared {
         match answer {
             Ok(answer) => Ok(answer),
             Err(e) => {
-                // What Redis answers comes over a connection that works; all else may not.
-                if !matches!(e.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension) {
+                if link::is_spoilt(&e) {
                     *self.connection.lock().await = None;
                 }
                 Err(self.link.error(&e))
             }
         }
+    }
+
+    /// Counts and tells of a message that nobody should have sent.
+    fn refuse(&self, queue: &str, error: &Error) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(%error, queue, "a message is refused");
     }
 
     /// Makes a queue known to tools that list queues.
@@ -134,8 +156,8 @@ impl Shared {
 /// Queues in Redis.
 pub struct Celery {
     shared: Arc<Shared>,
-    receivers: Mutex<BTreeMap<Queue, mpsc::Sender<Request<TaskMessage>>>>,
-    frame_receivers: Mutex<BTreeMap<EngineId, mpsc::Sender<Request<FrameTask>>>>,
+    receivers: Receivers<Queue, TaskMessage>,
+    frame_receivers: Receivers<EngineId, FrameTask>,
     /// When queues were last made known.
     known: Mutex<BTreeMap<String, Instant>>,
 }
@@ -189,6 +211,7 @@ impl Celery {
             store,
             origin: format!("gen{}@{name}", std::process::id()),
             refused: AtomicU64::new(0),
+            revoked: Revoked::default(),
             clock: AtomicU64::new(0),
             restore_after_ms: AtomicU64::new(millis(RESTORE_AFTER)),
             link,
@@ -196,8 +219,8 @@ impl Celery {
         let _: Vec<String> = shared.ask(redis::pipe().cmd("PING")).await?;
         Ok(Self {
             shared: Arc::new(shared),
-            receivers: Mutex::new(BTreeMap::new()),
-            frame_receivers: Mutex::new(BTreeMap::new()),
+            receivers: Receivers::default(),
+            frame_receivers: Receivers::default(),
             known: Mutex::new(BTreeMap::new()),
         })
     }
@@ -245,18 +268,30 @@ impl Celery {
     /// Says to nodes which store this server works on. Repeat it every few seconds.
     ///
     /// # Errors
-    /// Unavailable where Redis does not answer.
+    /// Unavailable where Redis does not answer; Conflict where a server with another store says so: then
+    /// nothing is changed.
     pub async fn announce(&self, said: &Announcement) -> Result<()> {
         let text = serde_json::to_string(said)
             .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
         let mut command = redis::pipe();
-        command.cmd("SET").arg(SERVER_KEY).arg(text).arg("EX").arg(SERVER_LASTS).ignore();
-        self.shared.ask(&command).await
+        command.cmd("EVAL").arg(ANNOUNCE).arg(1).arg(SERVER_KEY);
+        command.arg(text).arg(said.store.to_string()).arg(SERVER_LASTS);
+        let (there,): (Option<String>,) = self.shared.ask(&command).await?;
+        match there.map(|there| self.read_announcement(&there)).transpose()? {
+            None => Ok(()),
+            Some(other) => Err(Error::conflict(format!(
+                "another server, with store {}, uses {}; give one of both another database number",
+                other.store,
+                self.address()
+            ))),
+        }
     }
 
-    /// Takes back what was announced: the server ends.
-    pub async fn withdraw(&self) {
-        let done: Result<()> = self.shared.ask(redis::pipe().del(SERVER_KEY).ignore()).await;
+    /// Takes back what was announced for a store: its server ends.
+    pub async fn withdraw(&self, store: StoreId) {
+        let mut command = redis::pipe();
+        command.cmd("EVAL").arg(WITHDRAW).arg(1).arg(SERVER_KEY).arg(store.to_string()).ignore();
+        let done: Result<()> = self.shared.ask(&command).await;
         // It ends by itself soon.
         drop(done);
     }
@@ -267,8 +302,11 @@ impl Celery {
     /// Unavailable where Redis does not answer; Conflict where somebody else uses the key.
     pub async fn announced(&self) -> Result<Option<Announcement>> {
         let (text,): (Option<String>,) = self.shared.ask(redis::pipe().get(SERVER_KEY)).await?;
-        let read = text.map(|text| serde_json::from_str(&text)).transpose();
-        read.map_err(|e| {
+        text.map(|text| self.read_announcement(&text)).transpose()
+    }
+
+    fn read_announcement(&self, text: &str) -> Result<Announcement> {
+        serde_json::from_str(text).map_err(|e| {
             Error::conflict(format!(
                 "the key '{SERVER_KEY}' in {} is not a server's of this version; \
                  use another database number",
@@ -289,11 +327,12 @@ impl Celery {
         task: &str,
         attempt: AttemptId,
         mut fields: serde_json::Value,
+        urgency: Urgency,
     ) -> Result<()> {
         let shared = &self.shared;
         fields["version"] = PROTOCOL.into();
         fields["store"] = shared.store.to_string().into();
-        self.send_task(queue, task, attempt, &fields, FRAMES_URGENCY).await
+        self.send_task(queue, task, attempt, &fields, urgency).await
     }
 
     /// How many messages wait in a queue of this name.
@@ -326,7 +365,7 @@ impl Celery {
         let id = task_id(attempt);
         let raw = encode(&message::Sent { task, id: &id, kwargs }, queue, urgency, &shared.origin);
         let sent = json!({
-            "uuid": id, "name": task, "args": "()", "kwargs": kwargs.to_string(),
+            "uuid": id, "name": task, "args": "()", "kwargs": message::repr(kwargs),
             "queue": queue, "exchange": "", "routing_key": queue, "retries": 0,
             "root_id": id, "parent_id": null,
         });
@@ -390,21 +429,15 @@ impl Broker for Celery {
     }
 
     fn receive(&self, queue: Queue) -> Reply<'_, TaskMessage> {
-        let requests = {
-            let mut all = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
-            let requests = all.entry(queue).or_insert_with(|| {
-                let (sender, requests) = mpsc::channel(MOST_WAITING);
-                let shared = Arc::clone(&self.shared);
-                let source = Source {
-                    queues: vec![queue_name(queue)],
-                    decode: |_, raw, store| message::decode(raw, store),
-                    noted: None,
-                };
-                tokio::spawn(receiver::receive(shared, source, requests));
-                sender
-            });
-            requests.clone()
-        };
+        let requests = self.receivers.of(queue, |requests| {
+            let source = Source {
+                queues: vec![queue_name(queue)],
+                decode: |_, raw, store| message::decode(raw, store),
+                id: |_| None,
+                noted: None,
+            };
+            tokio::spawn(receiver::receive(Arc::clone(&self.shared), source, requests));
+        });
         let shared = Arc::clone(&self.shared);
         Box::pin(async move { receiver::wait(shared, &requests).await })
     }
@@ -413,7 +446,13 @@ impl Broker for Celery {
         Box::pin(async move { self.depth_of(&queue_name(queue)).await })
     }
 
-    fn send_frames(&self, engine: EngineId, frames: Vec<FrameMessage>) -> Reply<'_, ()> {
+    fn send_frames(
+        &self,
+        engine: EngineId,
+        frames: Vec<FrameMessage>,
+        urgency: Urgency,
+    ) -> Reply<'_, ()> {
+        let urgency = urgency.min(LEAST_URGENT);
         Box::pin(async move {
             let shared = &self.shared;
             let queue = frame_queue(engine);
@@ -426,34 +465,32 @@ impl Broker for Celery {
                 let kwargs = message::frame_arguments(frame, shared.store);
                 let id = task_id(frame.attempt);
                 let task = message::Sent { task: FRAME_TASK, id: &id, kwargs: &kwargs };
-                encode(&task, &queue, FRAMES_URGENCY, &shared.origin)
+                encode(&task, &queue, urgency, &shared.origin)
             };
             let messages: Vec<String> = frames.iter().map(encode).collect();
             if messages.is_empty() {
                 return Ok(());
             }
             let mut pipe = redis::pipe();
-            pipe.lpush(names::key(&queue, FRAMES_URGENCY), messages).ignore();
+            pipe.lpush(names::key(&queue, urgency), messages).ignore();
             let done: Result<()> = shared.ask(&pipe).await;
             done.inspect_err(|_| self.set_known(&queue, false))
         })
     }
 
     fn receive_frame(&self, engine: EngineId) -> Reply<'_, FrameTask> {
-        let requests = {
-            let mut all = self.frame_receivers.lock().unwrap_or_else(PoisonError::into_inner);
-            let requests = all.entry(engine).or_insert_with(|| {
-                let (sender, requests) = mpsc::channel(MOST_WAITING);
-                let source = Source {
-                    queues: vec![frame_queue(engine), FRAME_TASK.to_owned()],
-                    decode: message::decode_frame,
-                    noted: Some(FRAME_TASK),
-                };
-                tokio::spawn(receiver::receive(Arc::clone(&self.shared), source, requests));
-                sender
-            });
-            requests.clone()
-        };
+        let requests = self.frame_receivers.of(engine, |requests| {
+            let source = Source {
+                queues: vec![frame_queue(engine), FRAME_TASK.to_owned()],
+                decode: message::decode_frame,
+                id: |frame| match frame {
+                    FrameTask::Ours(frame) => Some(task_id(frame.attempt)),
+                    FrameTask::Stranger(frame) => Some(frame.id.clone()),
+                },
+                noted: Some(FRAME_TASK),
+            };
+            tokio::spawn(receiver::receive(Arc::clone(&self.shared), source, requests));
+        });
         let shared = Arc::clone(&self.shared);
         Box::pin(async move { receiver::wait(shared, &requests).await })
     }
