@@ -60,5 +60,6 @@ bench-privacy: build clips ## Measure what deface and Frameloom leave to be seen
 bench-detect: build clips ## Measure the speed of faces and motion against deface and OpenCV; writes docs/benchmarks.md.
 	@bench/detect/run.sh $(BIN) $(CLIPS)
 
-fuzz: setup ## Feed 100,000 mutated files and filter texts to the engine, in process.
+fuzz: setup ## Feed 100,000 mutated files and filter texts to the engine, in process, and as many messages to the broker.
+	PROPTEST_CASES=100000 cargo test --release --locked -p frameloom-broker --lib -- celery::message
 	FRAMELOOM_FUZZ_RUNS=100000 cargo test --release --locked -p frameloom-media --test fuzz -- --nocapture

@@ -27,12 +27,33 @@ def negative(frame: Any, *, pts: int, index: int, params: dict[str, Any]) -> Any
     return 255 - frame + np.uint8(params.get("add", 0))
 
 
+class Mute(Exception):
+    """An error that cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+class Late(BaseException):
+    """As gevent.Timeout is: no Exception."""
+
+
 @frame_task(app, name="tests.answer")
 def answer(frame: Any, *, pts: int, index: int, params: dict[str, Any]) -> Any:
     """Answers what it is asked for."""
     what = params["what"]
     if what == "raise":
         raise ValueError(f"no good frame: pts {pts}, index {index}\nsecond line")
+    if what == "mute":
+        raise Mute
+    if what == "late":
+        raise Late("it took too long")
+    if what == "interrupt":
+        raise KeyboardInterrupt
+    if what == "long":
+        raise ValueError("words " * 1_000_000)
     if what == "exit":
         raise SystemExit(3)
     if what == "die":

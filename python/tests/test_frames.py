@@ -80,7 +80,7 @@ def cluster(
 
 def node(cluster: Cluster, name: str) -> subprocess.Popen[bytes]:
     command = [str(cluster.binary), "worker", "--broker", cluster.broker, "--name", name]
-    command += ["--data", str(cluster.data), "--slots", "1", "--visibility-timeout", "2s"]
+    command += ["--data", str(cluster.data), "--slots", "1", "--visibility-timeout", "10s"]
     return cluster.start(name, *command)
 
 

@@ -79,10 +79,16 @@ def test_the_frame_itself_is_an_answer(server: Server) -> None:
         ("small", "returned an array of shape (5, 8, 3) and dtype uint8"),
         ("modify", "ValueError: assignment destination is read-only"),
         ("exit", "SystemExit: 3"),
+        ("mute", "Mute: (its text cannot be told: ValueError)"),
+        ("late", "Late: it took too long"),
+        ("interrupt", "KeyboardInterrupt:"),
+        ("long", "ValueError: words words"),
         ("raise", "ValueError: no good frame: pts 0, index 0 second line"),
     ],
 )
-def test_a_function_that_fails_says_why(server: Server, what: str, error: str) -> None:
+def test_a_function_that_fails_says_why(
+    server: Server, worker: Worker, what: str, error: str
+) -> None:
     message = server.message(params={"what": what})
     result = server.result(server.send("tests.answer", message))
     assert result["outcome"] == "failed"
@@ -90,8 +96,13 @@ def test_a_function_that_fails_says_why(server: Server, what: str, error: str) -
     assert "\n" not in result["error"]
     assert len(result["traceback"]) <= 2000
     assert "Traceback" in result["traceback"] or len(result["traceback"]) == 2000
+    assert len(result["error"]) <= 500
     assert result["attempt"] == message["attempt"]
     assert not (server.root / message["frames"][0]["output"]).exists()
+    # The worker lives on, and its log has not the whole of it.
+    handled(server)
+    assert worker.process.poll() is None
+    assert worker.log.stat().st_size < 1_000_000
 
 
 def test_a_batch_is_one_array_and_what_is_over_another(server: Server) -> None:

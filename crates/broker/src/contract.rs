@@ -87,12 +87,19 @@ pub async fn check(broker: &dyn Broker) {
     let (engine, other) = (EngineId::from_digest(&[1; 6]), EngineId::from_digest(&[2; 6]));
     let wait = tokio::time::timeout(Duration::from_millis(50), broker.receive_frame(engine));
     assert!(wait.await.is_err(), "a frame came from an empty queue");
-    broker.send_frames(engine, (0..3).map(frame).collect()).await.unwrap();
-    broker.send_frames(other, vec![frame(9)]).await.unwrap();
+    broker.send_frames(engine, (0..3).map(frame).collect(), 3).await.unwrap();
+    broker.send_frames(other, vec![frame(9)], 3).await.unwrap();
     assert_eq!(broker.frames_waiting(engine).await.unwrap(), 3);
     for number in 0..3 {
         assert_eq!(broker.receive_frame(engine).await.unwrap(), FrameTask::Ours(frame(number)));
     }
     assert_eq!(broker.receive_frame(other).await.unwrap(), FrameTask::Ours(frame(9)));
+    // The most urgent first.
+    for (number, urgency) in [(1, 6), (2, 0), (3, 3)] {
+        broker.send_frames(engine, vec![frame(number)], urgency).await.unwrap();
+    }
+    for number in [2, 3, 1] {
+        assert_eq!(broker.receive_frame(engine).await.unwrap(), FrameTask::Ours(frame(number)));
+    }
     assert_eq!(broker.frames_waiting(engine).await.unwrap(), 0);
 }

@@ -46,11 +46,16 @@ pub trait Broker: Send + Sync {
     /// Unavailable where the broker does not answer.
     fn len(&self, queue: Queue) -> Reply<'_, usize>;
 
-    /// Puts frames in the queue of nodes of an engine, in order.
+    /// Puts frames in the queue of nodes of an engine, in order, behind those that are as urgent or more so.
     ///
     /// # Errors
     /// As [`Broker::send`].
-    fn send_frames(&self, engine: EngineId, frames: Vec<FrameMessage>) -> Reply<'_, ()>;
+    fn send_frames(
+        &self,
+        engine: EngineId,
+        frames: Vec<FrameMessage>,
+        urgency: Urgency,
+    ) -> Reply<'_, ()>;
 
     /// Waits for a frame for a node of this engine and takes it: of a job, or of a stranger who does
     /// not care for the engine. A future that is dropped takes none.

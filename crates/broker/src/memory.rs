@@ -101,10 +101,15 @@ impl Broker for Memory {
         Box::pin(async move { Ok(self.waiting(queue).len()) })
     }
 
-    fn send_frames(&self, engine: EngineId, frames: Vec<FrameMessage>) -> Reply<'_, ()> {
+    fn send_frames(
+        &self,
+        engine: EngineId,
+        frames: Vec<FrameMessage>,
+        urgency: Urgency,
+    ) -> Reply<'_, ()> {
         Box::pin(async move {
             let waiting = self.frames(engine);
-            frames.into_iter().try_for_each(|frame| waiting.put(frame, 0))
+            frames.into_iter().try_for_each(|frame| waiting.put(frame, urgency))
         })
     }
 

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::frames::{self, Carriers, Frames, MIB, Worker};
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
-/// How long a slot takes nothing after it could not claim.
+/// How long a slot takes nothing after it could not claim, or was told of no task.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// How often is looked whether a segment that waits for room is still wanted.
@@ -201,18 +201,6 @@ impl Node {
         &self.info
     }
 
-    /// The queues that it receives from.
-    pub(crate) fn queues(&self) -> Vec<Queue> {
-        let segments = Queue::Segment(self.info.engine.id());
-        let control = self.config.control.then_some(Queue::Control);
-        control.into_iter().chain((self.config.slots > 0).then_some(segments)).collect()
-    }
-
-    /// Its engine, where it filters single frames.
-    pub(crate) fn frames(&self) -> Option<EngineId> {
-        (self.config.frame_slots > 0).then(|| self.info.engine.id())
-    }
-
     /// Has tools hear what becomes of its tasks.
     pub(crate) fn tell_by(&self, events: Events) {
         // Set once, before it runs.
@@ -367,9 +355,11 @@ impl Node {
             let message = match message {
                 Ok(message) => message,
                 Err(error) => {
-                    // Brokers that come back are waited for; this one has ended with the process.
-                    tracing::debug!(%error, "no more tasks");
-                    return;
+                    tracing::error!(%error, "a slot gets no task; it asks again soon");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(PAUSE) => continue,
+                    }
                 }
             };
             let is_segment = matches!(queue, Queue::Segment(_));
@@ -420,7 +410,16 @@ impl Node {
                 () = no_segments.cancelled() => return,
                 task = self.broker.receive_frame(engine) => task,
             };
-            let Ok(task) = task else { return };
+            let task = match task {
+                Ok(task) => task,
+                Err(error) => {
+                    tracing::error!(%error, "a frame slot gets no frame; it asks again soon");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(PAUSE) => continue,
+                    }
+                }
+            };
             let done = tokio::select! {
                 () = stop.cancelled() => return,
                 done = worker.perform(task, slot) => done,
@@ -871,6 +870,20 @@ impl Steered for Node {
         }
         self.drained.cancel();
         self.changed.notify_one();
+    }
+
+    fn queues(&self) -> Vec<Queue> {
+        if self.drained.is_cancelled() {
+            return Vec::new();
+        }
+        let segments = Queue::Segment(self.info.engine.id());
+        let control = self.config.control && !self.apart.is_cancelled();
+        let control = control.then_some(Queue::Control);
+        control.into_iter().chain((self.config.slots > 0).then_some(segments)).collect()
+    }
+
+    fn frames(&self) -> Option<EngineId> {
+        (self.config.frame_slots > 0).then(|| self.info.engine.id())
     }
 
     fn revoke(&self, attempt: AttemptId) {

@@ -150,6 +150,10 @@ fn what_does_not_fit_is_refused_at_once() {
     let other = dir.path().join("other");
     Server::start(&other, &[]).terminate();
     let other = text(&other);
+    let eager = ["--visibility-timeout", "0s"];
+    let (code, said_then) =
+        refused(&[&["worker", "--broker", &url, "--data", &here][..], &eager].concat());
+    assert!(code == 2 && said_then.contains("10s or more"), "{said_then}");
     let cases: [(&[&str], i32, &str); 7] = [
         (&["worker", "--broker", "memory", "--data", &here], 2, "within the server's process"),
         (&["worker", "--broker", "nonsense", "--data", &here], 2, "redis://HOST:6379/0"),

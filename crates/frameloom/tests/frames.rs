@@ -13,10 +13,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
+use base64::Engine as _;
 use nodes::{Worker, serve, until, until_live};
 use redis_server::Redis;
 use serde_json::{Value, json};
-use server::agent;
+use server::{Server, agent, answer};
 use support::{clip, frames, run, run_bytes, run_ok, text};
 
 /// Runs with frames as tasks; answers the output's bytes and the metrics.
@@ -176,6 +177,104 @@ fn a_frame_that_fails_is_tried_three_times_and_then_goes_as_asked() {
     }
     let (code, said) = run(&["run", &source, "-o", &out, "-f", "blur", "--on-error", "skip"]);
     assert!(code == 2 && said.contains("--granularity frame"), "{said}");
+}
+
+/// A message as a Celery client sends it, its body as plain text.
+fn strange(tag: &str, kwargs: &Value) -> String {
+    json!({
+        "body": json!([[], kwargs, {}]).to_string(), "content-type": "application/json",
+        "headers": { "lang": "py", "task": "frameloom.frame", "id": tag, "root_id": tag },
+        "properties": {
+            "delivery_tag": tag, "priority": 0, "delivery_mode": 2, "correlation_id": tag,
+            "delivery_info": { "exchange": "", "routing_key": "frameloom.frame" },
+        },
+    })
+    .to_string()
+}
+
+#[test]
+fn what_a_good_try_says_replaces_what_a_failed_one_has_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (redis, data) = (Redis::start(&[]), dir.path().join("data"));
+    let _server = Server::start(&data, &["--broker", &redis.url(), "--slots", "1"]);
+    let mine = data.join("frames/mine");
+    fs::create_dir_all(&mine).unwrap();
+    let kwargs = json!({
+        "filters": ["invert"], "frames": ["frames/mine/1.in"], "output": "frames/mine/1.out",
+    });
+    let outcome = |wanted: &str| {
+        until(&format!("the outcome '{wanted}'"), 20, || {
+            let said = fs::read(mine.join("1.out.json")).unwrap_or_default();
+            let said: Value = serde_json::from_slice(&said).unwrap_or_default();
+            said["outcome"] == wanted
+        });
+    };
+    let send = |tag: &str| {
+        let message = strange(tag, &kwargs);
+        let mut raw = redis.connection();
+        let () = redis::cmd("LPUSH").arg("frameloom.frame").arg(message).query(&mut raw).unwrap();
+    };
+    send("1");
+    outcome("failed");
+    let head = json!({ "width": 8, "height": 8, "pixel_format": "gray", "pts": 0 }).to_string();
+    let mut file = head.into_bytes();
+    file.resize(4096, b' ');
+    file.extend([7; 64]);
+    fs::write(mine.join("1.in"), file).unwrap();
+    send("2");
+    outcome("done");
+    assert!(fs::read(mine.join("1.out")).unwrap().ends_with(&[248; 64]));
+    // The other way round nothing is replaced.
+    fs::remove_file(mine.join("1.in")).unwrap();
+    send("3");
+    until("all is done", 20, || {
+        let left: u64 = redis::cmd("HLEN").arg("unacked").query(&mut redis.connection()).unwrap();
+        let waiting: u64 =
+            redis::cmd("LLEN").arg("frameloom.frame").query(&mut redis.connection()).unwrap();
+        left + waiting == 0
+    });
+    outcome("done");
+}
+
+#[test]
+fn workers_hear_which_frames_of_a_cancelled_job_not_to_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 2);
+    let (redis, data) = (Redis::start(&[]), dir.path().join("data"));
+    let server = Server::start(
+        &data,
+        &["--broker", &redis.url(), "--slots", "1", "--allow-task", "mine.*@python"],
+    );
+    let request = json!({
+        "source": { "upload": true, "name": "in.mp4" }, "priority": 9,
+        "filters": ["celery:task=mine.none:queue=python:window=4"],
+    });
+    let id = server.submit(&source, &request);
+    // A job of the highest priority goes to the most urgent list.
+    let mut raw = redis.connection();
+    until("frames wait", 30, || {
+        redis::cmd("LLEN").arg("python").query::<u64>(&mut raw).unwrap() >= 4
+    });
+    let mut listener = redis.connection();
+    listener.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut listener = listener.as_pubsub();
+    listener.subscribe("/0.celery.pidbox").unwrap();
+    let stop = agent().delete(format!("{}/v1/jobs/{id}", server.url())).call();
+    assert_eq!(answer(stop).0, 202);
+    let heard: String = listener.get_message().unwrap().get_payload().unwrap();
+    let heard: Value = serde_json::from_str(&heard).unwrap();
+    let base64 = base64::engine::general_purpose::STANDARD;
+    let call = base64.decode(heard["body"].as_str().unwrap()).unwrap();
+    let call: Value = serde_json::from_slice(&call).unwrap();
+    assert_eq!((&call["method"], &call["destination"]), (&json!("revoke"), &Value::Null));
+    let revoked = call["arguments"]["task_id"].as_array().unwrap();
+    let sent: Vec<String> =
+        redis::cmd("LRANGE").arg("python").arg(0).arg(-1).query(&mut raw).unwrap();
+    assert!(sent.len() >= 4, "{sent:?}");
+    for message in sent {
+        let message: Value = serde_json::from_str(&message).unwrap();
+        assert!(revoked.contains(&message["headers"]["id"]), "{message} is not in {revoked:?}");
+    }
 }
 
 /// A port that is free now.

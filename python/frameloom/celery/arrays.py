@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 from collections.abc import Sequence
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.lib import format as npy
@@ -19,10 +21,19 @@ class FrameError(Exception):
     """A frame file or a function's answer that is not what it must be."""
 
 
-def mapped(file: BinaryIO, name: str) -> Frame:
-    """Maps a frame file into memory, read-only.
+#: File systems of this machine, on which a file that is removed stays while it is mapped.
+_LOCAL = frozenset(
+    {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay"}
+    | {"ramfs", "tmpfs", "xfs", "zfs"}
+)
 
-    What ``numpy.load(name, mmap_mode="r")`` does, of a file that is open already.
+
+def opened(file: BinaryIO, name: str) -> Frame:
+    """The frame in a file that is open, read-only.
+
+    It is mapped into memory as ``numpy.load(name, mmap_mode="r")`` does where the file system is
+    this machine's own. Elsewhere it is read: a file that is removed on another machine may vanish
+    under a map, and whoever looks at it then dies of SIGBUS.
     """
     try:
         version = npy.read_magic(file)
@@ -31,17 +42,42 @@ def mapped(file: BinaryIO, name: str) -> Frame:
         shape, fortran, dtype = npy.read_array_header_1_0(file)
     except (ValueError, EOFError) as error:
         raise FrameError(f"input '{name}' is no .npy file: {error}") from error
-    if dtype != np.uint8 or fortran or len(shape) != 3 or shape[2] != _CHANNELS or 0 in shape:
+    if dtype != np.uint8 or fortran or len(shape) != 3 or shape[2] != _CHANNELS or min(shape) < 1:
         order = "Fortran" if fortran else "C"
         raise FrameError(
             f"input '{name}' is no frame: expected (height, width, 3) of uint8 in C order, "
             f"got {shape} of {dtype} in {order} order"
         )
+    offset, size = file.tell(), math.prod(shape)
+    if os.fstat(file.fileno()).st_size < offset + size:
+        raise FrameError(f"input '{name}' is shorter than its header says")
     try:
-        frame = np.memmap(file, dtype=np.uint8, mode="r", offset=file.tell(), shape=shape)
+        if is_local(file.fileno()):
+            return np.memmap(file, dtype=np.uint8, mode="r", offset=offset, shape=shape)
+        return np.frombuffer(file.read(size), dtype=np.uint8).reshape(shape)
     except (ValueError, OSError) as error:
-        raise FrameError(f"input '{name}' is shorter than its header says: {error}") from error
-    return cast(Frame, frame)
+        raise FrameError(f"input '{name}' cannot be read: {error}") from error
+
+
+def is_local(fd: int) -> bool:
+    """Whether a file lies on a file system of this machine's own; not where that is unknown."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}") as about:
+            mount = next(line.split()[1] for line in about if line.startswith("mnt_id:"))
+        return _file_system(mount, os.fstat(fd).st_dev) in _LOCAL
+    except (OSError, StopIteration):
+        return False
+
+
+@functools.lru_cache(maxsize=64)
+def _file_system(mount: str, _device: int) -> str:
+    """The type of what is mounted by this number."""
+    with open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            fields = line.split()
+            if fields[0] == mount:
+                return fields[fields.index("-") + 1]
+    return ""
 
 
 def stacked(frames: Sequence[Frame]) -> Frame:

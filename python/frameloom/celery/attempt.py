@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 BEAT_EVERY = 1.0
 _TRACEBACK_LIMIT = 2000
 _ERROR_LIMIT = 500
+#: Characters of an error's own text that are looked at.
+_TEXT_LIMIT = 4096
 
 
 class Gone(Exception):
@@ -80,8 +82,8 @@ class Attempt:
 
     def fail(self, error: BaseException) -> None:
         """Publishes why there is no output; raises Gone where that counts no more."""
-        text = "".join(traceback.format_exception(error))
-        self._settle({"outcome": "failed", "error": told(error), "traceback": tail(text)})
+        said = {"error": told(error), "traceback": traced(error)}
+        self._settle({"outcome": "failed", **said})
 
     def _settle(self, outcome: dict[str, Any]) -> None:
         """Publishes the attempt's result, unless it has one: the first counts."""
@@ -137,11 +139,27 @@ class Attempt:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line."""
-    line = " ".join(f"{type(error).__name__}: {error}".split())
+    """An error in one line, whatever its own text does."""
+    kind = type(error).__name__
+    try:
+        text = str(error)[:_TEXT_LIMIT]
+    except BaseException as other:
+        text = f"(its text cannot be told: {type(other).__name__})"
+    line = " ".join(f"{kind}: {text}".split())
     return line if len(line) <= _ERROR_LIMIT else line[: _ERROR_LIMIT - 1] + "…"
 
 
-def tail(text: str) -> str:
-    """The last characters of a traceback."""
-    return text[-_TRACEBACK_LIMIT:]
+def traced(error: BaseException) -> str:
+    """The last characters of an error's traceback."""
+    try:
+        return "".join(traceback.format_exception(error))[-_TRACEBACK_LIMIT:]
+    except BaseException as other:
+        return f"(its traceback cannot be told: {type(other).__name__})"
+
+
+def tellable(error: BaseException) -> bool:
+    """Whether an error may go into a log as it is."""
+    try:
+        return len(str(error)) + len(repr(error)) <= _TEXT_LIMIT
+    except BaseException:
+        return False

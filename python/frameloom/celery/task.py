@@ -7,13 +7,13 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from celery import Celery, current_task
 from celery.signals import worker_init
 
 from frameloom.celery import arrays
-from frameloom.celery.attempt import Attempt, Gone
+from frameloom.celery.attempt import Attempt, Gone, tellable, told, traced
 from frameloom.celery.message import FrameRef, Message, Rejected
 from frameloom.celery.store import Store, StoreError, Unsafe
 
@@ -28,8 +28,8 @@ def frame_task(
 ) -> Callable[[Callable[..., arrays.Frame]], Any]:
     """Registers ``f(frame, *, pts, index, params)`` as the Celery task ``name``.
 
-    ``frame`` is a read-only map of height by width by 3, uint8, RGB; the function returns an
-    array of the same shape and type. With ``frames=8`` it gets up to eight frames at once, as
+    ``frame`` is a read-only map or copy of height by width by 3, uint8, RGB; the function returns
+    an array of the same shape and type. With ``frames=8`` it gets up to eight frames at once, as
     one array with their number before the height, and lists as ``pts`` and ``index``.
 
     ``timeout`` is in seconds from the claim, where the message tells none; waiting in a queue
@@ -73,7 +73,7 @@ def perform(
     """Obeys one message of the task ``name``; answers in words what became of it.
 
     Nobody keeps the answer; it is what Celery logs and Flower shows. Raises what the function
-    raised.
+    raised, or a RuntimeError about it where that would harm the worker or its log.
     """
     try:
         message = Message.parse(args, kwargs)
@@ -92,18 +92,29 @@ def perform(
         return f"rejected: {reason}"
     try:
         with attempt:
-            try:
-                for some in _chunks(message.frames, frames):
-                    _process(function, name, store, message, some, attempt, batch=frames > 1)
-            except (Exception, SystemExit) as error:
-                attempt.fail(error)
-                if isinstance(error, SystemExit):
-                    raise RuntimeError(f"'{name}' called exit") from error
-                raise
+            for some in _chunks(message.frames, frames):
+                _process(function, name, store, message, some, attempt, batch=frames > 1)
             attempt.succeed()
     except Gone as reason:
         return f"dropped: {reason}"
+    except BaseException as error:
+        # Whatever it is, gevent.Timeout, too: a claim without a result keeps the server waiting.
+        try:
+            attempt.fail(error)
+        except Gone as reason:
+            return f"dropped: {reason}"
+        _raise(name, error)
     return "done"
+
+
+def _raise(name: str, error: BaseException) -> NoReturn:
+    """Raises an error on to Celery, in a form that it can log and that ends no worker."""
+    if isinstance(error, Exception) and not tellable(error):
+        raise RuntimeError(f"'{name}' raised {told(error)}\n{traced(error)}") from None
+    if isinstance(error, Exception | KeyboardInterrupt):
+        raise error
+    what = "called exit" if isinstance(error, SystemExit) else f"raised {told(error)}"
+    raise RuntimeError(f"'{name}' {what}") from error
 
 
 def _origin() -> str:
@@ -133,7 +144,7 @@ def _process(
         inputs = []
         for ref in refs:
             file = files.enter_context(_input(store, directory, ref.input))
-            inputs.append(arrays.mapped(file, ref.input))
+            inputs.append(arrays.opened(file, ref.input))
     if batch:
         given = arrays.stacked(inputs)
         pts: Any = [ref.pts for ref in refs]

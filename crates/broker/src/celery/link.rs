@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use frameloom_core::{Error, Result};
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
     ServerErrorKind,
@@ -15,6 +17,24 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long an answer may take. Longer than any wait that we ask for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a connection may be silent before the other side is asked whether it is there.
+const ASKED_AFTER: Duration = Duration::from_secs(15);
+
+/// How often it is asked then.
+const ASKED_EVERY: Duration = Duration::from_secs(5);
+
+/// How long what was sent may stay unconfirmed before a connection counts as cut.
+const CUT_AFTER: Duration = Duration::from_secs(30);
+
+/// Whoever only listens hears of a silent cut by these alone.
+fn tcp_settings() -> TcpSettings {
+    let alive = TcpKeepalive::new().with_time(ASKED_AFTER).with_interval(ASKED_EVERY);
+    TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(alive.with_retries(3))
+        .set_user_timeout(CUT_AFTER)
+}
 
 /// Where Redis is.
 #[derive(Clone)]
@@ -65,7 +85,7 @@ impl Link {
             _ => "Redis".to_owned(),
         };
         let shown = format!("{shown}/{}", info.redis_settings().db());
-        let client = Client::open(info).map_err(wrong)?;
+        let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(wrong)?;
         Ok(Self { client, shown })
     }
 
@@ -155,6 +175,18 @@ fn without_password(url: &str) -> String {
         (Some(scheme), Some(at)) if at > scheme => format!("{}://…{}", &url[..scheme], &url[at..]),
         (None, Some(at)) => format!("…{}", &url[at..]),
         _ => url.to_owned(),
+    }
+}
+
+/// Whether a connection is of no use after this: it is broken, or leads to a Redis that will not do, as
+/// after a failover.
+pub(super) fn is_spoilt(e: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, ExecAbort, MasterDown, ReadOnly};
+    match e.kind() {
+        ErrorKind::Server(BusyLoading | ClusterDown | ExecAbort | MasterDown | ReadOnly) => true,
+        // So scripts are told.
+        ErrorKind::Server(_) | ErrorKind::Extension => e.to_string().contains("READONLY"),
+        _ => true,
     }
 }
 

@@ -11,10 +11,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::names::{FRAME_TASK, TASKS};
-use crate::Urgency;
+use crate::{LEAST_URGENT, Urgency};
 
 /// Largest message that is read, in bytes; ours have less than 4 KB.
 const MOST: usize = 64 << 10;
+
+/// Characters of a task's arguments that tools see.
+const MOST_SHOWN: usize = 400;
+
+/// Characters of what a parser says of a message that are told: it quotes the message.
+const MOST_TOLD: usize = 200;
 
 /// A random UUID, as text.
 pub(super) fn new_uuid() -> String {
@@ -99,6 +105,15 @@ pub(super) struct Sent<'a> {
     pub(super) kwargs: &'a Value,
 }
 
+/// Arguments as tools show them: cut off, for frames' files are many.
+pub(super) fn repr(kwargs: &Value) -> String {
+    let text = kwargs.to_string();
+    match text.char_indices().nth(MOST_SHOWN) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
 /// A task as a message that a Celery worker can read.
 pub(super) fn encode(task: &Sent<'_>, queue: &str, urgency: Urgency, origin: &str) -> String {
     let Sent { task, id, kwargs } = task;
@@ -119,7 +134,7 @@ pub(super) fn encode(task: &Sent<'_>, queue: &str, urgency: Urgency, origin: &st
         "expires": null,
         "timelimit": [null, null],
         "argsrepr": "()",
-        "kwargsrepr": kwargs.to_string(),
+        "kwargsrepr": repr(kwargs),
         "origin": origin,
         "ignore_result": true,
     });
@@ -136,7 +151,19 @@ pub(super) struct Envelope {
     #[serde(default)]
     pub(super) headers: Map<String, Value>,
     #[serde(default)]
-    properties: Map<String, Value>,
+    properties: Properties,
+}
+
+/// The properties that are looked at, as kombu has them.
+#[derive(Debug, Default, Deserialize)]
+struct Properties {
+    #[serde(default)]
+    body_encoding: Option<String>,
+    #[serde(default)]
+    delivery_tag: Option<String>,
+    /// Marked where the message is delivered again.
+    #[serde(default, rename = "delivery_info")]
+    _delivery_info: Option<Map<String, Value>>,
 }
 
 impl Envelope {
@@ -148,8 +175,9 @@ impl Envelope {
         if raw.len() > MOST {
             return Err(Error::invalid(format!("a message of {} bytes", raw.len())));
         }
-        serde_json::from_slice(raw)
-            .map_err(|e| Error::invalid(format!("a message that is not kombu's JSON ({e})")))
+        serde_json::from_slice(raw).map_err(|e| {
+            Error::invalid(format!("a message that is not kombu's JSON ({})", said(&e)))
+        })
     }
 
     /// The body's JSON.
@@ -163,14 +191,14 @@ impl Envelope {
                 shown(&self.content_type)
             )));
         }
-        let text = match self.properties.get("body_encoding").and_then(Value::as_str) {
+        let text = match self.properties.body_encoding.as_deref() {
             Some("base64") => BASE64
                 .decode(&self.body)
-                .map_err(|e| Error::invalid(format!("a body that is not base64 ({e})")))?,
+                .map_err(|e| Error::invalid(format!("a body that is not base64 ({})", said(&e))))?,
             _ => self.body.clone().into_bytes(),
         };
         serde_json::from_slice(&text)
-            .map_err(|e| Error::invalid(format!("a body that is not JSON ({e})")))
+            .map_err(|e| Error::invalid(format!("a body that is not JSON ({})", said(&e))))
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -183,9 +211,44 @@ impl Envelope {
     }
 }
 
+/// A message as it goes to another receiver, marked so, and how urgent it is.
+///
+/// # Errors
+/// Invalid where it is not kombu's.
+pub(super) fn redelivered(message: Value) -> Result<(String, Urgency)> {
+    let wrong = || Error::invalid("a noted message that is not kombu's");
+    let Value::Object(mut message) = message else { return Err(wrong()) };
+    part(&mut message, "headers").ok_or_else(wrong)?.insert("redelivered".into(), true.into());
+    let properties = part(&mut message, "properties").ok_or_else(wrong)?;
+    let urgency = properties.get("priority").and_then(Value::as_u64).unwrap_or(0);
+    let info = part(properties, "delivery_info").ok_or_else(wrong)?;
+    info.insert("redelivered".into(), true.into());
+    let text = Value::Object(message).to_string();
+    Envelope::read(text.as_bytes())?;
+    Ok((text, Urgency::try_from(urgency).unwrap_or(LEAST_URGENT)))
+}
+
+/// An object within an object, made where there is none; `None` where something else is there.
+fn part<'a>(of: &'a mut Map<String, Value>, name: &str) -> Option<&'a mut Map<String, Value>> {
+    let value = of.entry(name).or_insert(Value::Null);
+    if value.is_null() {
+        *value = json!({});
+    }
+    value.as_object_mut()
+}
+
 /// A stranger's text, cut off and without control characters.
 fn shown(text: &str) -> String {
-    text.chars().take(80).flat_map(char::escape_debug).collect()
+    cut(text, 80)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    text.chars().take(most).flat_map(char::escape_debug).take(most).collect()
+}
+
+/// What a parser says, which may quote a stranger's text.
+pub(super) fn said(error: &impl std::fmt::Display) -> String {
+    cut(&error.to_string(), MOST_TOLD)
 }
 
 /// Most frames and filters of a stranger's task.
@@ -251,10 +314,8 @@ fn fits(kwargs: &Value, store: StoreId) -> Result<()> {
 
 /// Arguments as they should be.
 fn read<T: serde::de::DeserializeOwned>(name: &str, kwargs: Value) -> Result<T> {
-    serde_json::from_value(kwargs).map_err(|e| {
-        // It quotes what was given.
-        Error::invalid(format!("arguments of '{name}' that are wrong ({})", shown(&e.to_string())))
-    })
+    serde_json::from_value(kwargs)
+        .map_err(|e| Error::invalid(format!("arguments of '{name}' that are wrong ({})", said(&e))))
 }
 
 /// A frame from a queue of this name: of a job from an engine's, of a stranger from that for all.
@@ -296,8 +357,8 @@ fn frame_task(envelope: &Envelope, strange: bool, store: StoreId) -> Result<Fram
     if given.filters.len() > MOST_FILTERS {
         return Err(Error::invalid(format!("more than {MOST_FILTERS} filters")));
     }
-    let tag = envelope.properties.get("delivery_tag").and_then(Value::as_str);
-    let tag = tag.ok_or_else(|| Error::invalid("a message without a delivery tag"))?.to_owned();
+    let tag = envelope.properties.delivery_tag.clone();
+    let tag = tag.ok_or_else(|| Error::invalid("a message without a delivery tag"))?;
     Ok(FrameTask::Stranger(StrangeFrame {
         tag,
         id: shown(envelope.header("id").unwrap_or_default()),
@@ -357,160 +418,4 @@ fn due(envelope: &Envelope) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn sample() -> (TaskMessage, StoreId) {
-        let message = TaskMessage {
-            job: JobId::from_bits(7),
-            task: Task::Segment(41),
-            attempt: AttemptId::from_bits(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
-        };
-        (message, StoreId::from_bits(9))
-    }
-
-    fn text(message: &TaskMessage, store: StoreId, queue: &str, urgency: Urgency) -> String {
-        let (id, kwargs) = (task_id(message.attempt), arguments(message, store));
-        let task = super::super::names::task_name(message.task);
-        encode(&Sent { task, id: &id, kwargs: &kwargs }, queue, urgency, "gen1@host")
-    }
-
-    /// A message with one place of its envelope changed.
-    fn changed(pointer: &str, to: Value) -> String {
-        let (message, store) = sample();
-        let mut raw: Value = serde_json::from_str(&text(&message, store, "q", 6)).unwrap();
-        if let Some(inner) = pointer.strip_prefix("/body") {
-            let body = BASE64.decode(raw["body"].as_str().unwrap()).unwrap();
-            let mut body: Value = serde_json::from_slice(&body).unwrap();
-            *body.pointer_mut(inner).unwrap() = to;
-            raw["body"] = BASE64.encode(body.to_string()).into();
-        } else {
-            *raw.pointer_mut(pointer).unwrap() = to;
-        }
-        raw.to_string()
-    }
-
-    #[test]
-    fn a_task_comes_back_and_is_small() {
-        let (message, store) = sample();
-        let (last, detect) = (Task::Segment(u32::MAX), Task::Detect(7));
-        for task in [Task::Plan, detect, Task::Track, Task::Segment(0), last, Task::Concat] {
-            let message = TaskMessage { task, ..message.clone() };
-            let raw = text(&message, store, "frameloom.cpu.0001020304ff", 3);
-            assert!(raw.len() < 4096, "{} bytes", raw.len());
-            assert_eq!(decode(raw.as_bytes(), store).unwrap(), message);
-        }
-        assert_eq!(task_id(message.attempt), "01234567-89ab-cdef-0123-456789abcdef");
-        assert_eq!(attempt_of(&task_id(message.attempt)), Some(message.attempt));
-    }
-
-    #[test]
-    fn what_nobody_should_send_is_refused_in_words() {
-        let (_, store) = sample();
-        let future = "2999-01-01T00:00:00+00:00";
-        let cases = [
-            ("rubbish".to_owned(), "not kombu's JSON"),
-            (changed("/content-type", json!("application/x-python-serialize")), "content type"),
-            (changed("/properties/body_encoding", json!("none")), "not JSON"),
-            (
-                changed("/headers/lang", json!("py")).replace("\"body\":\"", "\"body\":\"%"),
-                "not base64",
-            ),
-            (changed("/headers/task", json!("os.system")), "task 'os.system', which nobody"),
-            (changed("/headers/task", json!(["x"])), "first protocol"),
-            (changed("/headers/expires", json!("2001-01-01T00:00:00+00:00")), "expired"),
-            (changed("/headers/expires", json!(7)), "expires '7'"),
-            (changed("/headers/eta", json!(future)), "for later"),
-            (changed("/headers/task", json!("frameloom.plan")), "with or without a segment"),
-            (changed("/body/1/version", json!(2)), "version 2"),
-            (changed("/body/1/version", json!("1")), "the number 1 is awaited"),
-            (changed("/body/1/store", json!("../../etc/passwd")), "a task on store ../../etc"),
-            (changed("/body/1/job", json!("../../etc/passwd")), "32 lower-case"),
-            (changed("/body/1/job", json!("\n forged \u{1b}]0;")), "\\n forged \\u{1b}"),
-            (changed("/body/1/segment", json!(-1)), "arguments of"),
-            (changed("/body/1/store", json!("0".repeat(32))), "a task on store 0000"),
-            (changed("/body/1", json!("x")), "[args, kwargs, …]"),
-            (" ".repeat(MOST + 1), "a message of"),
-        ];
-        for (raw, words) in cases {
-            let error = decode(raw.as_bytes(), store).unwrap_err();
-            assert!(error.message().contains(words), "'{error}' lacks '{words}'");
-        }
-    }
-
-    #[test]
-    fn frames_come_back_and_strangers_may_name_nothing_but_frames() {
-        let (_, store) = sample();
-        let ours = FrameMessage {
-            job: JobId::from_bits(7),
-            plan: AttemptId::from_bits(8),
-            attempt: AttemptId::from_bits(u128::MAX),
-            group: AttemptId::from_bits(9),
-            frame: u64::MAX,
-            first: 0,
-            last: u64::MAX,
-            from: 0,
-            to: u32::MAX,
-        };
-        let raw = |kwargs: &Value, queue: &str| {
-            encode(&Sent { task: FRAME_TASK, id: "x", kwargs }, queue, 3, "gen1@host")
-        };
-        let text = raw(&frame_arguments(&ours, store), "frameloom.frame.000000000001");
-        assert!(text.len() < 4096, "{} bytes", text.len());
-        let engine = "frameloom.frame.000000000001";
-        let read = decode_frame(engine, text.as_bytes(), store).unwrap();
-        assert_eq!(read, FrameTask::Ours(ours));
-        // A stranger's is none of an engine, and the other way round.
-        assert!(decode_frame(FRAME_TASK, text.as_bytes(), store).is_err());
-
-        let good =
-            json!({ "filters": ["invert"], "frames": ["frames/a/b"], "output": "frames/a/c" });
-        let text = raw(&good, FRAME_TASK);
-        let read = decode_frame(FRAME_TASK, text.as_bytes(), store).unwrap();
-        assert!(matches!(read, FrameTask::Stranger(frame) if frame.frame == 0));
-        assert!(decode_frame(engine, text.as_bytes(), store).is_err());
-        for (field, value, words) in [
-            ("output", json!("frames/a/../b"), "is not frames/DIRECTORY/FILE"),
-            ("output", json!("frames/a"), "is not frames/"),
-            ("output", json!("/frames/a/b"), "is not frames/"),
-            ("output", json!("jobs/a/b"), "is not frames/"),
-            ("frames", json!(["frames/.a/b"]), "is not frames/"),
-            ("frames", json!(["frames/a/"]), "is not frames/"),
-            ("frames", json!([]), "frame 0 of 0"),
-            ("frame", json!(1), "frame 1 of 1"),
-            ("frame", json!(-1), "arguments of"),
-            ("filters", json!(vec!["invert"; 65]), "more than 64"),
-            ("store", json!("0"), "a task on store 0"),
-            ("version", json!(9), "version 9"),
-        ] {
-            let mut bad = good.clone();
-            bad[field] = value;
-            let text = raw(&bad, FRAME_TASK);
-            let error = decode_frame(FRAME_TASK, text.as_bytes(), store).unwrap_err();
-            assert!(error.message().contains(words), "'{error}' lacks '{words}'");
-        }
-    }
-
-    #[test]
-    fn a_header_too_many_is_no_harm() {
-        let (message, store) = sample();
-        let mut raw: Value = serde_json::from_str(&text(&message, store, "q", 6)).unwrap();
-        raw["headers"]["stamped_headers"] = json!([]);
-        raw["headers"]["replaced_task_nesting"] = json!(0);
-        assert_eq!(decode(raw.to_string().as_bytes(), store).unwrap(), message);
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(at in 0usize..900, byte: u8, cut in 0usize..900) {
-            let (message, store) = sample();
-            let mut raw = text(&message, store, "q", 6).into_bytes();
-            let len = raw.len();
-            raw[at % len] = byte;
-            raw.truncate(len - cut % len);
-            drop(decode(&raw, store));
-            drop(decode_frame(FRAME_TASK, &raw, store));
-        }
-    }
-}
+mod tests;

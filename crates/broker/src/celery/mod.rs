@@ -5,10 +5,12 @@
 //! message is popped and that is all; there is no list of unacknowledged ones to restore from. Only for
 //! frames that strangers send the keys are kept that kombu has for it.
 
+mod announced;
 mod link;
 mod message;
 mod names;
 mod receiver;
+mod revoked;
 mod unacked;
 mod worker;
 
@@ -22,37 +24,25 @@ use frameloom_core::id::{AttemptId, EngineId, StoreId};
 use frameloom_core::wire::{FrameMessage, FrameTask, PROTOCOL, Queue, StrangeFrame, TaskMessage};
 use frameloom_core::{Error, Result};
 use redis::aio::MultiplexedConnection;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::{Broker, LEAST_URGENT, Reply, Urgency};
 use link::Link;
 use message::{Address, encode, envelope, task_id};
 use names::{FRAME_TASK, frame_queue};
-use receiver::{MADE_KNOWN_EVERY, Request, Source};
+use receiver::{MADE_KNOWN_EVERY, Receivers, Source};
+use revoked::Revoked;
 
+pub use announced::Announcement;
 pub use names::{TASKS, queue_name, task_name};
 pub use worker::{Active, Events, Steered, WorkerConfig};
 
-/// Slots of a process that wait for a message of a queue, at most.
-const MOST_WAITING: usize = 1024;
-
-/// How urgent tasks with frames are: a slot waits for them.
-const FRAMES_URGENCY: Urgency = 3;
-
-/// The key that says which store the server of this database works on.
-const SERVER_KEY: &str = "frameloom.server";
-
-/// How long a server is believed that says nothing, in seconds.
-const SERVER_LASTS: u64 = 15;
+/// The exchange by which tools steer workers.
+const REMOTE_CONTROL: &str = "celery.pidbox";
 
 /// After how long a stranger's frame that is not done is given to another node.
 const RESTORE_AFTER: Duration = Duration::from_secs(300);
-
-/// How far clocks may be apart.
-const MOST_SKEW: Duration = Duration::from_secs(30);
 
 /// What queues and connections share.
 struct Shared {
@@ -63,6 +53,8 @@ struct Shared {
     /// Who sends, as Celery has it: `gen4711@host`.
     origin: String,
     refused: AtomicU64,
+    /// Tasks that are not to be begun.
+    revoked: Revoked,
     /// Celery's logical clock.
     clock: AtomicU64,
     /// After how many milliseconds a stranger's frame that is not done is given to another node.
@@ -87,13 +79,18 @@ impl Shared {
         match answer {
             Ok(answer) => Ok(answer),
             Err(e) => {
-                // What Redis answers comes over a connection that works; all else may not.
-                if !matches!(e.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension) {
+                if link::is_spoilt(&e) {
                     *self.connection.lock().await = None;
                 }
                 Err(self.link.error(&e))
             }
         }
+    }
+
+    /// Counts and tells of a message that nobody should have sent.
+    fn refuse(&self, queue: &str, error: &Error) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(%error, queue, "a message is refused");
     }
 
     /// Makes a queue known to tools that list queues.
@@ -134,46 +131,10 @@ impl Shared {
 /// Queues in Redis.
 pub struct Celery {
     shared: Arc<Shared>,
-    receivers: Mutex<BTreeMap<Queue, mpsc::Sender<Request<TaskMessage>>>>,
-    frame_receivers: Mutex<BTreeMap<EngineId, mpsc::Sender<Request<FrameTask>>>>,
+    receivers: Receivers<Queue, TaskMessage>,
+    frame_receivers: Receivers<EngineId, FrameTask>,
     /// When queues were last made known.
     known: Mutex<BTreeMap<String, Instant>>,
-}
-
-/// What a server says of itself to nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Announcement {
-    /// The store that it works on.
-    pub store: StoreId,
-    /// Its engine.
-    pub engine: EngineId,
-    /// The version of its messages.
-    pub protocol: u32,
-    /// Its clock, in milliseconds since 1970.
-    pub time_ms: i64,
-}
-
-impl Announcement {
-    /// What a server of this store says now.
-    pub fn now(store: StoreId, engine: EngineId) -> Self {
-        let time_ms = jiff::Timestamp::now().as_millisecond();
-        Self { store, engine, protocol: PROTOCOL, time_ms }
-    }
-
-    /// Whether a node's clock, in milliseconds since 1970, goes with the server's.
-    ///
-    /// # Errors
-    /// Conflict, saying by how much not.
-    pub fn clock_fits(&self, now_ms: i64) -> Result<()> {
-        let apart = Duration::from_millis(now_ms.abs_diff(self.time_ms));
-        if apart > MOST_SKEW {
-            return Err(Error::conflict(format!(
-                "this machine's clock and the server's are {} s apart; set them by NTP",
-                apart.as_secs()
-            )));
-        }
-        Ok(())
-    }
 }
 
 impl Celery {
@@ -189,6 +150,7 @@ impl Celery {
             store,
             origin: format!("gen{}@{name}", std::process::id()),
             refused: AtomicU64::new(0),
+            revoked: Revoked::default(),
             clock: AtomicU64::new(0),
             restore_after_ms: AtomicU64::new(millis(RESTORE_AFTER)),
             link,
@@ -196,8 +158,8 @@ impl Celery {
         let _: Vec<String> = shared.ask(redis::pipe().cmd("PING")).await?;
         Ok(Self {
             shared: Arc::new(shared),
-            receivers: Mutex::new(BTreeMap::new()),
-            frame_receivers: Mutex::new(BTreeMap::new()),
+            receivers: Receivers::default(),
+            frame_receivers: Receivers::default(),
             known: Mutex::new(BTreeMap::new()),
         })
     }
@@ -242,42 +204,6 @@ impl Celery {
         warnings
     }
 
-    /// Says to nodes which store this server works on. Repeat it every few seconds.
-    ///
-    /// # Errors
-    /// Unavailable where Redis does not answer.
-    pub async fn announce(&self, said: &Announcement) -> Result<()> {
-        let text = serde_json::to_string(said)
-            .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
-        let mut command = redis::pipe();
-        command.cmd("SET").arg(SERVER_KEY).arg(text).arg("EX").arg(SERVER_LASTS).ignore();
-        self.shared.ask(&command).await
-    }
-
-    /// Takes back what was announced: the server ends.
-    pub async fn withdraw(&self) {
-        let done: Result<()> = self.shared.ask(redis::pipe().del(SERVER_KEY).ignore()).await;
-        // It ends by itself soon.
-        drop(done);
-    }
-
-    /// What the server of this database says; `None` where there is none.
-    ///
-    /// # Errors
-    /// Unavailable where Redis does not answer; Conflict where somebody else uses the key.
-    pub async fn announced(&self) -> Result<Option<Announcement>> {
-        let (text,): (Option<String>,) = self.shared.ask(redis::pipe().get(SERVER_KEY)).await?;
-        let read = text.map(|text| serde_json::from_str(&text)).transpose();
-        read.map_err(|e| {
-            Error::conflict(format!(
-                "the key '{SERVER_KEY}' in {} is not a server's of this version; \
-                 use another database number",
-                self.shared.link.shown()
-            ))
-            .with_source(e)
-        })
-    }
-
     /// Sends a task with frames to a queue of Python workers; `fields` are its arguments beside the
     /// version and the store.
     ///
@@ -289,11 +215,12 @@ impl Celery {
         task: &str,
         attempt: AttemptId,
         mut fields: serde_json::Value,
+        urgency: Urgency,
     ) -> Result<()> {
         let shared = &self.shared;
         fields["version"] = PROTOCOL.into();
         fields["store"] = shared.store.to_string().into();
-        self.send_task(queue, task, attempt, &fields, FRAMES_URGENCY).await
+        self.send_task(queue, task, attempt, &fields, urgency).await
     }
 
     /// How many messages wait in a queue of this name.
@@ -326,7 +253,7 @@ impl Celery {
         let id = task_id(attempt);
         let raw = encode(&message::Sent { task, id: &id, kwargs }, queue, urgency, &shared.origin);
         let sent = json!({
-            "uuid": id, "name": task, "args": "()", "kwargs": kwargs.to_string(),
+            "uuid": id, "name": task, "args": "()", "kwargs": message::repr(kwargs),
             "queue": queue, "exchange": "", "routing_key": queue, "retries": 0,
             "root_id": id, "parent_id": null,
         });
@@ -390,21 +317,15 @@ impl Broker for Celery {
     }
 
     fn receive(&self, queue: Queue) -> Reply<'_, TaskMessage> {
-        let requests = {
-            let mut all = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
-            let requests = all.entry(queue).or_insert_with(|| {
-                let (sender, requests) = mpsc::channel(MOST_WAITING);
-                let shared = Arc::clone(&self.shared);
-                let source = Source {
-                    queues: vec![queue_name(queue)],
-                    decode: |_, raw, store| message::decode(raw, store),
-                    noted: None,
-                };
-                tokio::spawn(receiver::receive(shared, source, requests));
-                sender
-            });
-            requests.clone()
-        };
+        let requests = self.receivers.of(queue, |requests| {
+            let source = Source {
+                queues: vec![queue_name(queue)],
+                decode: |_, raw, store| message::decode(raw, store),
+                id: |_| None,
+                noted: None,
+            };
+            tokio::spawn(receiver::receive(Arc::clone(&self.shared), source, requests));
+        });
         let shared = Arc::clone(&self.shared);
         Box::pin(async move { receiver::wait(shared, &requests).await })
     }
@@ -413,7 +334,13 @@ impl Broker for Celery {
         Box::pin(async move { self.depth_of(&queue_name(queue)).await })
     }
 
-    fn send_frames(&self, engine: EngineId, frames: Vec<FrameMessage>) -> Reply<'_, ()> {
+    fn send_frames(
+        &self,
+        engine: EngineId,
+        frames: Vec<FrameMessage>,
+        urgency: Urgency,
+    ) -> Reply<'_, ()> {
+        let urgency = urgency.min(LEAST_URGENT);
         Box::pin(async move {
             let shared = &self.shared;
             let queue = frame_queue(engine);
@@ -426,34 +353,32 @@ impl Broker for Celery {
                 let kwargs = message::frame_arguments(frame, shared.store);
                 let id = task_id(frame.attempt);
                 let task = message::Sent { task: FRAME_TASK, id: &id, kwargs: &kwargs };
-                encode(&task, &queue, FRAMES_URGENCY, &shared.origin)
+                encode(&task, &queue, urgency, &shared.origin)
             };
             let messages: Vec<String> = frames.iter().map(encode).collect();
             if messages.is_empty() {
                 return Ok(());
             }
             let mut pipe = redis::pipe();
-            pipe.lpush(names::key(&queue, FRAMES_URGENCY), messages).ignore();
+            pipe.lpush(names::key(&queue, urgency), messages).ignore();
             let done: Result<()> = shared.ask(&pipe).await;
             done.inspect_err(|_| self.set_known(&queue, false))
         })
     }
 
     fn receive_frame(&self, engine: EngineId) -> Reply<'_, FrameTask> {
-        let requests = {
-            let mut all = self.frame_receivers.lock().unwrap_or_else(PoisonError::into_inner);
-            let requests = all.entry(engine).or_insert_with(|| {
-                let (sender, requests) = mpsc::channel(MOST_WAITING);
-                let source = Source {
-                    queues: vec![frame_queue(engine), FRAME_TASK.to_owned()],
-                    decode: message::decode_frame,
-                    noted: Some(FRAME_TASK),
-                };
-                tokio::spawn(receiver::receive(Arc::clone(&self.shared), source, requests));
-                sender
-            });
-            requests.clone()
-        };
+        let requests = self.frame_receivers.of(engine, |requests| {
+            let source = Source {
+                queues: vec![frame_queue(engine), FRAME_TASK.to_owned()],
+                decode: message::decode_frame,
+                id: |frame| match frame {
+                    FrameTask::Ours(frame) => Some(task_id(frame.attempt)),
+                    FrameTask::Stranger(frame) => Some(frame.id.clone()),
+                },
+                noted: Some(FRAME_TASK),
+            };
+            tokio::spawn(receiver::receive(Arc::clone(&self.shared), source, requests));
+        });
         let shared = Arc::clone(&self.shared);
         Box::pin(async move { receiver::wait(shared, &requests).await })
     }
@@ -480,13 +405,5 @@ mod tests {
     fn versions() {
         assert!(is_old("6.0.16") && is_old("5.9.9") && !is_old("6.2.0") && !is_old("7.0.15"));
         assert!(!is_old("10.0"));
-    }
-
-    #[test]
-    fn clocks_may_be_half_a_minute_apart() {
-        let said = Announcement::now(StoreId::from_bits(1), EngineId::from_digest(&[0; 6]));
-        assert!(said.clock_fits(said.time_ms - 29_000).is_ok());
-        let error = said.clock_fits(said.time_ms + 3_600_000).unwrap_err();
-        assert!(error.message().contains("3600 s apart"), "{error}");
     }
 }

@@ -61,6 +61,14 @@ pub const TASKS: [&str; 6] = [
     "frameloom.track",
 ];
 
+/// The names of the tasks that come by a queue.
+pub(super) fn tasks_of(queue: Queue) -> &'static [&'static str] {
+    match queue {
+        Queue::Control => &["frameloom.plan", "frameloom.track", "frameloom.concat"],
+        Queue::Segment(_) => &["frameloom.detect", "frameloom.segment"],
+    }
+}
+
 /// A task's name.
 pub fn task_name(task: Task) -> &'static str {
     match task {
@@ -85,6 +93,12 @@ mod tests {
             assert_eq!(super::key("q", urgency), key);
             assert_eq!(queue_of(key), "q");
         }
+        let queues = [Queue::Control, Queue::Segment(EngineId::from_digest(&[0; 6]))];
+        let mut all: Vec<&str> =
+            queues.iter().flat_map(|queue| tasks_of(*queue)).copied().collect();
+        all.push(FRAME_TASK);
+        all.sort_unstable();
+        assert_eq!(all, TASKS);
         assert_eq!(binding("q").1, "q\x06\x16\x06\x16q");
     }
 }

@@ -1,6 +1,7 @@
 //! Receives from one queue, or a few, for all slots of a process that wait for it, over one connection.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use frameloom_core::Result;
@@ -17,6 +18,9 @@ use super::unacked;
 /// Seconds that one look at a queue waits for a message.
 const WAIT: f64 = 1.0;
 
+/// Slots of a process that wait for a message of a queue, at most.
+const MOST_WAITING: usize = 1024;
+
 /// How often a queue is made known again: FLUSHALL forgets it.
 pub(super) const MADE_KNOWN_EVERY: Duration = Duration::from_secs(60);
 
@@ -26,6 +30,8 @@ pub(super) struct Source<M> {
     pub(super) queues: Vec<String>,
     /// Reads a message that came from a queue of this name.
     pub(super) decode: fn(&str, &[u8], StoreId) -> Result<M>,
+    /// The id by which a message may be revoked before it is begun.
+    pub(super) id: fn(&M) -> Option<String>,
     /// The queue whose messages are noted until they are done.
     pub(super) noted: Option<&'static str>,
 }
@@ -73,12 +79,43 @@ async fn give_back<M>(shared: &Shared, delivery: Delivery<M>) {
     }
 }
 
+/// What receives for the slots of a process, by what they wait for.
+pub(super) struct Receivers<K, M>(Mutex<BTreeMap<K, mpsc::Sender<Request<M>>>>);
+
+impl<K, M> Default for Receivers<K, M> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Ord, M> Receivers<K, M> {
+    /// The way to ask one, which is started where there is none, or none any more.
+    pub(super) fn of(
+        &self,
+        key: K,
+        start: impl FnOnce(mpsc::Receiver<Request<M>>),
+    ) -> mpsc::Sender<Request<M>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get(&key);
+        if let Some(requests) = known.filter(|requests| !requests.is_closed()) {
+            return requests.clone();
+        }
+        if known.is_some() {
+            tracing::error!("what receives messages has died, and is started again");
+        }
+        let (sender, requests) = mpsc::channel(MOST_WAITING);
+        start(requests);
+        all.insert(key, sender.clone());
+        sender
+    }
+}
+
 /// Waits for a message of a queue whose receiver listens to `requests`.
 pub(super) async fn wait<M: Send + 'static>(
     shared: Arc<Shared>,
     requests: &mpsc::Sender<Request<M>>,
 ) -> Result<M> {
-    let ended = || frameloom_core::Error::unavailable("the broker was closed");
+    let ended = || frameloom_core::Error::unavailable("what receives messages has ended");
     let (sender, delivery) = oneshot::channel();
     requests.send(Request(sender)).await.map_err(|_| ended())?;
     let mut wait = Wait { delivery, shared };
@@ -185,6 +222,12 @@ async fn look<M>(
     let queue = queue_of(&key);
     match (source.decode)(queue, &raw, shared.store) {
         Ok(message) => {
+            if let Some(id) = (source.id)(&message)
+                && shared.revoked.take(&id)
+            {
+                tracing::debug!(id, queue, "a task is revoked before it is begun");
+                return Ok(None);
+            }
             let noted = source.noted == Some(queue);
             if noted && let Err(error) = unacked::note(shared, &raw).await {
                 // As with any of Celery's workers, it is lost if this node dies.
@@ -193,9 +236,24 @@ async fn look<M>(
             Ok(Some(Delivery { message, key, raw, noted }))
         }
         Err(error) => {
-            shared.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            tracing::warn!(%error, queue, "a message is refused");
+            shared.refuse(queue, &error);
             Ok(None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_that_has_died_is_started_again() {
+        let receivers: Receivers<u8, ()> = Receivers::default();
+        let mut started = Vec::new();
+        let first = receivers.of(1, |requests| started.push(requests));
+        assert!(receivers.of(1, |_| panic!("it lives")).same_channel(&first));
+        started.clear();
+        let second = receivers.of(1, |requests| started.push(requests));
+        assert!(!second.same_channel(&first) && !second.is_closed());
     }
 }

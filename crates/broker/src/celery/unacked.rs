@@ -8,11 +8,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::message::new_uuid;
+use super::message::{new_uuid, redelivered};
 use super::names::{FRAME_TASK, key};
 use super::worker::epoch_seconds;
-use crate::Urgency;
-
 /// kombu's keys; all applications of a database share them.
 const MESSAGES: &str = "unacked";
 const INDEX: &str = "unacked_index";
@@ -21,7 +19,7 @@ const LOCK: &str = "unacked_mutex";
 /// How long the lock lasts whose holder died, in milliseconds.
 const LOCK_LASTS: u64 = 300_000;
 
-/// Messages that are given back at a time.
+/// Messages that are looked at in one go.
 const MOST: isize = 100;
 
 /// How often is looked for messages of workers that died, at least.
@@ -85,29 +83,52 @@ async fn restore(shared: &Shared, after: Duration) -> Result<()> {
 }
 
 async fn give_back(shared: &Shared, until: f64) -> Result<()> {
-    let mut pipe = redis::pipe();
-    pipe.zrangebyscore_limit(INDEX, "-inf", until, 0, MOST);
-    let (tags,): (Vec<String>,) = shared.ask(&pipe).await?;
-    for tag in tags {
+    // Those of other applications stay where they are, and are passed over.
+    let mut passed = 0;
+    loop {
         let mut pipe = redis::pipe();
-        pipe.hget(MESSAGES, &tag);
-        let (noted,): (Option<Vec<u8>>,) = shared.ask(&pipe).await?;
-        let noted: Value = serde_json::from_slice(&noted.unwrap_or_default()).unwrap_or_default();
-        if noted[2] != FRAME_TASK || !noted[0].is_object() {
-            // Another application's: its own workers give it back.
-            continue;
+        pipe.zrangebyscore_limit(INDEX, "-inf", until, passed, MOST);
+        let (tags,): (Vec<String>,) = shared.ask(&pipe).await?;
+        if tags.is_empty() {
+            return Ok(());
         }
-        let mut message = noted[0].clone();
-        message["headers"]["redelivered"] = true.into();
-        message["properties"]["delivery_info"]["redelivered"] = true.into();
-        let urgency = message["properties"]["priority"].as_u64().unwrap_or(0);
-        let urgency = Urgency::try_from(urgency).unwrap_or(crate::LEAST_URGENT);
         let mut pipe = redis::pipe();
-        pipe.atomic();
-        forget(&mut pipe, &tag);
-        pipe.rpush(key(FRAME_TASK, urgency), message.to_string()).ignore();
-        let () = shared.ask(&pipe).await?;
-        tracing::info!(tag, "a stranger's frame, whose node died, is given to another");
+        pipe.cmd("HMGET").arg(MESSAGES).arg(&tags);
+        let (noted,): (Vec<Option<Vec<u8>>>,) = shared.ask(&pipe).await?;
+        for (tag, noted) in tags.iter().zip(noted) {
+            match noted.and_then(|noted| of_a_frame(&noted)) {
+                Some(message) => hand_on(shared, tag, message).await?,
+                None => passed += 1,
+            }
+        }
+    }
+}
+
+/// The message that is noted, where it is in the queue of strangers' frames. Whatever else is another
+/// application's: its own workers give it back.
+fn of_a_frame(noted: &[u8]) -> Option<Value> {
+    let noted: Value = serde_json::from_slice(noted).ok()?;
+    match noted {
+        Value::Array(mut parts) if parts.get(2).is_some_and(|queue| queue == FRAME_TASK) => {
+            Some(parts.swap_remove(0))
+        }
+        _ => None,
+    }
+}
+
+/// Puts a message back into its queue, as the next; drops it where nobody could read it.
+async fn hand_on(shared: &Shared, tag: &str, message: Value) -> Result<()> {
+    let mut pipe = redis::pipe();
+    pipe.atomic();
+    forget(&mut pipe, tag);
+    let again = redelivered(message);
+    if let Ok((message, urgency)) = &again {
+        pipe.rpush(key(FRAME_TASK, *urgency), message).ignore();
+    }
+    let () = shared.ask(&pipe).await?;
+    match again {
+        Ok(_) => tracing::info!(tag, "a stranger's frame, whose node died, is given to another"),
+        Err(error) => shared.refuse(FRAME_TASK, &error),
     }
     Ok(())
 }

@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::link::back_off;
-use super::message::{Address, Envelope, arguments, attempt_of, envelope, task_id};
-use super::names::{FRAME_TASK, SEPARATOR, TASKS, frame_queue, queue_name, task_name};
-use super::{Celery, Shared};
+use super::message::{Address, Envelope, arguments, attempt_of, envelope, said, task_id};
+use super::names::{FRAME_TASK, SEPARATOR, frame_queue, queue_name, task_name, tasks_of};
+use super::{Celery, REMOTE_CONTROL, Shared};
 
 /// How often a node tells that it lives, in seconds.
 const EVERY: f64 = 2.0;
@@ -55,6 +55,12 @@ pub trait Steered: Send + Sync {
     /// Takes no new task, finishes those held, and ends.
     fn drain(&self);
 
+    /// The queues that it receives from now.
+    fn queues(&self) -> Vec<Queue>;
+
+    /// Its engine, where it filters single frames.
+    fn frames(&self) -> Option<EngineId>;
+
     /// Stops an attempt, if it is at work here.
     fn revoke(&self, attempt: AttemptId);
 
@@ -69,10 +75,6 @@ pub struct WorkerConfig {
     pub name: String,
     /// Segments done at a time.
     pub slots: usize,
-    /// The queues that it receives from.
-    pub queues: Vec<Queue>,
-    /// Its engine, where it filters single frames.
-    pub frames: Option<EngineId>,
     /// Frameloom's version.
     pub version: String,
 }
@@ -289,9 +291,12 @@ impl Visible {
             };
             self.steered.active().iter().map(task).collect()
         };
-        let mut queues: Vec<String> = self.config.queues.iter().map(|q| queue_name(*q)).collect();
-        if let Some(engine) = self.config.frames {
+        let receives = self.steered.queues();
+        let mut queues: Vec<String> = receives.iter().map(|queue| queue_name(*queue)).collect();
+        let mut tasks: Vec<&str> = receives.iter().flat_map(|q| tasks_of(*q)).copied().collect();
+        if let Some(engine) = self.steered.frames() {
             queues.extend([frame_queue(engine), FRAME_TASK.to_owned()]);
+            tasks.push(FRAME_TASK);
         }
         Some(match call.method.as_str() {
             "ping" => json!({ "ok": "pong" }),
@@ -312,7 +317,7 @@ impl Visible {
                 "sw_ver": self.config.version,
             }),
             "active" => active(),
-            "registered" | "registered_tasks" => json!(TASKS),
+            "registered" | "registered_tasks" => json!(tasks),
             "active_queues" => queues
                 .iter()
                 .map(|name| {
@@ -331,7 +336,8 @@ impl Visible {
                 "accept_content": ["json"],
                 "task_ignore_result": true,
             }),
-            "scheduled" | "reserved" | "revoked" | "query_task" => json!([]),
+            "revoked" => json!(self.shared.revoked.ids()),
+            "scheduled" | "reserved" | "query_task" => json!([]),
             "report" => json!({ "ok": format!("frameloom {}", self.config.version) }),
             "clock" => {
                 json!({ "clock": self.shared.clock.load(std::sync::atomic::Ordering::Relaxed) })
@@ -348,10 +354,13 @@ impl Visible {
                     Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_str).collect(),
                     _ => Vec::new(),
                 };
+                for id in &ids {
+                    self.shared.revoked.add(id);
+                }
                 for attempt in ids.into_iter().filter_map(attempt_of) {
                     self.steered.revoke(attempt);
                 }
-                json!({ "ok": "tasks are stopped where they are at work" })
+                json!({ "ok": "tasks are stopped where they are at work, and frames are not begun" })
             }
             "enable_events" | "disable_events" => json!({ "ok": "task events are always told" }),
             "terminate" => json!({ "error": "use revoke with terminate" }),
@@ -439,13 +448,16 @@ fn read_call(raw: &[u8]) -> Result<Option<Call>> {
     }
     let call = serde_json::from_value(envelope.body()?);
     call.map(Some).map_err(|e| {
-        frameloom_core::Error::invalid(format!("a remote control call that is wrong ({e})"))
+        frameloom_core::Error::invalid(format!(
+            "a remote control call that is wrong ({})",
+            said(&e)
+        ))
     })
 }
 
 /// Hears what tools ask, over a connection of its own that comes back.
 async fn listen(shared: Arc<Shared>, calls: mpsc::Sender<Call>) {
-    let channel = format!("/{}.celery.pidbox", shared.link.database());
+    let channel = format!("/{}.{REMOTE_CONTROL}", shared.link.database());
     let mut tries = 0;
     let mut quiet_until = Instant::now();
     loop {

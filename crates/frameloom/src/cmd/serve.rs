@@ -353,8 +353,6 @@ pub(super) fn show(
     let config = WorkerConfig {
         name: info.name.clone(),
         slots: info.slots as usize,
-        queues: node.queues(),
-        frames: node.frames(),
         version: info.engine.frameloom.clone(),
     };
     let steered = Arc::clone(node) as Arc<dyn frameloom_broker::celery::Steered>;
@@ -366,24 +364,29 @@ pub(super) fn show(
 /// Tells nodes which store this server works on, now and on.
 async fn announce(celery: &Arc<Celery>, store: StoreId, stop: &CancellationToken) -> Result<()> {
     let engine = frameloom_media::engine().id();
-    if let Some(other) = celery.announced().await?
-        && other.store != store
-    {
-        return Err(Error::conflict(format!(
-            "another server, with another store, uses {}; give another database number",
-            celery.address()
-        )));
-    }
     celery.announce(&Announcement::now(store, engine)).await?;
     let (celery, stop) = (Arc::clone(celery), stop.clone());
     tokio::spawn(async move {
+        let mut displaced = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(ANNOUNCE_EVERY) => {}
             }
-            if let Err(error) = celery.announce(&Announcement::now(store, engine)).await {
-                tracing::debug!(%error, "nodes do not hear of this server");
+            match celery.announce(&Announcement::now(store, engine)).await {
+                Ok(()) if displaced => {
+                    tracing::info!("nodes hear of this server again");
+                    displaced = false;
+                }
+                Ok(()) => {}
+                // The other one is never overwritten; nodes of this one end, and say why.
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    if !displaced {
+                        tracing::error!(%error, "nodes do not hear of this server any more");
+                    }
+                    displaced = true;
+                }
+                Err(error) => tracing::debug!(%error, "nodes do not hear of this server"),
             }
         }
     });
@@ -524,7 +527,7 @@ async fn serve(
     good_bye.cancel();
     if let (Some(celery), Some(seen)) = (celery, seen) {
         drop(tokio::time::timeout(Duration::from_secs(2), seen).await);
-        drop(tokio::time::timeout(Duration::from_secs(2), celery.withdraw()).await);
+        drop(tokio::time::timeout(Duration::from_secs(2), celery.withdraw(store_id)).await);
     }
     Ok(code)
 }

@@ -56,6 +56,14 @@ pub(crate) fn time(text: &str) -> std::result::Result<Duration, String> {
     kept(text, "time").ok().flatten().ok_or(wrong)
 }
 
+/// A time of ten seconds or more: who works on a message must have begun to do so.
+pub(crate) fn visibility(text: &str) -> std::result::Result<Duration, String> {
+    time(text).and_then(|time| match time.as_secs() {
+        10.. => Ok(time),
+        _ => Err("10s or more: else frames go to a second node while the first has them".into()),
+    })
+}
+
 /// `media=/mnt/media` pairs; the directories must exist.
 ///
 /// # Errors
@@ -97,6 +105,10 @@ mod tests {
         }
         for bad in ["", "d", "7", "-1d", "7w", "é"] {
             assert!(kept(bad, "keep").is_err(), "{bad}");
+        }
+        assert_eq!(visibility("10s").unwrap(), Duration::from_secs(10));
+        for bad in ["0s", "9s", "0h", "10"] {
+            assert!(visibility(bad).is_err(), "{bad}");
         }
         assert_eq!(roots(&["tmp=/".into()]).unwrap()["tmp"], PathBuf::from("/"));
         for bad in ["", "tmp", "=/", "a/b=/", "tmp=/nowhere-at-all"] {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::listen::{bind_all, listeners, places, remove_sockets};
 use super::serve::{LogFormat, connect, show};
 use super::shown;
-use super::units::{roots, time};
+use super::units::{roots, time, visibility};
 use crate::node::{Node, NodeConfig};
 use crate::random;
 
@@ -65,8 +65,8 @@ pub(crate) struct WorkerArgs {
     queues: Vec<QueueKind>,
 
     /// After how long a frame that a Celery client has sent, and that is not done, is given to another
-    /// node: as Celery's visibility_timeout, a number with s, m or h.
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time)]
+    /// node: as Celery's visibility_timeout, a number with s, m or h, 10s or more.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = visibility)]
     visibility_timeout: Duration,
 
     /// The node's name, as lists and Celery's tools show it [default: the host's with the process id].

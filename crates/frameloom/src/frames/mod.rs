@@ -15,6 +15,7 @@ use frameloom_core::plan::Plan;
 use frameloom_core::slot::FrameNumber;
 use frameloom_core::wire::JobFile;
 use frameloom_core::{Error, Result};
+use frameloom_server::engine::urgency;
 use frameloom_server::store::Store;
 use tokio::sync::Notify;
 
@@ -87,9 +88,11 @@ impl Frames {
         job: &JobFile,
         plan: Option<(AttemptId, &Plan)>,
     ) -> Result<Option<Self>> {
-        let python = PythonFrames::of(carriers.store, carriers.celery, job)?;
+        // Its slot waits for them: they go before segments of jobs of its priority.
+        let urgency = urgency(job.submission.as_ref().map_or(5, |s| s.priority), true);
+        let python = PythonFrames::of(carriers.store, carriers.celery, job, urgency)?;
         let nodes = plan
-            .map(|(attempt, plan)| NodeFrames::of(carriers, job.id, attempt, plan))
+            .map(|(attempt, plan)| NodeFrames::of(carriers, job.id, attempt, plan, urgency))
             .transpose()?;
         Ok((python.is_some() || nodes.is_some()).then_some(Self { python, nodes }))
     }

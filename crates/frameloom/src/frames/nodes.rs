@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use frameloom_broker::Broker;
+use frameloom_broker::{Broker, Urgency};
 use frameloom_core::frame_task::{Stretch, stretches};
 use frameloom_core::id::{AttemptId, EngineId, JobId, NodeId};
 use frameloom_core::plan::Plan;
@@ -86,6 +86,7 @@ pub(super) struct NodeFrames {
     job: JobId,
     plan: AttemptId,
     engine: EngineId,
+    urgency: Urgency,
     stretches: Vec<Stretch>,
     state: Mutex<State>,
 }
@@ -120,6 +121,7 @@ impl NodeFrames {
         job: JobId,
         attempt: AttemptId,
         plan: &Plan,
+        urgency: Urgency,
     ) -> Result<Self> {
         // Made once: where it is gone later the job is over.
         let made = carriers.store.frames(job).make();
@@ -131,6 +133,7 @@ impl NodeFrames {
             job,
             plan: attempt,
             engine: plan.engine.id(),
+            urgency,
             stretches: stretches(&plan.filters, &plan.working),
             state: Mutex::new(State { going: BTreeMap::new(), seen: Instant::now() }),
         })
@@ -234,7 +237,7 @@ impl NodeFrames {
                 });
             }
         }
-        if let Err(error) = self.broker.send_frames(self.engine, messages).await {
+        if let Err(error) = self.broker.send_frames(self.engine, messages, self.urgency).await {
             // They count as lost, and are sent again.
             tracing::debug!(%error, "frames are not sent yet");
         }
@@ -489,6 +492,7 @@ mod tests {
                 job,
                 plan: AttemptId::from_bits(2),
                 engine: EngineId::from_digest(&[3; 6]),
+                urgency: 3,
                 stretches: vec![stretch],
                 state: Mutex::new(State { going: BTreeMap::new(), seen: Instant::now() }),
             };

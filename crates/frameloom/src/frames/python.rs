@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use frameloom_broker::Urgency;
 use frameloom_broker::celery::Celery;
 use frameloom_core::frame_task::{FILTER, FrameTaskSpec};
 use frameloom_core::id::{AttemptId, JobId};
@@ -96,6 +97,7 @@ pub(super) struct PythonFrames {
     job: JobId,
     /// The job's filters that send frames away.
     specs: BTreeMap<u32, FrameTaskSpec>,
+    urgency: Urgency,
     state: Mutex<State>,
 }
 
@@ -128,6 +130,7 @@ impl PythonFrames {
         store: &Arc<Store>,
         celery: Option<&Arc<Celery>>,
         job: &JobFile,
+        urgency: Urgency,
     ) -> Result<Option<Self>> {
         let mut specs = BTreeMap::new();
         for (at, filter) in job.spec.filters.iter().enumerate() {
@@ -154,6 +157,7 @@ impl PythonFrames {
             celery: Arc::clone(celery),
             job: job.id,
             specs,
+            urgency,
             state: Mutex::new(state),
         }))
     }
@@ -277,8 +281,9 @@ impl PythonFrames {
             });
             (spec, message)
         };
-        if let Err(error) = self.celery.send_frames(&spec.queue, &spec.task, attempt, message).await
-        {
+        let FrameTaskSpec { queue, task, .. } = spec;
+        let sent = self.celery.send_frames(queue, task, attempt, message, self.urgency).await;
+        if let Err(error) = sent {
             // It counts as lost, and is sent again.
             tracing::debug!(%error, "a frame's task is not sent yet");
         }
@@ -472,15 +477,33 @@ impl PythonFrames {
                 dropped.extend(state.groups.remove(&id).map(|group| (id, group)));
             }
         }
+        let mut outstanding = Vec::new();
         for (id, group) in dropped {
-            if let Some(attempt) = group.attempt.filter(|_| group.done.is_none())
-                && self.dir().exists()
-            {
-                // Where the job is gone everything is.
-                drop(self.dir().cancel(attempt));
+            if let Some(attempt) = group.attempt.filter(|_| group.done.is_none()) {
+                outstanding.push(attempt);
+                if self.dir().exists() {
+                    // Where the job is gone everything is.
+                    drop(self.dir().cancel(attempt));
+                }
             }
             self.clear(id, &group);
         }
+        self.revoke(outstanding);
+    }
+
+    /// Tells workers not to begin tasks that nobody waits for any more. The store tells them, too: nothing
+    /// rests on whether they hear of it.
+    fn revoke(&self, attempts: Vec<AttemptId>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if attempts.is_empty() {
+            return;
+        }
+        let celery = Arc::clone(&self.celery);
+        runtime.spawn(async move {
+            if let Err(error) = celery.revoke(&attempts).await {
+                tracing::debug!(%error, "workers do not hear that frames are not wanted any more");
+            }
+        });
     }
 
     /// Removes a group's files.

@@ -142,7 +142,12 @@ impl Worker {
         let (file, coming) = self.store.begin_frame(Path::new(&beside), random::bits()?)?;
         std::io::Write::write_all(&mut &file, said.to_string().as_bytes())
             .map_err(|e| Error::io(format!("cannot write '{beside}' in the store"), &e))?;
-        coming.publish()?;
+        // A failure leaves what a try that went well has said, which replaces that of one that did not.
+        if ended.is_ok() {
+            coming.replace()?
+        } else {
+            coming.publish()?
+        };
         Ok(ended.is_ok())
     }
 

@@ -273,7 +273,7 @@ struct Engine {
 
 /// How urgent a segment is by its job's priority, 0 to 9; one of a job that has less than its share
 /// of the slots goes before all others of that priority.
-fn urgency(priority: u8, has_less: bool) -> Urgency {
+pub fn urgency(priority: u8, has_less: bool) -> Urgency {
     let base: u8 = match priority {
         6.. => 3,
         5 => 6,

@@ -72,6 +72,16 @@ impl Coming<'_> {
         }
     }
 
+    /// Puts the file in its place, whatever is there.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn replace(self) -> Result<()> {
+        let name = self.output.file_name().unwrap_or_default();
+        let dir = self.dir().map_err(|e| self.failed(e))?;
+        rustix::fs::renameat(&dir, &self.part, &dir, name).map_err(|e| self.failed(e))
+    }
+
     /// Removes what was written.
     pub fn discard(self) {
         let removed =
