@@ -105,6 +105,8 @@ pub struct FrameTaskSpec {
     pub timeout: Option<u32>,
     /// What becomes of frames that cannot be done.
     pub on_error: OnError,
+    /// Whether its function hides what must not be seen.
+    pub hides: bool,
     /// What the function gets as `params`.
     pub params: Map<String, Value>,
 }
@@ -137,6 +139,7 @@ impl FrameTaskSpec {
                 "original" => OnError::Original,
                 _ => OnError::Fail,
             },
+            hides: params.boolean("hides")?,
             params: object,
         })
     }
@@ -295,6 +298,7 @@ mod tests {
             batch: 1,
             timeout: None,
             on_error: OnError::Fail,
+            hides: false,
             params: Map::new(),
         };
         assert_eq!(spec.window(1920 * 1080 * 3), 32);

@@ -135,18 +135,18 @@ fn frames_that_fail_never_show_what_a_filter_hides() {
     let run_by_frames = ["run", &source, "-o", &out, "--granularity", "frame", "--on-error"];
     let celery = |on_error: &str| format!("celery:task=t:queue=q:on_error={on_error}");
     let (original, hold) = (celery("original"), celery("hold"));
+    let hides = format!("{original}:hides=true");
     for args in [
         &[&run_by_frames[..], &["original", "-f", "blur", "-f", "faces:action=fill"]].concat(),
         &[&run_by_frames[..], &["hold", "-f", "blur", "-f", "faces:action=fill"]].concat(),
         &vec!["plan", &source, "-f", "faces:action=fill", "-f", &original],
+        &vec!["plan", &source, "-f", &hides],
         &vec!["plan", &source, "-f", &hold, "-f", "faces:action=fill"],
     ] {
         let (code, said) = run(args);
         assert_eq!(code, 2, "{args:?}: {said}");
-        assert!(
-            said.contains("faces:action=fill") && said.contains("take 'fail' or 'skip'"),
-            "{said}"
-        );
+        let hider = said.contains("faces:action=fill") || said.contains("hides=true");
+        assert!(hider && said.contains("take 'fail' or 'skip'"), "{said}");
     }
 }
 
@@ -275,6 +275,25 @@ fn workers_hear_which_frames_of_a_cancelled_job_not_to_begin() {
         let message: Value = serde_json::from_str(&message).unwrap();
         assert!(revoked.contains(&message["headers"]["id"]), "{message} is not in {revoked:?}");
     }
+}
+
+#[test]
+fn a_held_first_frame_never_shows_what_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 2);
+    let filters = ["-f", "pixelate:size=32", "-f", "test-fault:kind=miss:at=0"];
+    let hold = ["--on-error", "hold", "--lossless"];
+    let (_, metrics) = by_frames(dir.path(), &source, &[&filters[..], &hold].concat());
+    assert_eq!(metrics["frames"]["held"], 1, "{}", metrics["frames"]);
+    let shown = frames(&text(&dir.path().join("by-frames.mp4")));
+    let picture = |at: usize| shown[at].split(',').nth(1).unwrap().to_owned();
+    assert_eq!(shown.len(), 50);
+    assert_eq!(picture(0), picture(1), "the first frame shows another picture than the next");
+    // Where there is nothing to hold, the frame has failed.
+    let out = text(&dir.path().join("out.mp4"));
+    let all = ["run", &source, "-o", &out, "--granularity", "frame", "--on-error", "hold"];
+    let (code, said) = run(&[&all[..], &["-f", "test-fault:kind=fail"]].concat());
+    assert!(code != 0 && said.contains("the frame at pts 0 failed 3 times"), "{code}: {said}");
 }
 
 /// A port that is free now.

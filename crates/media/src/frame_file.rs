@@ -199,8 +199,11 @@ pub(crate) fn write(frame: &Frame, worked_ms: f32, mut file: &File) -> Result<()
 pub(crate) fn read_head(mut file: &File) -> Result<Head> {
     let failed = |e: std::io::Error| Error::io("cannot read a frame", &e);
     let mut head = [0; HEAD];
-    let cut_off = |_| Error::invalid("a frame's file that is cut off");
-    file.read_exact(&mut head).map_err(cut_off)?;
+    let read = file.read_exact(&mut head);
+    read.map_err(|e| match e.kind() {
+        std::io::ErrorKind::UnexpectedEof => Error::invalid("a frame's file that is cut off"),
+        _ => failed(e),
+    })?;
     let text = head.trim_ascii_end();
     let head: Head = serde_json::from_slice(text)
         .map_err(|e| Error::invalid(format!("a frame's file whose head is wrong ({e})")))?;

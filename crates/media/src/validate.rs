@@ -4,7 +4,7 @@ use frameloom_core::frame_task::{FILTER, FrameTaskSpec, is_about_things};
 use frameloom_core::spec::{JobSpec, OnError};
 use frameloom_core::{Error, Result};
 
-use crate::follow::hides_things;
+use crate::follow::{hides_by_time, hides_things};
 use crate::{encode, filter};
 
 /// Checks filters, graphs, and encoder with its options, as far as no source is needed for it:
@@ -24,24 +24,27 @@ pub fn validate(spec: &JobSpec) -> Result<()> {
 /// # Errors
 /// Invalid with what to take.
 pub(crate) fn hidden_stays_hidden(spec: &JobSpec) -> Result<()> {
-    let Some(last) = spec.filters.iter().rposition(hides_things) else { return Ok(()) };
-    let hider = &spec.filters[last];
-    let check = |on_error, is_before| match on_error {
-        OnError::Original => Err(Error::invalid(format!(
+    let hider = spec.filters.iter().rfind(|filter| hides_things(filter));
+    let by_time = spec.filters.iter().rposition(hides_by_time);
+    let check = |on_error, at: usize| match (on_error, hider, by_time) {
+        (OnError::Original, Some(hider), _) => Err(Error::invalid(format!(
             "frames that fail must not stay as they are (on_error 'original') with filter '{hider}', which hides \
              things: take 'fail' or 'skip'"
         ))),
-        OnError::Hold if is_before => Err(Error::invalid(format!(
-            "a picture must not be shown once more (on_error 'hold') before filter '{hider}', which would hide what \
-             is in the frame that fails: take 'fail' or 'skip', or put '{hider}' first"
-        ))),
+        (OnError::Hold, _, Some(last)) if at < last => {
+            let hider = &spec.filters[last];
+            Err(Error::invalid(format!(
+                "a picture must not be shown once more (on_error 'hold') before filter '{hider}', which would hide what \
+                 is in the frame that fails: take 'fail' or 'skip', or put '{hider}' first"
+            )))
+        }
         _ => Ok(()),
     };
-    let mut before = spec.filters[..last].iter();
-    check(spec.on_error, before.any(|f| f.name != FILTER && !is_about_things(&f.name)))?;
+    let first = spec.filters.iter().position(|f| f.name != FILTER && !is_about_things(&f.name));
+    check(spec.on_error, first.unwrap_or(usize::MAX))?;
     for (at, filter) in spec.filters.iter().enumerate().filter(|(_, f)| f.name == FILTER) {
         let asked = FrameTaskSpec::of(&filter::catalogue().check(filter)?)?;
-        check(asked.on_error, at < last).map_err(|e| e.at(format!("filter '{filter}'")))?;
+        check(asked.on_error, at).map_err(|e| e.at(format!("filter '{filter}'")))?;
     }
     Ok(())
 }
@@ -83,6 +86,7 @@ mod tests {
         };
         let celery = |on_error: &str| format!("celery:task=t:queue=q:on_error={on_error}");
         let (original, hold) = (celery("original"), celery("hold"));
+        let hiding = |on_error: &str| format!("{}:hides=true", celery(on_error));
         let (hides, open) = ("faces:action=blur", "faces:action=boxes");
         use OnError::{Fail, Hold, Original, Skip};
         for (filters, on_error) in [
@@ -93,16 +97,20 @@ mod tests {
             (&[hides, &hold], Fail),
             (&[open, &original], Fail),
             (&[&celery("skip"), hides], Fail),
+            // What a function hides it finds in the picture that it gets.
+            (&["blur", &hiding("hold")], Hold),
         ] {
             job(filters, on_error).unwrap();
         }
-        for (filters, on_error, words) in [
-            (&["blur", hides][..], Original, "on_error 'original'"),
-            (&[hides, "blur"], Original, "on_error 'original'"),
-            (&["blur", hides], Hold, "on_error 'hold'"),
-            (&[hides, &original], Fail, "on_error 'original'"),
-            (&[&original, hides], Fail, "on_error 'original'"),
-            (&[&hold, hides], Fail, "on_error 'hold'"),
+        for (filters, on_error, words, hides) in [
+            (&["blur", hides][..], Original, "on_error 'original'", hides),
+            (&[hides, "blur"], Original, "on_error 'original'", hides),
+            (&["blur", hides], Hold, "on_error 'hold'", hides),
+            (&[hides, &original], Fail, "on_error 'original'", hides),
+            (&[&original, hides], Fail, "on_error 'original'", hides),
+            (&[&hold, hides], Fail, "on_error 'hold'", hides),
+            (&[&hiding("original")], Fail, "on_error 'original'", "hides=true"),
+            (&["blur", &hiding("fail")], Original, "on_error 'original'", "hides=true"),
         ] {
             let error = job(filters, on_error).unwrap_err();
             assert_eq!(error.kind(), frameloom_core::ErrorKind::Invalid, "{filters:?}: {error}");

@@ -18,7 +18,7 @@ use frameloom_core::slot::{
 };
 use frameloom_core::{Error, Result};
 use frameloom_media::{
-    Compared, Elsewhere, Exchange, Files, FrameRunner, Given, Made, Progress, SegmentRunner,
+    Back, Compared, Elsewhere, Exchange, Files, FrameRunner, Given, Made, Progress, SegmentRunner,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
@@ -87,26 +87,29 @@ fn end_with_node(socket: &OwnedFd) {
 impl Elsewhere for Peer {
     fn away(&mut self, frame: FrameNumber) -> Result<File> {
         self.send(&SlotEvent::Away(frame))?;
-        given(self, frame)
+        match given(self, frame)? {
+            Back::Done(file) => Ok(file),
+            Back::Failed(error) => Err(error),
+        }
     }
 
     fn gone(&mut self, frame: FrameNumber) -> Result<()> {
         self.send(&SlotEvent::Gone(frame))
     }
 
-    fn back(&mut self, frame: FrameNumber) -> Result<File> {
+    fn back(&mut self, frame: FrameNumber) -> Result<Back> {
         self.send(&SlotEvent::Back(frame))?;
         given(self, frame)
     }
 }
 
 /// The file of a frame, as the node answers.
-fn given(peer: &mut Peer, frame: FrameNumber) -> Result<File> {
+fn given(peer: &mut Peer, frame: FrameNumber) -> Result<Back> {
     match peer.receive()? {
         Some((SlotCommand::Frame(given), descriptors)) if given == frame => {
-            Descriptors(descriptors.into_iter()).take()
+            Descriptors(descriptors.into_iter()).take().map(Back::Done)
         }
-        Some((SlotCommand::NoFrame(SlotFailed { error }), _)) => Err(error),
+        Some((SlotCommand::NoFrame(SlotFailed { error }), _)) => Ok(Back::Failed(error)),
         _ => Err(Error::internal(format!("frame {} was not given", frame.number))),
     }
 }

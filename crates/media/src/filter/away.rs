@@ -1,6 +1,7 @@
 //! Frames that go through filters in other slots, and come back in order.
 
 use std::collections::VecDeque;
+use std::fs::File;
 
 use frameloom_core::frame_task::Stretch;
 use frameloom_core::plan::PictureInfo;
@@ -8,7 +9,8 @@ use frameloom_core::slot::FrameNumber;
 use frameloom_core::spec::OnError;
 use frameloom_core::{Error, Result};
 
-use super::celery::{Exchange, Kept, lock};
+use super::celery::{Back, Exchange, lock};
+use super::kept::Kept;
 use super::{Filter, Lost};
 use crate::frame::Frame;
 use crate::frame_file;
@@ -58,7 +60,7 @@ impl Away {
         exchange.gone(number)?;
         drop(exchange);
         // Its planes are needed again only where it may have to stay as it is.
-        let frame = if self.kept.needs_frames() { frame } else { frame.without_planes()? };
+        let frame = if self.kept.needs_planes() { frame } else { frame.without_planes()? };
         self.away.push_back((number, frame));
         Ok(())
     }
@@ -66,34 +68,45 @@ impl Away {
     /// Waits for the frame that has been away longest.
     fn receive(&mut self, out: &mut Vec<Frame>) -> Result<()> {
         let Some((number, frame)) = self.away.pop_front() else { return Ok(()) };
-        let came = lock(&self.exchange).back(number);
-        let mut worked = 0.0;
-        let made = came.and_then(|file| {
-            let head = frame_file::read_head(&file)?;
-            let expected = &self.output;
-            let picture = (head.width, head.height, head.pixel_format.as_str());
-            if picture != (expected.width, expected.height, expected.pixel_format.as_str())
-                || head.pts != number.pts
-            {
-                return Err(Error::internal(format!(
-                    "the frame at pts {} came back as {}x{} of {} at pts {}; {}x{} of {} is awaited",
-                    number.pts,
-                    head.width,
-                    head.height,
-                    head.pixel_format,
-                    head.pts,
-                    expected.width,
-                    expected.height,
-                    expected.pixel_format
-                )));
+        let came = lock(&self.exchange).back(number)?;
+        let (made, worked) = match came {
+            Back::Done(file) => {
+                // Nodes write whole frames: where this is none the store is to blame.
+                let unread = |e: Error| match e.kind().is_retryable() {
+                    true => e,
+                    false => Error::unavailable(e.message().to_owned()),
+                };
+                let (made, worked) = self.read(number, &frame, &file).map_err(unread)?;
+                (Ok(made), worked)
             }
-            worked = head.worked_ms;
-            frame_file::read(&head, &file, Some(&frame))
-        });
-        if self.kept.keep(made, frame, out)? {
-            self.worked.push_back(worked);
-        }
+            Back::Failed(error) => (Err(error), 0.0),
+        };
+        let shown = self.kept.keep(made, frame, out)?;
+        self.worked.extend((0..shown).map(|at| if at + 1 == shown { worked } else { 0.0 }));
         Ok(())
+    }
+
+    /// Reads a frame that came back, and how long others worked on it.
+    fn read(&self, number: FrameNumber, frame: &Frame, file: &File) -> Result<(Frame, f32)> {
+        let head = frame_file::read_head(file)?;
+        let expected = &self.output;
+        let picture = (head.width, head.height, head.pixel_format.as_str());
+        if picture != (expected.width, expected.height, expected.pixel_format.as_str())
+            || head.pts != number.pts
+        {
+            return Err(Error::internal(format!(
+                "the frame at pts {} came back as {}x{} of {} at pts {}; {}x{} of {} is awaited",
+                number.pts,
+                head.width,
+                head.height,
+                head.pixel_format,
+                head.pts,
+                expected.width,
+                expected.height,
+                expected.pixel_format
+            )));
+        }
+        Ok((frame_file::read(&head, file, Some(frame))?, head.worked_ms))
     }
 }
 
@@ -109,7 +122,7 @@ impl Filter for Away {
         while !self.away.is_empty() {
             self.receive(out)?;
         }
-        Ok(())
+        self.kept.end()
     }
 
     fn worked(&mut self) -> Option<f32> {

@@ -11,12 +11,11 @@ use ffmpeg_next::ffi::{self, AVPixelFormat as F};
 use frameloom_core::catalogue::Params;
 use frameloom_core::frame_task::FrameTaskSpec;
 use frameloom_core::slot::FrameNumber;
-use frameloom_core::spec::OnError;
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 
+use super::kept::Kept;
 use super::{Filter, Lost};
 use crate::convert::{Scaler, Shape};
-use crate::ff;
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 
 /// Length of the head of an array file as we write it.
@@ -45,8 +44,17 @@ pub trait Elsewhere: Send {
     /// Waits for a frame to come back.
     ///
     /// # Errors
-    /// What became of it, where it could not be done.
-    fn back(&mut self, frame: FrameNumber) -> Result<File>;
+    /// Of whoever carries it: then nothing is known of the frame.
+    fn back(&mut self, frame: FrameNumber) -> Result<Back>;
+}
+
+/// What has become of a frame that was away.
+#[derive(Debug)]
+pub enum Back {
+    /// It is done, and lies in this file.
+    Done(File),
+    /// It cannot be done.
+    Failed(Error),
 }
 
 /// What carries frames, shared by the filters of a chain.
@@ -54,72 +62,6 @@ pub type Exchange = Arc<Mutex<dyn Elsewhere>>;
 
 pub(super) fn lock(exchange: &Exchange) -> MutexGuard<'_, dyn Elsewhere + 'static> {
     exchange.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What becomes of frames that cannot be done.
-pub(super) struct Kept {
-    on_error: OnError,
-    /// The frame that came out before, where it may have to be shown again.
-    before: Option<Frame>,
-    lost: Lost,
-}
-
-impl Kept {
-    pub(super) fn new(on_error: OnError) -> Self {
-        Self { on_error, before: None, lost: Lost::default() }
-    }
-
-    /// Whether frames that are away may have to stay as they are.
-    pub(super) fn needs_frames(&self) -> bool {
-        matches!(self.on_error, OnError::Hold | OnError::Original)
-    }
-
-    /// What was lost since this was last asked.
-    pub(super) fn lost(&mut self) -> Lost {
-        std::mem::take(&mut self.lost)
-    }
-
-    /// Appends what came back for `frame`, or what stands for it; answers whether something does.
-    ///
-    /// # Errors
-    /// What became of the frame, where the job is to fail.
-    pub(super) fn keep(
-        &mut self,
-        made: Result<Frame>,
-        frame: Frame,
-        out: &mut Vec<Frame>,
-    ) -> Result<bool> {
-        let pts = frame.pts();
-        let made = match made {
-            Ok(made) => made,
-            Err(error) => match self.on_error {
-                OnError::Fail => return Err(error),
-                OnError::Skip => {
-                    tracing::warn!(%error, pts, "a frame is left out");
-                    self.lost.skipped.push(pts);
-                    return Ok(false);
-                }
-                OnError::Original => {
-                    tracing::warn!(%error, pts, "a frame stays as it is");
-                    self.lost.original.push(pts);
-                    frame
-                }
-                OnError::Hold => {
-                    tracing::warn!(%error, pts, "the frame before is shown again");
-                    self.lost.held.push(pts);
-                    match &self.before {
-                        Some(before) => shown_again(before, &frame)?,
-                        None => frame,
-                    }
-                }
-            },
-        };
-        if self.on_error == OnError::Hold {
-            self.before = Some(made.copy()?);
-        }
-        out.push(made);
-        Ok(true)
-    }
 }
 
 /// The filter at work.
@@ -185,16 +127,22 @@ impl CeleryFilter {
     /// Waits for the frame that has been away longest.
     fn receive(&mut self, out: &mut Vec<Frame>) -> Result<()> {
         let Some((number, frame)) = self.away.pop_front() else { return Ok(()) };
-        let came = lock(&self.exchange).back(number);
-        let made = came.and_then(|file| self.read(&frame, file));
+        let came = lock(&self.exchange).back(number)?;
+        let made = match came {
+            Back::Done(file) => match self.read(&frame, file) {
+                // Its function has written something else than a frame.
+                Err(error) if error.kind() == ErrorKind::Invalid => Err(error),
+                read => Ok(read?),
+            },
+            Back::Failed(error) => Err(error),
+        };
         self.kept.keep(made, frame, out).map(drop)
     }
 
     fn read(&mut self, like: &Frame, mut file: File) -> Result<Frame> {
         read_head(&mut file, self.width, self.height)?;
-        let wrong = |e: std::io::Error| Error::io("a frame that came back is cut off", &e);
         let size = self.size();
-        file.read_exact(&mut self.bytes[..size]).map_err(wrong)?;
+        read_whole(&mut file, &mut self.bytes[..size], "an array file that is cut off")?;
         self.rgb.read(like, &self.bytes)
     }
 }
@@ -211,21 +159,12 @@ impl Filter for CeleryFilter {
         while !self.away.is_empty() {
             self.receive(out)?;
         }
-        Ok(())
+        self.kept.end()
     }
 
     fn lost(&mut self) -> Lost {
         self.kept.lost()
     }
-}
-
-/// The picture of `picture` at the time of `at`.
-fn shown_again(picture: &Frame, at: &Frame) -> Result<Frame> {
-    let mut frame = picture.copy()?;
-    // SAFETY: both frames are valid; props hold no planes.
-    let code = unsafe { ffi::av_frame_copy_props(frame.as_mut_ptr(), at.as_ptr()) };
-    ff::check(code, "cannot copy a frame's properties")?;
-    Ok(frame)
 }
 
 /// The head of a NumPy array file (version 1.0) of height × width × 3 bytes.
@@ -241,11 +180,23 @@ fn head(width: usize, height: usize) -> Vec<u8> {
     head
 }
 
+/// What a function has written is no frame.
+fn wrong(what: &str) -> Error {
+    Error::invalid(format!("a frame came back as {what}"))
+}
+
+/// Fills `bytes` from a file; where it ends before, it is what `short` says.
+fn read_whole(file: &mut File, bytes: &mut [u8], short: &str) -> Result<()> {
+    file.read_exact(bytes).map_err(|e| match e.kind() {
+        std::io::ErrorKind::UnexpectedEof => wrong(short),
+        _ => Error::io("cannot read a frame that came back", &e),
+    })
+}
+
 /// Reads the head of an array file, which must tell what we have sent: the shape stays.
 fn read_head(file: &mut File, width: usize, height: usize) -> Result<()> {
-    let wrong = |what: &str| Error::invalid(format!("a frame came back as {what}"));
     let mut start = [0; 10];
-    file.read_exact(&mut start).map_err(|_| wrong("no array file"))?;
+    read_whole(file, &mut start, "no array file")?;
     let (magic, rest) = start.split_at(6);
     if magic != b"\x93NUMPY" || rest[0] != 1 {
         return Err(wrong("no array file of version 1"));
@@ -255,7 +206,7 @@ fn read_head(file: &mut File, width: usize, height: usize) -> Result<()> {
         return Err(wrong("an array file with an endless head"));
     }
     let mut text = vec![0; length];
-    file.read_exact(&mut text).map_err(|_| wrong("an array file that is cut off"))?;
+    read_whole(file, &mut text, "an array file that is cut off")?;
     let text: String =
         String::from_utf8_lossy(&text).chars().filter(|c| !c.is_whitespace()).collect();
     let fits = ["'descr':'|u1'", "'fortran_order':False"].iter().all(|part| text.contains(part))

@@ -7,10 +7,10 @@ use frameloom_core::plan::{ColorTags, PlannedFilter};
 use frameloom_core::slot::FrameNumber;
 use frameloom_core::spec::OnError;
 use frameloom_core::time::{Rational, TimeBase};
-use frameloom_core::{ErrorKind, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 
 use super::table::rows;
-use super::{Chain, Elsewhere, Exchange, Files, Parts, Spread, graph_lists, plan_chain};
+use super::{Back, Chain, Elsewhere, Exchange, Files, Parts, Spread, graph_lists, plan_chain};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
 use crate::{FrameRunner, frame_file};
 
@@ -32,10 +32,10 @@ impl Elsewhere for Echo {
         Ok(())
     }
 
-    fn back(&mut self, frame: FrameNumber) -> Result<std::fs::File> {
+    fn back(&mut self, frame: FrameNumber) -> Result<Back> {
         let mut file = self.0.remove(&frame).unwrap();
         std::io::Seek::rewind(&mut file).unwrap();
-        Ok(file)
+        Ok(Back::Done(file))
     }
 }
 
@@ -170,7 +170,7 @@ impl Elsewhere for Others {
         Ok(())
     }
 
-    fn back(&mut self, frame: FrameNumber) -> Result<std::fs::File> {
+    fn back(&mut self, frame: FrameNumber) -> Result<Back> {
         let needs = self.filters[0].footprint;
         let at = usize::try_from(frame.number).unwrap();
         let first = at.saturating_sub(needs.before() as usize);
@@ -191,7 +191,7 @@ impl Elsewhere for Others {
         assert!(samples(&made[0]) == samples(&made[1]), "a frame done twice is another one");
         let file = tempfile::tempfile().unwrap();
         frame_file::write(&made[0], 0.0, &file).unwrap();
-        Ok(rewound(&file))
+        Ok(Back::Done(rewound(&file)))
     }
 }
 
@@ -227,6 +227,55 @@ fn away_is_here(spec: &FilterSpec, format: &FrameFormat) -> bool {
     });
     assert!(here == away, "{spec}: a frame done by itself is another one");
     true
+}
+
+/// Frames that go away and come back so.
+struct ComesBack(fn() -> Result<Back>);
+
+impl Elsewhere for ComesBack {
+    fn away(&mut self, _: FrameNumber) -> Result<std::fs::File> {
+        Ok(tempfile::tempfile().unwrap())
+    }
+
+    fn gone(&mut self, _: FrameNumber) -> Result<()> {
+        Ok(())
+    }
+
+    fn back(&mut self, _: FrameNumber) -> Result<Back> {
+        (self.0)()
+    }
+}
+
+#[test]
+fn only_a_frame_that_cannot_be_done_is_left_out_and_a_store_that_cannot_be_read_is_told() {
+    let run = |filter: &str, back| {
+        let format = format(PixelFormat::Yuv420p, 64, 48);
+        let (filters, ..) = plan_chain(&[filter.parse().unwrap()], &format).unwrap();
+        let others: Exchange = std::sync::Arc::new(std::sync::Mutex::new(ComesBack(back)));
+        let (files, spread) = (Files::default(), Spread { bytes: 0, on_error: OnError::Skip });
+        let parts = Parts { exchange: Some(&others), spread: Some(spread), ..Parts::alone(&files) };
+        let mut chain = Chain::new(&filters, &format, &parts).unwrap();
+        let mut out = Vec::new();
+        chain.push(frame(&format, 0, 1, false), &mut out).and_then(|()| chain.finish(&mut out))
+    };
+    let failed = || Ok(Back::Failed(Error::invalid("the function failed")));
+    let unread = || Err(Error::unavailable("the store does not answer"));
+    // Its descriptor cannot be read.
+    let closed = || {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        Ok(Back::Done(std::fs::OpenOptions::new().append(true).open(&path).unwrap()))
+    };
+    let cut_off = || Ok(Back::Done(tempfile::tempfile().unwrap()));
+    for filter in ["blur", "celery:task=t:queue=q:on_error=skip"] {
+        run(filter, failed).unwrap();
+        for back in [unread, closed] {
+            let error = run(filter, back).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{filter}: {error}");
+        }
+    }
+    // Nodes write whole frames, and a function what it likes.
+    assert_eq!(run("blur", cut_off).unwrap_err().kind(), ErrorKind::Unavailable);
+    run("celery:task=t:queue=q:on_error=skip", cut_off).unwrap();
 }
 
 #[test]

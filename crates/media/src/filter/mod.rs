@@ -21,6 +21,7 @@ mod crop;
 mod denoise;
 mod edges;
 mod files;
+mod kept;
 pub(crate) mod letters;
 mod motion;
 mod notes;
@@ -33,7 +34,7 @@ mod scale;
 mod smooth;
 mod trial;
 
-pub use celery::{Elsewhere, Exchange};
+pub use celery::{Back, Elsewhere, Exchange};
 pub(crate) use chain::{Chain, FilterTimes, Parts, Spread, plan_chain, validate};
 pub use files::Files;
 pub use graph_rules::{GraphFilters, graph_filters};

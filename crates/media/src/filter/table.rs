@@ -476,7 +476,16 @@ static FILTERS: &[Row] = &[
                     default: Some("fail"),
                     required: false,
                     help: "what becomes of a frame whose task failed three times: the job fails, the frame is left \
-                           out, the frame before is shown again, or the frame stays as it is",
+                           out, the frame before is shown again (for the first ones of a segment the next that is done), or \
+                           the frame stays as it is",
+                },
+                ParamInfo {
+                    name: "hides",
+                    kind: ParamKind::Boolean,
+                    default: Some("false"),
+                    required: false,
+                    help: "whether the function hides what must not be seen: then no frame stays as it is, and pictures of \
+                           the source are kept from clients, as with faces",
                 },
                 text("params", Some("{}"), "what the function gets as params, a JSON object"),
             ],

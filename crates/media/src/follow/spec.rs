@@ -1,6 +1,7 @@
 //! What the detecting filters ask for, read from their parameters.
 
 use frameloom_core::catalogue::Params;
+use frameloom_core::frame_task::{FILTER, FrameTaskSpec};
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::{PlannedDetection, PlannedDetector, PlannedTracking};
 use frameloom_core::spec::DetectionsFormat;
@@ -209,8 +210,18 @@ pub fn looks_for_things(spec: &FilterSpec) -> bool {
     is_detector(spec) || spec.name == MOTION
 }
 
-/// Whether a filter hides what is found. Of one whose parameters are wrong it is said that it does.
+/// Whether a filter hides what is found, or a function does that is told to. Of one whose parameters are wrong it
+/// is said that it does.
 pub fn hides_things(spec: &FilterSpec) -> bool {
+    if spec.name == FILTER {
+        let params = catalogue().check(spec).and_then(|params| FrameTaskSpec::of(&params));
+        return params.map_or(true, |asked| asked.hides);
+    }
+    hides_by_time(spec)
+}
+
+/// The same of filters that go by what was found at a frame's time, whatever its picture.
+pub(crate) fn hides_by_time(spec: &FilterSpec) -> bool {
     let paints = is_detector(spec) || spec.name == BY_FILE;
     let action = catalogue().check(spec).and_then(|params| Action::of(&params));
     paints && action.map_or(true, Action::hides)
@@ -297,10 +308,18 @@ mod tests {
             "faces:action=fill",
             "objects:action=pixelate:classes=person",
             "objects:action=blurr",
+            "celery:task=t:queue=q:hides=true",
         ] {
             assert!(hides_things(&spec(hiding)), "{hiding}");
         }
-        for open in ["faces:action=boxes", "objects", "motion", "blur", "faces:action=none"] {
+        for open in [
+            "faces:action=boxes",
+            "objects",
+            "motion",
+            "blur",
+            "faces:action=none",
+            "celery:task=t:queue=q",
+        ] {
             assert!(!hides_things(&spec(open)), "{open}");
         }
     }
