@@ -296,6 +296,21 @@ fn a_held_first_frame_never_shows_what_it_was() {
     assert!(code != 0 && said.contains("the frame at pts 0 failed 3 times"), "{code}: {said}");
 }
 
+#[test]
+fn originals_that_would_not_fit_are_refused_and_held_ones_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 1);
+    let out = text(&dir.path().join("out.mp4"));
+    let filters = ["-f", "scale:w=160", "-f", "test-fault:kind=miss:at=0"];
+    let all = ["run", &source, "-o", &out, "--granularity", "frame", "--on-error", "original"];
+    let (code, said) = run(&[&all[..], &filters].concat());
+    assert!(code == 2 && said.contains("'scale:w=160'") && said.contains("'hold'"), "{said}");
+    let (_, metrics) =
+        by_frames(dir.path(), &source, &[&filters[..], &["--on-error", "hold"]].concat());
+    assert_eq!(metrics["frames"]["held"], 1);
+    assert_eq!(frames(&text(&dir.path().join("by-frames.mp4"))).len(), 25);
+}
+
 /// A port that is free now.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

@@ -62,6 +62,7 @@ pub fn make_plan(
 
     let working = working_format(spec, &video, &mut messages)?;
     let (filters, output, footprint) = filter::plan_chain(&spec.filters, &working)?;
+    validate::originals_fit(spec, &filters, &working.picture())?;
     messages.extend(in_order(spec, &filters, &working));
     // What only shows when they are built is told before any work begins.
     drop(filter::Chain::new(&filters, &working, &Parts::alone(files))?);

@@ -1,6 +1,7 @@
 //! What can be said of a job before its source is there.
 
-use frameloom_core::frame_task::{FILTER, FrameTaskSpec, is_about_things};
+use frameloom_core::frame_task::{FILTER, FrameTaskSpec, is_about_things, stretches};
+use frameloom_core::plan::{PictureInfo, PlannedFilter};
 use frameloom_core::spec::{JobSpec, OnError};
 use frameloom_core::{Error, Result};
 
@@ -45,6 +46,45 @@ pub(crate) fn hidden_stays_hidden(spec: &JobSpec) -> Result<()> {
     for (at, filter) in spec.filters.iter().enumerate().filter(|(_, f)| f.name == FILTER) {
         let asked = FrameTaskSpec::of(&filter::catalogue().check(filter)?)?;
         check(asked.on_error, at).map_err(|e| e.at(format!("filter '{filter}'")))?;
+    }
+    Ok(())
+}
+
+/// Refuses that frames which fail stay as they are where the others change in size or form.
+///
+/// # Errors
+/// Invalid with what to take.
+pub(crate) fn originals_fit(
+    spec: &JobSpec,
+    filters: &[PlannedFilter],
+    working: &PictureInfo,
+) -> Result<()> {
+    if spec.granularity.is_segment() || spec.on_error != OnError::Original {
+        return Ok(());
+    }
+    for stretch in stretches(filters, working) {
+        let names = &filters[stretch.first as usize..stretch.end as usize];
+        let before = (stretch.first as usize).checked_sub(1).map(|at| &filters[at].output);
+        let before = before.unwrap_or(working);
+        let Some(behind) = names.last().map(|filter| &filter.output) else { continue };
+        let same = |a: &PictureInfo, b: &PictureInfo| {
+            (a.width, a.height, &a.pixel_format, &a.color)
+                == (b.width, b.height, &b.pixel_format, &b.color)
+        };
+        if !same(before, behind) {
+            let names: Vec<String> = names.iter().map(|f| format!("'{}'", f.spec)).collect();
+            let names = names.join(", ");
+            return Err(Error::invalid(format!(
+                "frames that fail cannot stay as they are (on_error 'original'): {names} makes {}x{} of {} out of {}x{} \
+                 of {}; take 'fail', 'skip' or 'hold'",
+                behind.width,
+                behind.height,
+                behind.pixel_format,
+                before.width,
+                before.height,
+                before.pixel_format
+            )));
+        }
     }
     Ok(())
 }
