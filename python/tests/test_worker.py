@@ -139,21 +139,32 @@ def test_a_message_of_several_frames_for_a_function_on_one(server: Server) -> No
         (np.zeros((4, 4, 3), np.float32), "got (4, 4, 3) of float32"),
         (np.zeros((4, 4, 3), np.uint8, order="F"), "in Fortran order"),
         ("cut", "is shorter than its header says"),
-        (None, "0.npy' is not there"),
     ],
 )
 def test_an_input_that_is_no_frame(server: Server, content: Any, error: str) -> None:
     message = server.message()
     path = server.root / message["frames"][0]["input"]
-    if content is None:
-        path.unlink()
-    elif isinstance(content, np.ndarray):
+    if isinstance(content, np.ndarray):
         np.save(path, content)
     else:
         path.write_bytes(path.read_bytes()[:-1] if content == "cut" else content)
     result = server.result(server.send("tests.negative", message))
     assert result["outcome"] == "failed"
     assert error in result["error"]
+    assert "kind" not in result
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_trouble_with_the_store_is_told_apart_from_the_function(server: Server, what: str) -> None:
+    message = server.message()
+    path = server.root / message["frames"][0][what]
+    if what == "input":
+        path.unlink()
+    else:
+        path.mkdir()
+    result = server.result(server.send("tests.negative", message))
+    assert (result["outcome"], result["kind"]) == ("failed", "store")
+    assert ("is not there" if what == "input" else "Is a directory") in result["error"]
 
 
 def test_an_input_that_shows_late_is_waited_for(server: Server, worker: Worker) -> None:

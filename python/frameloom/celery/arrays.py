@@ -55,7 +55,7 @@ def opened(file: BinaryIO, name: str) -> Frame:
         if is_local(file.fileno()):
             return np.memmap(file, dtype=np.uint8, mode="r", offset=offset, shape=shape)
         return np.frombuffer(file.read(size), dtype=np.uint8).reshape(shape)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise FrameError(f"input '{name}' cannot be read: {error}") from error
 
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from frameloom.celery.message import Message
-from frameloom.celery.store import Store, Unsafe, write_all
+from frameloom.celery.store import Store, StoreTrouble, Unsafe, write_all
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,9 @@ class Attempt:
     def fail(self, error: BaseException) -> None:
         """Publishes why there is no output; raises Gone where that counts no more."""
         said = {"error": told(error), "traceback": traced(error)}
+        if isinstance(error, StoreTrouble):
+            # It counts against nobody, and is tried again.
+            said["kind"] = "store"
         self._settle({"outcome": "failed", **said})
 
     def _settle(self, outcome: dict[str, Any]) -> None:

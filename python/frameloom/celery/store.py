@@ -32,8 +32,21 @@ class StoreError(Exception):
     """The store is not there or not what it should be, and what to do."""
 
 
+class StoreTrouble(Exception):
+    """The store could not be read or written: no function is to blame."""
+
+
 class Unsafe(Exception):
     """A path that leads through a symlink, or to what is no file or directory."""
+
+
+@contextlib.contextmanager
+def blamed() -> Iterator[None]:
+    """What the system says within is the store's trouble."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreTrouble(f"store: {error.strerror or error}") from error
 
 
 def not_stale(use: Callable[[], T]) -> T:

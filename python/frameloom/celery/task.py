@@ -15,7 +15,7 @@ from celery.signals import worker_init
 from frameloom.celery import arrays
 from frameloom.celery.attempt import Attempt, Gone, tellable, told, traced
 from frameloom.celery.message import FrameRef, Message, Rejected
-from frameloom.celery.store import Store, StoreError, Unsafe
+from frameloom.celery.store import Store, StoreError, StoreTrouble, Unsafe, blamed
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +143,9 @@ def _process(
     with contextlib.ExitStack() as files:
         inputs = []
         for ref in refs:
-            file = files.enter_context(_input(store, directory, ref.input))
-            inputs.append(arrays.opened(file, ref.input))
+            with blamed():
+                file = files.enter_context(_input(store, directory, ref.input))
+                inputs.append(arrays.opened(file, ref.input))
     if batch:
         given = arrays.stacked(inputs)
         pts: Any = [ref.pts for ref in refs]
@@ -156,12 +157,13 @@ def _process(
     for ref, output in zip(refs, outputs if batch else [outputs], strict=True):
         if attempt.over:
             return
-        store.replace(
-            directory,
-            ref.output,
-            functools.partial(arrays.write, frame=output),
-            f"{ref.output}.{message.attempt}.tmp",
-        )
+        with blamed():
+            store.replace(
+                directory,
+                ref.output,
+                functools.partial(arrays.write, frame=output),
+                f"{ref.output}.{message.attempt}.tmp",
+            )
 
 
 def _input(store: Store, directory: tuple[str, ...], name: str) -> BinaryIO:
@@ -172,7 +174,7 @@ def _input(store: Store, directory: tuple[str, ...], name: str) -> BinaryIO:
         except FileNotFoundError as error:
             if pause is None:
                 where = "/".join((*directory, name))
-                raise arrays.FrameError(f"input '{where}' is not there") from error
+                raise StoreTrouble(f"input '{where}' is not there") from error
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
 
