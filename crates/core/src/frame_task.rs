@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::catalogue::{Footprint, Params};
 use crate::plan::{PictureInfo, PlannedFilter};
-use crate::spec::OnError;
+use crate::spec::{JobSpec, OnError};
 use crate::{Error, Result};
 
 /// The name of the filter whose frames are processed by Celery workers.
@@ -16,6 +16,11 @@ pub const FILTER: &str = "celery";
 /// a segment is decoded.
 pub fn is_about_things(name: &str) -> bool {
     matches!(name, "faces" | "motion" | "objects" | "regions")
+}
+
+/// Whether a job sends frames away: to nodes, or to functions.
+pub fn sends_frames(spec: &JobSpec) -> bool {
+    !spec.granularity.is_segment() || spec.filters.iter().any(|filter| filter.name == FILTER)
 }
 
 /// Bytes of frames under way that one slot has at most.

@@ -255,6 +255,9 @@ pub struct Beat {
     /// The machine's load, the mean of a minute, in hundredths of a core.
     #[serde(default)]
     pub load: u32,
+    /// Attempts at single frames that the node works on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frames: Vec<AttemptId>,
 }
 
 /// `nodes/NODE/info.json`: who a node is.
@@ -290,6 +293,9 @@ pub struct HeldAttempt {
     /// Whether nobody takes the frames that it has sent to a queue.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub starved: bool,
+    /// Whether the frames that it has sent away find no room on the store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
 }
 
 /// A line of a job's journal. Only what stands here is decided.

@@ -30,7 +30,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::frames::{self, Carriers, Frames, MIB, Worker};
+use crate::frames::{self, Carriers, Depths, Frames, MIB, Performed, Worker};
 use crate::slot::parent::{Job, Slot, SlotConfig, Trouble};
 
 /// How long a slot takes nothing after it could not claim, or was told of no task.
@@ -96,6 +96,10 @@ pub(crate) struct Node {
     frame_budget: Semaphore,
     /// Notified when a frame is done.
     frame_done: Arc<Notify>,
+    /// What its frame slots share.
+    framing: Arc<frames::Shared>,
+    /// How many messages wait in the queues of frames.
+    depths: Arc<Depths>,
 }
 
 /// A plan whose frames are tasks.
@@ -188,6 +192,8 @@ impl Node {
             known: Mutex::new(BTreeMap::new()),
             frame_budget: Semaphore::new(frames::budget()),
             frame_done: Arc::new(Notify::new()),
+            framing: Arc::default(),
+            depths: Arc::default(),
         })
     }
 
@@ -311,7 +317,8 @@ impl Node {
             let free_slots = if self.drained.is_cancelled() { 0 } else { *lock(&self.free) };
             let load = (self.load()[0] * 100.0).clamp(0.0, 1e9);
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-            let beat = Beat { counter, held, free_slots, load: load as u32 };
+            let beat =
+                Beat { counter, held, free_slots, load: load as u32, frames: self.framing.held() };
             let told = match self.store.write_beat(self.id, &beat) {
                 // It is new, or was silent for so long that it was forgotten.
                 Err(error) if error.kind() == ErrorKind::NotFound => self
@@ -396,18 +403,23 @@ impl Node {
         stop: CancellationToken,
         no_segments: CancellationToken,
     ) {
-        let worker = Worker {
+        let engine = self.info.engine.id();
+        let mut worker = Worker {
             node: self.id,
+            engine,
             store: Arc::clone(&self.store),
+            named: self.store.known_as().ok().flatten(),
             broker: Arc::clone(&self.broker),
             done: Arc::clone(&self.frame_done),
+            shared: Arc::clone(&self.framing),
+            missed: 0,
         };
-        let engine = self.info.engine.id();
         loop {
             let task = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = no_segments.cancelled() => return,
+                () = self.framing.over() => return,
                 task = self.broker.receive_frame(engine) => task,
             };
             let task = match task {
@@ -424,11 +436,19 @@ impl Node {
                 () = stop.cancelled() => return,
                 done = worker.perform(task, slot) => done,
             };
-            let mut ended = lock(&self.frames_ended);
-            if done {
-                ended.0 += 1;
-            } else {
-                ended.1 += 1;
+            {
+                let mut ended = lock(&self.frames_ended);
+                match done {
+                    Performed::Done => ended.0 += 1,
+                    Performed::Undone | Performed::Hindered => ended.1 += 1,
+                }
+            }
+            if done == Performed::Hindered {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = no_segments.cancelled() => return,
+                    () = worker.pause() => {}
+                }
             }
         }
     }
@@ -452,6 +472,7 @@ impl Node {
             celery: self.config.celery.as_ref(),
             broker: &self.broker,
             done: &self.frame_done,
+            depths: &self.depths,
         };
         let plan = framed.as_ref().map(|framed| (framed.made_by, &framed.plan));
         let frames = Frames::of(&carriers, job, plan).map_err(|error| self.trouble(error))?;
@@ -566,7 +587,7 @@ impl Node {
             dir.read_job().and_then(|job| job.ok_or_else(|| Error::not_found("the job is gone")));
         let job = job.map_err(ours)?;
         let pid = slot.start().map_err(ours)?;
-        let told = HeldAttempt { attempt, frames: 0, slot_pid: pid, starved: false };
+        let told = HeldAttempt { attempt, frames: 0, slot_pid: pid, starved: false, full: false };
         lock(&self.held).insert(attempt, Held { told, task, since: Instant::now() });
         self.changed.notify_one();
         if let Some(events) = self.events.get() {
@@ -634,6 +655,7 @@ impl Node {
                             (&away, lock(&self.held).get_mut(&attempt))
                         {
                             held.told.starved = away.are_starved();
+                            held.told.full = away.are_without_room();
                         }
                         dir.is_cancelled(attempt) || lock(&self.revoked).contains(&attempt)
                     },

@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
         tokio::spawn(async move {
             for counter in 1.. {
                 let free_slots = left.load(Ordering::Relaxed);
-                let beat = Beat { counter, held: Vec::new(), free_slots, load: 0 };
+                let beat = Beat { counter, free_slots, ..Beat::default() };
                 drop(beating.write_beat(id, &beat));
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

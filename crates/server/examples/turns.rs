@@ -187,7 +187,7 @@ fn sleepers(
     tokio::spawn(async move {
         for counter in 1.. {
             let free_slots = left.load(Ordering::Relaxed);
-            let beat = Beat { counter, held: Vec::new(), free_slots, load: 0 };
+            let beat = Beat { counter, free_slots, ..Beat::default() };
             if let Err(error) = beating.write_beat(id, &beat) {
                 return eprintln!("{error}");
             }

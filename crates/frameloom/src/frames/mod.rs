@@ -1,6 +1,7 @@
 //! Frames that are tasks of their own: what a segment's slot sends away, and who brings it back.
 
 mod nodes;
+mod patience;
 mod python;
 mod worker;
 
@@ -14,19 +15,17 @@ use frameloom_core::id::AttemptId;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::FrameNumber;
 use frameloom_core::wire::JobFile;
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::engine::urgency;
-use frameloom_server::store::Store;
+use frameloom_server::store::{FrameDir, Store};
 use tokio::sync::Notify;
 
 use nodes::NodeFrames;
 use python::PythonFrames;
 
 pub(crate) use nodes::{MIB, budget, needs};
-pub(crate) use worker::Worker;
-
-/// How often the store is looked at for a frame that is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+pub(crate) use patience::Depths;
+pub(crate) use worker::{Performed, Shared, Worker};
 
 /// How long a task's message is believed to be under way while its queue is empty.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
@@ -69,6 +68,25 @@ pub(crate) struct Carriers<'a> {
     pub(crate) broker: &'a Arc<dyn Broker>,
     /// Notified when a slot of this node has done one.
     pub(crate) done: &'a Arc<Notify>,
+    /// How many messages wait in queues.
+    pub(crate) depths: &'a Arc<Depths>,
+}
+
+/// What was left where a frame or an answer should be is the work of who worked on it: a link, no JSON, a file
+/// that nobody else may read. All else is the store's.
+fn is_workers(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Internal | ErrorKind::Forbidden)
+}
+
+/// A job's frames, where they are there.
+///
+/// # Errors
+/// Unavailable where they are gone with their job, or where this node does not see them.
+fn begun(dir: &FrameDir<'_>) -> Result<()> {
+    if dir.is_gone() {
+        return Err(Error::unavailable("the job's frames are gone, or are not seen by this node"));
+    }
+    Ok(())
 }
 
 /// The frames of one attempt at a segment.
@@ -90,9 +108,9 @@ impl Frames {
     ) -> Result<Option<Self>> {
         // Its slot waits for them: they go before segments of jobs of its priority.
         let urgency = urgency(job.submission.as_ref().map_or(5, |s| s.priority), true);
-        let python = PythonFrames::of(carriers.store, carriers.celery, job, urgency)?;
+        let python = PythonFrames::of(carriers, job, urgency)?;
         let nodes = plan
-            .map(|(attempt, plan)| NodeFrames::of(carriers, job.id, attempt, plan, urgency))
+            .map(|(attempt, plan)| NodeFrames::of(carriers, job, attempt, plan, urgency))
             .transpose()?;
         Ok((python.is_some() || nodes.is_some()).then_some(Self { python, nodes }))
     }
@@ -101,6 +119,12 @@ impl Frames {
     pub(crate) fn are_starved(&self) -> bool {
         self.python.as_ref().is_some_and(PythonFrames::are_starved)
             || self.nodes.as_ref().is_some_and(NodeFrames::are_starved)
+    }
+
+    /// Whether some found no room on the store.
+    pub(crate) fn are_without_room(&self) -> bool {
+        self.python.as_ref().is_some_and(PythonFrames::are_without_room)
+            || self.nodes.as_ref().is_some_and(NodeFrames::are_without_room)
     }
 
     fn python(&self, frame: FrameNumber) -> Option<&PythonFrames> {

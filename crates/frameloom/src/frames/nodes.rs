@@ -3,7 +3,8 @@
 //! ```text
 //! frames/JOB/GROUP.N.in             a frame on its way; its neighbours' tasks read it, too
 //! frames/JOB/ATTEMPT.out            a frame that comes back, renamed into place: nothing more is said
-//! frames/JOB/claims/ATTEMPT         the node that has worked on it for a second; quick ones claim nothing
+//! frames/JOB/claims/ATTEMPT         the node that has worked on it for a second; quick ones claim nothing.
+//!                                   That it still does stands in its beats
 //! frames/JOB/results/ATTEMPT.json   why it failed
 //! ```
 //!
@@ -19,15 +20,16 @@ use frameloom_core::frame_task::{Stretch, stretches};
 use frameloom_core::id::{AttemptId, EngineId, JobId, NodeId};
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::FrameNumber;
-use frameloom_core::wire::{FrameFailure, FrameMessage};
-use frameloom_core::{Error, Result};
+use frameloom_core::wire::{FrameFailure, FrameMessage, JobFile};
+use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::store::{FrameDir, Store};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::patience::{Depths, Looks, Luck};
 use super::{
-    Carriers, GIVEN_UP_AFTER, LEASE, LOOK_EVERY, Lost, MOST_AWAY, MOST_FAILURES, NO_WORKER_AFTER,
-    RESEND_AFTER, WAITS_AT_MOST,
+    Carriers, GIVEN_UP_AFTER, LEASE, Lost, MOST_AWAY, MOST_FAILURES, NO_WORKER_AFTER, RESEND_AFTER,
+    WAITS_AT_MOST, begun, is_workers,
 };
 use crate::random;
 
@@ -60,9 +62,10 @@ struct Task {
     sent: Instant,
     /// How often its message was sent again.
     again: u32,
-    /// The node that works on it, its counter, and when that last moved.
+    /// The node that works on it, its counter, and when that last moved and said so.
     beat: Option<(NodeId, u64, Instant)>,
     errors: Vec<String>,
+    luck: Luck,
 }
 
 /// The frames of a stretch.
@@ -83,7 +86,10 @@ pub(super) struct NodeFrames {
     store: Arc<Store>,
     broker: Arc<dyn Broker>,
     done: Arc<Notify>,
+    depths: Arc<Depths>,
     job: JobId,
+    /// Whether the job is this process's alone: then nobody can do its frames where this one cannot.
+    alone: bool,
     plan: AttemptId,
     engine: EngineId,
     urgency: Urgency,
@@ -95,6 +101,8 @@ struct State {
     going: BTreeMap<u32, Going>,
     /// When a frame last came back, or somebody was seen at work on one.
     seen: Instant,
+    /// Whether the last one that failed found no room on the store.
+    full: bool,
 }
 
 /// What is to be done about a frame now.
@@ -104,7 +112,11 @@ enum Next {
     Failed(Error),
     SendAnew,
     SendAgain,
-    GiveUp(String),
+    GiveUp(Error),
+}
+
+fn over() -> Next {
+    Next::GiveUp(Error::unavailable("the job is over"))
 }
 
 fn never() -> Error {
@@ -115,27 +127,27 @@ impl NodeFrames {
     /// For a job with this plan.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Unavailable where its frames are gone.
     pub(super) fn of(
         carriers: &Carriers<'_>,
-        job: JobId,
+        job: &JobFile,
         attempt: AttemptId,
         plan: &Plan,
         urgency: Urgency,
     ) -> Result<Self> {
-        // Made once: where it is gone later the job is over.
-        let made = carriers.store.frames(job).make();
-        made.map_err(|e| Error::unavailable(e.message().to_owned()))?;
+        begun(&carriers.store.frames(job.id))?;
         Ok(Self {
             store: Arc::clone(carriers.store),
             broker: Arc::clone(carriers.broker),
             done: Arc::clone(carriers.done),
-            job,
+            depths: Arc::clone(carriers.depths),
+            job: job.id,
+            alone: job.submission.is_none(),
             plan: attempt,
             engine: plan.engine.id(),
             urgency,
             stretches: stretches(&plan.filters, &plan.working),
-            state: Mutex::new(State { going: BTreeMap::new(), seen: Instant::now() }),
+            state: Mutex::new(State { going: BTreeMap::new(), seen: Instant::now(), full: false }),
         })
     }
 
@@ -152,6 +164,11 @@ impl NodeFrames {
         let state = self.state();
         state.going.values().any(|going| !going.away.is_empty())
             && state.seen.elapsed() > NO_WORKER_AFTER
+    }
+
+    /// Whether one found no room on the store.
+    pub(super) fn are_without_room(&self) -> bool {
+        self.state().full
     }
 
     /// See [`super::Frames::away`].
@@ -217,8 +234,15 @@ impl NodeFrames {
             for frame in frames {
                 if let Some(pts) = going.unsent.remove(frame) {
                     let attempt = AttemptId::from_bits(random::bits()?);
-                    let task =
-                        Task { pts, attempt, sent: now, again: 0, beat: None, errors: Vec::new() };
+                    let task = Task {
+                        pts,
+                        attempt,
+                        sent: now,
+                        again: 0,
+                        beat: None,
+                        errors: Vec::new(),
+                        luck: Luck::default(),
+                    };
                     going.away.insert(*frame, task);
                 }
                 let task = going.away.get_mut(frame).ok_or_else(never)?;
@@ -258,12 +282,13 @@ impl NodeFrames {
         if !left.is_empty() {
             self.send(filter, &left).await.map_err(Lost::Otherwise)?;
         }
+        let mut looks = Looks::new();
         loop {
             let done = self.done.notified();
             match self.next(filter, number).await.map_err(Lost::Otherwise)? {
                 Next::Came(file) => return Ok(file),
                 Next::Failed(error) => return Err(Lost::ByFunction(error)),
-                Next::GiveUp(why) => return Err(Lost::Otherwise(Error::unavailable(why))),
+                Next::GiveUp(error) => return Err(Lost::Otherwise(error)),
                 Next::SendAnew => {
                     self.renew(filter, number).map_err(Lost::Otherwise)?;
                     self.send(filter, &[number]).await.map_err(Lost::Otherwise)?;
@@ -277,20 +302,28 @@ impl NodeFrames {
                     // A slot of this node may have it first.
                     tokio::select! {
                         () = done => {}
-                        () = tokio::time::sleep(LOOK_EVERY) => {}
+                        () = tokio::time::sleep(looks.next()) => {}
                     }
                 }
             }
         }
     }
 
-    /// Gives a frame a new attempt.
+    /// Gives a frame a new attempt; what the old one has left is removed.
     fn renew(&self, filter: u32, number: u64) -> Result<()> {
         let attempt = AttemptId::from_bits(random::bits()?);
-        let mut state = self.state();
-        let going = state.going.get_mut(&filter).ok_or_else(never)?;
-        let task = going.away.get_mut(&number).ok_or_else(never)?;
-        (task.attempt, task.beat) = (attempt, None);
+        let old = {
+            let mut state = self.state();
+            let going = state.going.get_mut(&filter).ok_or_else(never)?;
+            let task = going.away.get_mut(&number).ok_or_else(never)?;
+            task.beat = None;
+            std::mem::replace(&mut task.attempt, attempt)
+        };
+        self.dir().remove(&[
+            output(old).into(),
+            format!("claims/{old}").into(),
+            format!("results/{old}.json").into(),
+        ]);
         Ok(())
     }
 
@@ -302,7 +335,7 @@ impl NodeFrames {
         let late = going.away.iter_mut().filter(|(_, task)| {
             task.sent.elapsed() >= RESEND_AFTER
                 && !dir.is_claimed(task.attempt)
-                && !dir.has(&output(task.attempt))
+                && dir.has(&output(task.attempt)).is_ok_and(|there| !there)
         });
         let late = late.map(|(number, task)| {
             task.again += 1;
@@ -313,49 +346,69 @@ impl NodeFrames {
 
     /// Looks at the store for what has become of a frame.
     async fn next(&self, filter: u32, number: u64) -> Result<Next> {
-        let (attempt, sent, again, seen) = {
-            let state = self.state();
-            let going = state.going.get(&filter).ok_or_else(never)?;
-            let task = going.away.get(&number).ok_or_else(never)?;
-            (task.attempt, task.sent, task.again, state.seen)
+        let (attempt, sent, again, seen, due) = {
+            let mut state = self.state();
+            let seen = state.seen;
+            let going = state.going.get_mut(&filter).ok_or_else(never)?;
+            let task = going.away.get_mut(&number).ok_or_else(never)?;
+            (task.attempt, task.sent, task.again, seen, task.luck.due())
         };
         let dir = self.dir();
-        if let Some(file) = dir.open(&output(attempt))? {
-            self.came_back(filter, number);
-            return Ok(Next::Came(OwnedFd::from(file)));
+        match due {
+            Some(true) => return Ok(Next::SendAnew),
+            Some(false) if dir.is_gone() => return Ok(over()),
+            Some(false) => return Ok(Next::Wait),
+            None => {}
         }
-        if let Some(failure) = dir.answer::<FrameFailure>(attempt)? {
-            return self.failed(filter, number, failure);
+        let blamed = |error| FrameFailure { error, by_task: true };
+        match dir.open(&output(attempt)) {
+            Ok(Some(file)) => {
+                self.came_back(filter, number);
+                return Ok(Next::Came(OwnedFd::from(file)));
+            }
+            Ok(None) => {}
+            Err(error) if is_workers(&error) => return self.failed(filter, number, blamed(error)),
+            Err(error) => return Err(error),
+        }
+        match dir.answer::<FrameFailure>(attempt) {
+            Ok(Some(failure)) => return self.failed(filter, number, failure),
+            Ok(None) => {}
+            Err(error) if is_workers(&error) => return self.failed(filter, number, blamed(error)),
+            Err(error) => return Err(error),
         }
         if sent.elapsed() < RESEND_AFTER * (1 << again.min(4)) {
             return Ok(Next::Wait);
         }
-        if !dir.exists() {
-            return Ok(Next::GiveUp("the job is over".into()));
+        if dir.is_gone() {
+            return Ok(over());
         }
         if let Some(claim) = dir.claim_of(attempt) {
             return self.watch(filter, number, claim.node);
         }
         if seen.elapsed() > GIVEN_UP_AFTER {
-            return Ok(Next::GiveUp("no node takes frames".into()));
+            return Ok(Next::GiveUp(Error::unavailable("no node takes frames")));
         }
         // Not claimed for long: is the message still there?
-        match self.broker.frames_waiting(self.engine).await {
-            Ok(0) => Ok(Next::SendAgain),
-            Ok(_) if sent.elapsed() > WAITS_AT_MOST => Ok(Next::SendAgain),
+        let (broker, engine) = (&self.broker, self.engine);
+        match self.depths.of(&engine.to_string(), || broker.frames_waiting(engine)).await {
+            Some(0) => Ok(Next::SendAgain),
+            Some(_) if sent.elapsed() > WAITS_AT_MOST => Ok(Next::SendAgain),
             _ => Ok(Next::Wait),
         }
     }
 
-    /// Watches over a frame that a node says to work on.
+    /// Watches over a frame that a node says to work on: for as long as its beats say so, too.
     fn watch(&self, filter: u32, number: u64, node: NodeId) -> Result<Next> {
-        let counter = self.store.read_beat(node).ok().flatten().map_or(0, |beat| beat.counter);
+        let beat = self.store.read_beat(node).ok().flatten();
         let mut state = self.state();
         let now = Instant::now();
         let going = state.going.get_mut(&filter).ok_or_else(never)?;
         let task = going.away.get_mut(&number).ok_or_else(never)?;
+        let holds = beat.filter(|beat| beat.frames.contains(&task.attempt)).map(|b| b.counter);
         match task.beat {
-            Some((known, before, at)) if known == node && before == counter => {
+            Some((known, before, at))
+                if known == node && holds.is_none_or(|counter| counter == before) =>
+            {
                 if now.duration_since(at) <= LEASE {
                     return Ok(Next::Wait);
                 }
@@ -363,8 +416,10 @@ impl NodeFrames {
                 Ok(Next::SendAnew)
             }
             _ => {
-                task.beat = Some((node, counter, now));
-                state.seen = now;
+                task.beat = Some((node, holds.unwrap_or(0), now));
+                if holds.is_some() {
+                    state.seen = now;
+                }
                 Ok(Next::Wait)
             }
         }
@@ -377,8 +432,13 @@ impl NodeFrames {
         let going = state.going.get_mut(&filter).ok_or_else(never)?;
         let task = going.away.get_mut(&number).ok_or_else(never)?;
         if !failure.by_task {
-            tracing::info!(error = %failure.error, "a frame is lost, and sent again");
-            return Ok(Next::SendAnew);
+            let error = failure.error;
+            let kind = error.kind();
+            tracing::info!(%error, pts = task.pts, "a frame is not done where it was, and is sent again");
+            // Whoever else there may be was never asked where there is nobody else.
+            let given_up = task.luck.failed() || (self.alone && kind == ErrorKind::Conflict);
+            state.full = kind == ErrorKind::Exhausted;
+            return Ok(if given_up { Next::GiveUp(error) } else { Next::Wait });
         }
         task.errors.push(failure.error.message().to_owned());
         if task.errors.len() < MOST_FAILURES {
@@ -407,7 +467,7 @@ impl NodeFrames {
         let mut names = Vec::new();
         {
             let mut state = self.state();
-            state.seen = Instant::now();
+            (state.seen, state.full) = (Instant::now(), false);
             let Some(going) = state.going.get_mut(&filter) else { return };
             if let Some(task) = going.away.remove(&number) {
                 names.push(PathBuf::from(output(task.attempt)));
@@ -464,174 +524,4 @@ pub(super) fn output(attempt: AttemptId) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use frameloom_broker::Memory;
-    use frameloom_core::ErrorKind;
-    use frameloom_core::wire::{FrameClaim, FrameTask};
-
-    use super::*;
-
-    struct Trial {
-        dir: tempfile::TempDir,
-        frames: NodeFrames,
-    }
-
-    impl Trial {
-        fn new(before: u32, after: u32) -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let store = Arc::new(Store::open(dir.path()).unwrap());
-            let job = JobId::from_bits(1);
-            store.frames(job).make().unwrap();
-            let stretch = Stretch { first: 2, end: 3, before, after, input: 9, output: 9 };
-            let frames = NodeFrames {
-                store,
-                broker: Arc::new(Memory::new()),
-                done: Arc::new(Notify::new()),
-                job,
-                plan: AttemptId::from_bits(2),
-                engine: EngineId::from_digest(&[3; 6]),
-                urgency: 3,
-                stretches: vec![stretch],
-                state: Mutex::new(State { going: BTreeMap::new(), seen: Instant::now() }),
-            };
-            Self { dir, frames }
-        }
-
-        async fn write(&self, number: u64) {
-            self.frames.away(at(number)).unwrap();
-            self.frames.gone(at(number)).await.unwrap();
-        }
-
-        async fn message(&self) -> FrameMessage {
-            match self.frames.broker.receive_frame(self.frames.engine).await.unwrap() {
-                FrameTask::Ours(message) => message,
-                FrameTask::Stranger(frame) => panic!("{frame:?}"),
-            }
-        }
-
-        async fn waiting(&self) -> usize {
-            self.frames.broker.frames_waiting(self.frames.engine).await.unwrap()
-        }
-
-        /// A node's slot does what a message asks for.
-        fn answer(&self, message: &FrameMessage) {
-            let dir = self.frames.dir();
-            dir.create("part").unwrap();
-            dir.publish("part", &output(message.attempt)).unwrap();
-        }
-
-        fn files(&self) -> usize {
-            let dir = self.dir.path().join("frames").join(self.frames.job.to_string());
-            let entries = fs::read_dir(dir).unwrap().flatten();
-            entries.filter(|entry| entry.file_type().unwrap().is_file()).count()
-        }
-    }
-
-    fn at(number: u64) -> FrameNumber {
-        FrameNumber { filter: 2, number, pts: i64::try_from(number).unwrap() * 10 }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn tasks_name_the_neighbours_that_there_are_and_files_go_when_nobody_needs_them() {
-        let trial = Trial::new(1, 2);
-        for number in 0..4 {
-            trial.write(number).await;
-        }
-        assert_eq!(trial.waiting().await, 2, "frames 2 and 3 want frames behind them");
-        let mut seen = Vec::new();
-        for number in 0..4 {
-            let (message, back) = tokio::join!(
-                async {
-                    let message = trial.message().await;
-                    trial.answer(&message);
-                    message
-                },
-                trial.frames.back(at(number))
-            );
-            back.unwrap();
-            seen.push((message.frame, message.first, message.last));
-        }
-        assert_eq!(seen, [(0, 0, 2), (1, 0, 3), (2, 1, 3), (3, 2, 3)]);
-        assert_eq!(trial.files(), 1, "the last one is kept for a frame to come");
-        drop(trial.frames.away(at(0)).unwrap());
-        assert_eq!(trial.files(), 1, "what was there before a new beginning is gone");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_message_is_sent_again_as_it_was_with_all_that_are_lost() {
-        let trial = Trial::new(0, 0);
-        for number in 0..3 {
-            trial.write(number).await;
-        }
-        let mut lost = Vec::new();
-        for _ in 0..3 {
-            lost.push(trial.message().await);
-        }
-        trial.answer(&lost[1]);
-        let (again, back) = tokio::join!(
-            async {
-                let again = [trial.message().await, trial.message().await];
-                again.iter().for_each(|message| trial.answer(message));
-                again
-            },
-            trial.frames.back(at(0))
-        );
-        back.unwrap();
-        assert_eq!(again, [lost[0].clone(), lost[2].clone()]);
-        assert_eq!(trial.waiting().await, 0, "what has come back is not sent again");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_frame_that_a_living_node_works_on_is_waited_for_and_a_silent_ones_is_sent_anew() {
-        let trial = Trial::new(0, 0);
-        trial.write(0).await;
-        let first = trial.message().await;
-        let node = NodeId::from_bits(5);
-        trial.frames.dir().claim(first.attempt, FrameClaim { node }).unwrap();
-        fs::create_dir(trial.dir.path().join("nodes").join(node.to_string())).unwrap();
-        let begun = Instant::now();
-        let beats = async {
-            // It works for half a minute, and then nothing is heard of it.
-            for counter in 1..=30 {
-                let beat = frameloom_core::wire::Beat { counter, ..Default::default() };
-                trial.frames.store.write_beat(node, &beat).unwrap();
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            }
-        };
-        let answers = async {
-            let anew = trial.message().await;
-            trial.answer(&anew);
-            (anew, begun.elapsed())
-        };
-        let (back, (anew, after), ()) = tokio::join!(trial.frames.back(at(0)), answers, beats);
-        back.unwrap();
-        assert_ne!(anew.attempt, first.attempt);
-        assert!((38..43).contains(&after.as_secs()), "after {after:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn three_failures_of_its_own_end_a_frame_and_others_count_nothing() {
-        let trial = Trial::new(0, 0);
-        trial.write(0).await;
-        let failures = async {
-            for by_task in [false, true, false, true, true] {
-                let message = trial.message().await;
-                let error = Error::unavailable("the slot died");
-                let failure = FrameFailure { error, by_task };
-                trial.frames.dir().say(message.attempt, &failure).unwrap();
-            }
-        };
-        let (back, ()) = tokio::join!(trial.frames.back(at(0)), failures);
-        match back {
-            Err(Lost::ByFunction(error)) => {
-                assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-                let expected = "the frame at pts 0 failed 3 times: the slot died";
-                assert_eq!(error.message(), expected);
-            }
-            other => panic!("{other:?}"),
-        }
-        assert_eq!(trial.waiting().await, 0);
-    }
-}
+mod tests;

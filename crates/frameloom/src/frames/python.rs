@@ -7,6 +7,8 @@
 //! frames/JOB/results/ATTEMPT.json                what became of an attempt
 //! ```
 
+mod group;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -18,18 +20,20 @@ use frameloom_broker::celery::Celery;
 use frameloom_core::frame_task::{FILTER, FrameTaskSpec};
 use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::slot::FrameNumber;
+use frameloom_core::spec::OnError;
 use frameloom_core::wire::JobFile;
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::store::{FrameDir, Store};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::patience::{Depths, Looks};
 use super::{
-    GIVEN_UP_AFTER, LEASE, LOOK_EVERY, Lost, MOST_AWAY, MOST_FAILURES, NO_WORKER_AFTER,
-    RESEND_AFTER, WAITS_AT_MOST,
+    Carriers, GIVEN_UP_AFTER, LEASE, Lost, MOST_AWAY, NO_WORKER_AFTER, RESEND_AFTER, WAITS_AT_MOST,
+    begun, is_workers,
 };
 use crate::random;
+use group::{Answer, Going, Group, Next, STORES, notes, output};
 
 /// Workers that die while they hold a frame, after which it is given up: its function kills them.
 const MOST_LOST: u32 = 5;
@@ -40,60 +44,11 @@ const SWALLOWED: u32 = 5;
 /// How long a frame that is told to be done may take to show.
 const SHOWS_WITHIN: Duration = Duration::from_secs(10);
 
-/// `results/ATTEMPT.json`.
-#[derive(Debug, Deserialize)]
-struct Answer {
-    outcome: String,
-    #[serde(default)]
-    error: String,
-}
-
-/// Frames that are one task.
-struct Group {
-    filter: u32,
-    frames: Vec<FrameNumber>,
-    /// How many of them have come back.
-    opened: usize,
-    /// The attempt that is under way; none yet while frames are collected.
-    attempt: Option<AttemptId>,
-    /// When its message was last sent.
-    resent: Instant,
-    /// The worker's counter, and when it last moved.
-    beat: Option<(u64, Instant)>,
-    errors: Vec<String>,
-    /// Workers that died while they held it.
-    lost: u32,
-    /// Messages that were taken and came to nothing.
-    swallowed: u32,
-    /// When it was told to be done.
-    done: Option<Instant>,
-    /// Why it is given up.
-    failed: Option<String>,
-}
-
-impl Group {
-    fn new(filter: u32) -> Self {
-        let now = Instant::now();
-        Self {
-            filter,
-            frames: Vec::new(),
-            opened: 0,
-            attempt: None,
-            resent: now,
-            beat: None,
-            errors: Vec::new(),
-            lost: 0,
-            swallowed: 0,
-            done: None,
-            failed: None,
-        }
-    }
-}
-
 /// The frames of one attempt at a segment.
 pub(super) struct PythonFrames {
     store: Arc<Store>,
     celery: Arc<Celery>,
+    depths: Arc<Depths>,
     job: JobId,
     /// The job's filters that send frames away.
     specs: BTreeMap<u32, FrameTaskSpec>,
@@ -109,29 +64,22 @@ struct State {
     open: BTreeMap<u32, AttemptId>,
     /// When a worker was last seen to take or do something.
     seen: Instant,
-}
-
-/// What is to be done about a group now.
-enum Next {
-    Wait,
-    Done,
-    Failed(String),
-    Send,
-    SendAgain(AttemptId),
-    GiveUp(String),
+    /// Whether the last task that failed found no room on the store.
+    full: bool,
 }
 
 impl PythonFrames {
     /// For a job with filters that send frames away; `None` for others.
     ///
     /// # Errors
-    /// Unsupported where this node has no Celery broker; Invalid as the filters' parameters.
+    /// Unsupported where this node has no Celery broker; Invalid as the filters' parameters; Unavailable where
+    /// the job's frames are gone.
     pub(super) fn of(
-        store: &Arc<Store>,
-        celery: Option<&Arc<Celery>>,
+        carriers: &Carriers<'_>,
         job: &JobFile,
         urgency: Urgency,
     ) -> Result<Option<Self>> {
+        let Carriers { store, celery, depths, .. } = *carriers;
         let mut specs = BTreeMap::new();
         for (at, filter) in job.spec.filters.iter().enumerate() {
             if filter.name == FILTER {
@@ -144,17 +92,18 @@ impl PythonFrames {
         }
         let celery = celery
             .ok_or_else(|| Error::unsupported("the filter 'celery' needs --broker redis://"))?;
-        // Made once: where it is gone later the job is over.
-        store.frames(job.id).make().map_err(|e| Error::unavailable(e.message().to_owned()))?;
+        begun(&store.frames(job.id))?;
         let state = State {
             groups: BTreeMap::new(),
             of: BTreeMap::new(),
             open: BTreeMap::new(),
             seen: Instant::now(),
+            full: false,
         };
         Ok(Some(Self {
             store: Arc::clone(store),
             celery: Arc::clone(celery),
+            depths: Arc::clone(depths),
             job: job.id,
             specs,
             urgency,
@@ -187,6 +136,11 @@ impl PythonFrames {
         !state.groups.is_empty() && state.seen.elapsed() > NO_WORKER_AFTER
     }
 
+    /// Whether a task found no room on the store.
+    pub(super) fn are_without_room(&self) -> bool {
+        self.state().full
+    }
+
     /// A file for a frame that is about to go.
     ///
     /// # Errors
@@ -216,10 +170,12 @@ impl PythonFrames {
         };
         let group = state.groups.get_mut(&open).ok_or_else(|| Error::internal("no group"))?;
         let number = group.frames.len();
-        group.frames.push(frame);
+        let input = format!("{open}.{number}.in.npy");
+        group.frames.push(Going { frame, number, input: input.clone() });
+        group.size = number + 1;
         state.of.insert((frame.filter, frame.number), open);
         drop(state);
-        self.dir().create(&format!("{open}.{number}.in.npy")).map(OwnedFd::from)
+        self.dir().create(&input).map(OwnedFd::from)
     }
 
     /// The frame's file is written: its task is sent once it has all its frames.
@@ -252,12 +208,15 @@ impl PythonFrames {
             Some(attempt) => attempt,
             None => AttemptId::from_bits(random::bits()?),
         };
+        let mut left = Vec::new();
         let (spec, message) = {
             let mut state = self.state();
             let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
             let now = Instant::now();
             if same.is_none() {
-                (group.attempt, group.beat) = (Some(attempt), None);
+                group.past.extend(group.attempt.replace(attempt));
+                group.beat = None;
+                left = group.left();
             }
             group.resent = now;
             let spec = self.spec(group.filter)?;
@@ -265,13 +224,12 @@ impl PythonFrames {
             let frames: Vec<Value> = group
                 .frames
                 .iter()
-                .enumerate()
-                .map(|(n, frame)| {
+                .map(|Going { frame, number, input }| {
                     json!({
                         "index": frame.number,
                         "pts": frame.pts,
-                        "input": format!("{dir}/{id}.{n}.in.npy"),
-                        "output": format!("{dir}/{attempt}.{n}.out.npy"),
+                        "input": format!("{dir}/{input}"),
+                        "output": format!("{dir}/{}", output(attempt, *number)),
                     })
                 })
                 .collect();
@@ -281,6 +239,8 @@ impl PythonFrames {
             });
             (spec, message)
         };
+        // The disk must not fill with what attempts before have made.
+        self.dir().remove(&left);
         let FrameTaskSpec { queue, task, .. } = spec;
         let sent = self.celery.send_frames(queue, task, attempt, message, self.urgency).await;
         if let Err(error) = sent {
@@ -295,7 +255,8 @@ impl PythonFrames {
     /// # Errors
     /// Why it does not: Invalid where its function failed three times, with what it said.
     pub(super) async fn back(&self, frame: FrameNumber) -> Result<OwnedFd, Lost> {
-        let id = {
+        let mut looks = Looks::new();
+        let mut id = {
             let mut state = self.state();
             let known = state.of.get(&(frame.filter, frame.number)).copied();
             let never = || Error::internal("a frame that was never away");
@@ -311,22 +272,33 @@ impl PythonFrames {
                     if let Some(file) = self.open(id, frame).map_err(Lost::Otherwise)? {
                         return Ok(file);
                     }
-                    tokio::time::sleep(LOOK_EVERY).await;
+                    tokio::time::sleep(looks.next()).await;
                 }
                 Next::Send => self.send(id, None).await.map_err(Lost::Otherwise)?,
                 Next::SendAgain(attempt) => {
                     self.send(id, Some(attempt)).await.map_err(Lost::Otherwise)?;
                 }
                 Next::Failed(why) => {
-                    let task = self.spec(frame.filter).map_err(Lost::Otherwise)?.task.clone();
+                    let spec = self.spec(frame.filter).map_err(Lost::Otherwise)?;
+                    if spec.on_error != OnError::Fail
+                        && let Some(alone) = self.part(id, frame).map_err(Lost::Otherwise)?
+                    {
+                        tracing::info!(
+                            error = why,
+                            "a batch failed; its frames are tried one by one"
+                        );
+                        id = alone;
+                        continue;
+                    }
+                    let task = &spec.task;
                     self.came_back(id, frame);
                     return Err(Lost::ByFunction(Error::invalid(format!(
                         "task '{task}' failed on the frame at pts {}: {why}",
                         frame.pts
                     ))));
                 }
-                Next::GiveUp(why) => return Err(Lost::Otherwise(Error::unavailable(why))),
-                Next::Wait => tokio::time::sleep(LOOK_EVERY).await,
+                Next::GiveUp(error) => return Err(Lost::Otherwise(error)),
+                Next::Wait => tokio::time::sleep(looks.next()).await,
             }
         }
     }
@@ -334,9 +306,12 @@ impl PythonFrames {
     /// Looks at the store for what has become of a group's task.
     async fn next(&self, id: AttemptId) -> Result<Next> {
         let no_group = || Error::internal("no group");
+        let dir = self.dir();
+        let over = || Ok(Next::GiveUp(Error::unavailable("the job is over")));
         let (attempt, resent, filter, swallowed, seen) = {
-            let state = self.state();
-            let group = state.groups.get(&id).ok_or_else(no_group)?;
+            let mut state = self.state();
+            let seen = state.seen;
+            let group = state.groups.get_mut(&id).ok_or_else(no_group)?;
             if let Some(why) = &group.failed {
                 return Ok(Next::Failed(why.clone()));
             }
@@ -344,16 +319,28 @@ impl PythonFrames {
                 return Ok(Next::Done);
             }
             let Some(attempt) = group.attempt else { return Ok(Next::Send) };
-            (attempt, group.resent, group.filter, group.swallowed, state.seen)
+            match group.luck.due() {
+                Some(true) => return Ok(Next::Send),
+                Some(false) if dir.is_gone() => return over(),
+                Some(false) => return Ok(Next::Wait),
+                None => {}
+            }
+            (attempt, group.resent, group.filter, group.swallowed, seen)
         };
-        let dir = self.dir();
-        if !dir.exists() {
-            return Ok(Next::GiveUp("the job is over".into()));
+        if dir.is_gone() {
+            return over();
         }
-        if let Some(answer) = dir.answer::<Answer>(attempt)? {
+        let answer = match dir.answer::<Answer>(attempt) {
+            Err(error) if is_workers(&error) => Some(Answer::failed(error.message().to_owned())),
+            answer => answer?,
+        };
+        if let Some(answer) = answer {
+            if answer.kind == STORES && answer.outcome != "done" {
+                return self.unlucky(id, answer.error);
+            }
             let mut state = self.state();
             let now = Instant::now();
-            state.seen = now;
+            (state.seen, state.full) = (now, false);
             let group = state.groups.get_mut(&id).ok_or_else(no_group)?;
             if answer.outcome == "done" {
                 group.done = Some(now);
@@ -370,13 +357,15 @@ impl PythonFrames {
         // Not claimed for long: is the message still there?
         let spec = self.spec(filter)?;
         if seen.elapsed() > GIVEN_UP_AFTER {
-            return Ok(Next::GiveUp(format!("no worker on queue '{}'", spec.queue)));
+            let why = format!("no worker on queue '{}'", spec.queue);
+            return Ok(Next::GiveUp(Error::unavailable(why)));
         }
-        let waiting = self.celery.depth_of(&spec.queue).await;
+        let celery = &self.celery;
+        let waiting = self.depths.of(&spec.queue, || celery.depth_of(&spec.queue)).await;
         let mut state = self.state();
         let group = state.groups.get_mut(&id).ok_or_else(no_group)?;
         match waiting {
-            Ok(0) => {
+            Some(0) => {
                 // Celery's workers hold some messages back before they begin: that is no reason to give up.
                 group.swallowed += 1;
                 if group.swallowed == SWALLOWED {
@@ -389,9 +378,25 @@ impl PythonFrames {
                 }
                 Ok(Next::SendAgain(attempt))
             }
-            Ok(_) if resent.elapsed() > WAITS_AT_MOST => Ok(Next::SendAgain(attempt)),
+            Some(_) if resent.elapsed() > WAITS_AT_MOST => Ok(Next::SendAgain(attempt)),
             _ => Ok(Next::Wait),
         }
+    }
+
+    /// A task failed, and the store is to blame.
+    fn unlucky(&self, id: AttemptId, said: String) -> Result<Next> {
+        let room = self.dir().try_room(random::bits()?);
+        let mut state = self.state();
+        state.seen = Instant::now();
+        let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
+        tracing::info!(error = said, "a task could not use the store, and is sent again");
+        let given_up = group.luck.failed();
+        let error = match room {
+            Err(error) if error.kind() == ErrorKind::Exhausted => error,
+            _ => Error::unavailable(format!("a worker could not use the store: {said}")),
+        };
+        state.full = error.kind() == ErrorKind::Exhausted;
+        Ok(if given_up { Next::GiveUp(error) } else { Next::Wait })
     }
 
     /// Watches over a task that a worker has claimed.
@@ -408,6 +413,14 @@ impl PythonFrames {
                 Ok(Next::Wait)
             }
             _ if now.duration_since(at) > LEASE => {
+                if let Err(error) = self.dir().try_room(random::bits()?)
+                    && error.kind() == ErrorKind::Exhausted
+                {
+                    // Where nobody can write nobody can tell that he lives.
+                    drop(state);
+                    self.dir().cancel(attempt).ok();
+                    return self.unlucky(id, error.message().to_owned());
+                }
                 group.lost += 1;
                 let lost = group.lost;
                 let given_up = (lost >= MOST_LOST).then(|| format!("{lost} workers died of it"));
@@ -423,29 +436,34 @@ impl PythonFrames {
 
     /// Opens a frame that is told to be done; `None` where it does not show yet.
     fn open(&self, id: AttemptId, frame: FrameNumber) -> Result<Option<OwnedFd>> {
-        let (attempt, number, done) = {
+        let (attempt, number, input, done) = {
             let state = self.state();
             let group = state.groups.get(&id);
-            let number = group.and_then(|group| group.frames.iter().position(|f| *f == frame));
-            let found = group.and_then(|group| Some((group.attempt?, number?, group.done?)));
+            let going = group.and_then(|group| group.frames.iter().find(|g| g.frame == frame));
+            let found = group.zip(going).and_then(|(group, going)| {
+                Some((group.attempt?, going.number, going.input.clone(), group.done?))
+            });
             found.ok_or_else(|| Error::internal("a frame that was never away"))?
         };
         let dir = self.dir();
-        let name = format!("{attempt}.{number}.out.npy");
-        let Some(file) = dir.open(&name)? else {
-            if done.elapsed() < SHOWS_WITHIN {
-                return Ok(None);
+        let name = output(attempt, number);
+        let why = match dir.open(&name) {
+            Ok(Some(file)) => {
+                // Both are of no use any more once the slot has read what it holds open.
+                dir.remove(&[name.into(), input.into()]);
+                self.came_back(id, frame);
+                return Ok(Some(OwnedFd::from(file)));
             }
-            let mut state = self.state();
-            let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
-            group.done = None;
-            group.failure("it was told to be done, and its file is not there");
-            return Ok(None);
+            Ok(None) if done.elapsed() < SHOWS_WITHIN => return Ok(None),
+            Ok(None) => "it was told to be done, and its file is not there".to_owned(),
+            Err(error) if is_workers(&error) => error.message().to_owned(),
+            Err(error) => return Err(error),
         };
-        // Both are of no use any more once the slot has read what it holds open.
-        dir.remove(&[PathBuf::from(name), PathBuf::from(format!("{id}.{number}.in.npy"))]);
-        self.came_back(id, frame);
-        Ok(Some(OwnedFd::from(file)))
+        let mut state = self.state();
+        let group = state.groups.get_mut(&id).ok_or_else(|| Error::internal("no group"))?;
+        group.done = None;
+        group.failure(&why);
+        Ok(None)
     }
 
     /// A frame is not away any more; with its last one a group is over.
@@ -453,15 +471,47 @@ impl PythonFrames {
         let mut state = self.state();
         state.of.remove(&(frame.filter, frame.number));
         let Some(group) = state.groups.get_mut(&id) else { return };
-        group.opened += 1;
-        if group.opened < group.frames.len() {
-            return;
-        }
-        let group = state.groups.remove(&id);
+        let mut gone = Vec::new();
+        group.frames.retain(|going| {
+            if going.frame == frame {
+                gone.push(PathBuf::from(&going.input));
+            }
+            going.frame != frame
+        });
+        let over = if group.frames.is_empty() { state.groups.remove(&id) } else { None };
         drop(state);
-        if let Some(group) = group {
-            self.clear(id, &group);
+        self.dir().remove(&gone);
+        if let Some(group) = over {
+            self.clear(&group);
         }
+    }
+
+    /// Makes each frame of a group that failed a group of its own; answers that of `frame`, or `None` where it
+    /// was alone already.
+    fn part(&self, id: AttemptId, frame: FrameNumber) -> Result<Option<AttemptId>> {
+        let mut state = self.state();
+        let Some(group) = state.groups.get_mut(&id).filter(|group| group.frames.len() > 1) else {
+            return Ok(None);
+        };
+        let (filter, frames) = (group.filter, std::mem::take(&mut group.frames));
+        let parted = state.groups.remove(&id);
+        let mut found = None;
+        for going in frames {
+            let own = AttemptId::from_bits(random::bits()?);
+            if going.frame == frame {
+                found = Some(own);
+            }
+            state.of.insert((filter, going.frame.number), own);
+            let mut group = Group::new(filter);
+            group.size = going.number + 1;
+            group.frames.push(going);
+            state.groups.insert(own, group);
+        }
+        drop(state);
+        if let Some(parted) = parted {
+            self.clear(&parted);
+        }
+        Ok(found)
     }
 
     /// Drops groups: what is away is called back, and what was written is removed.
@@ -474,19 +524,19 @@ impl PythonFrames {
             for id in ids {
                 state.of.retain(|_, group| *group != id);
                 state.open.retain(|_, group| *group != id);
-                dropped.extend(state.groups.remove(&id).map(|group| (id, group)));
+                dropped.extend(state.groups.remove(&id));
             }
         }
         let mut outstanding = Vec::new();
-        for (id, group) in dropped {
+        for group in dropped {
             if let Some(attempt) = group.attempt.filter(|_| group.done.is_none()) {
                 outstanding.push(attempt);
-                if self.dir().exists() {
+                if !self.dir().is_gone() {
                     // Where the job is gone everything is.
                     drop(self.dir().cancel(attempt));
                 }
             }
-            self.clear(id, &group);
+            self.clear(&group);
         }
         self.revoke(outstanding);
     }
@@ -507,34 +557,17 @@ impl PythonFrames {
     }
 
     /// Removes a group's files.
-    fn clear(&self, id: AttemptId, group: &Group) {
-        let mut names = Vec::new();
-        for n in 0..group.frames.len() {
-            names.push(PathBuf::from(format!("{id}.{n}.in.npy")));
-            names.extend(group.attempt.map(|attempt| format!("{attempt}.{n}.out.npy").into()));
-        }
-        if let Some(attempt) = group.attempt.filter(|_| group.done.is_some()) {
-            names.push(format!("claims/{attempt}").into());
-            names.push(format!("beats/{attempt}").into());
-            names.push(format!("results/{attempt}.json").into());
+    fn clear(&self, group: &Group) {
+        let mut names: Vec<PathBuf> =
+            group.frames.iter().map(|going| going.input.clone().into()).collect();
+        names.extend(group.left());
+        if let Some(attempt) = group.attempt {
+            names.extend((0..group.size).map(|number| output(attempt, number).into()));
+            if group.done.is_some() || group.failed.is_some() {
+                names.extend(notes(attempt));
+            }
         }
         self.dir().remove(&names);
-    }
-}
-
-impl Group {
-    /// One more failure of its own.
-    fn failure(&mut self, said: &str) -> Next {
-        self.errors.push(said.chars().take(500).collect());
-        if self.errors.len() < MOST_FAILURES {
-            self.attempt = None;
-            return Next::Send;
-        }
-        let mut said = self.errors.clone();
-        said.dedup();
-        let why = format!("{} ({MOST_FAILURES} tries)", said.join("; then "));
-        self.failed = Some(why.clone());
-        Next::Failed(why)
     }
 }
 
@@ -543,3 +576,6 @@ impl Drop for PythonFrames {
         self.forget(|_| true);
     }
 }
+
+#[cfg(test)]
+mod tests;

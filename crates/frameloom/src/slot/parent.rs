@@ -13,7 +13,7 @@ use frameloom_core::metrics::SlotMetrics;
 use frameloom_core::slot::{
     FrameNumber, NeededSegment, SlotCommand, SlotEvent, SlotFailed, SlotPreview, TaskOutput,
 };
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -150,6 +150,11 @@ impl Slot {
         Ok(pid)
     }
 
+    /// Whether its process runs.
+    pub(crate) fn is_up(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Does a task and waits for its end.
     ///
     /// # Errors
@@ -200,7 +205,7 @@ impl Slot {
                         Err(Lost::ByFunction(error)) => Err(error),
                         Err(Lost::Otherwise(error)) => {
                             self.kill().await;
-                            return Err(Trouble::Failed { error, by_task: false });
+                            return Err(of_frames(error));
                         }
                     };
                     if give(&running.socket, number, came).await.is_err() {
@@ -262,7 +267,7 @@ impl Slot {
                         Ok(given) => given,
                         Err(error) => {
                             self.kill().await;
-                            return Err(Trouble::Failed { error, by_task: false });
+                            return Err(of_frames(error));
                         }
                     };
                     if give(&running.socket, number, Ok(given)).await.is_err() {
@@ -276,7 +281,7 @@ impl Slot {
                     };
                     if let Err(error) = gone {
                         self.kill().await;
-                        return Err(Trouble::Failed { error, by_task: false });
+                        return Err(of_frames(error));
                     }
                     // Redis may have taken its time.
                     heard = Instant::now();
@@ -419,6 +424,18 @@ async fn bring(awaited: &mut Option<(FrameNumber, Coming<'_>)>) -> Result<OwnedF
         Some((_, coming)) => coming.await,
         None => std::future::pending().await,
     }
+}
+
+/// What befell a segment's frames on their way ends no job: kinds that would are said otherwise. But for a program
+/// that was replaced.
+fn of_frames(error: Error) -> Trouble {
+    let kind = error.kind();
+    let error = if kind.is_retryable() || kind == ErrorKind::Conflict {
+        error
+    } else {
+        Error::unavailable(error.message().to_owned())
+    };
+    Trouble::Failed { error, by_task: false }
 }
 
 fn not_away() -> Error {

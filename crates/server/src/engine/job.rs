@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use frameloom_broker::Urgency;
+use frameloom_core::frame_task::sends_frames;
 use frameloom_core::id::{AttemptId, EngineId, NodeId};
 use frameloom_core::metrics::{DepthSample, FrameCounts};
 use frameloom_core::plan::Plan;
@@ -73,6 +74,8 @@ pub(super) struct JobRun {
     engine: Option<EngineId>,
     /// Whether nobody takes the frames that its filters have sent to a queue.
     no_worker: bool,
+    /// Whether those frames find no room on the store.
+    no_room: bool,
     /// The engine of which no node lives.
     no_node: Option<EngineId>,
     /// Frames that tasks at work have done, the furthest attempt of each.
@@ -91,6 +94,11 @@ impl JobRun {
         let (journal, _) = Journal::open(&shared.store.job(job.id).journal())?;
         let now = Instant::now();
         let patient = job.submission.is_some();
+        if sends_frames(&job.spec) {
+            // What an earlier run left is of no use to anybody.
+            shared.store.frames(job.id).drop_all()?;
+            shared.store.frames(job.id).make()?;
+        }
         let mut run = Self {
             job,
             watcher,
@@ -114,6 +122,7 @@ impl JobRun {
             holders: BTreeMap::new(),
             engine: None,
             no_worker: false,
+            no_room: false,
             no_node: None,
             held: BTreeMap::new(),
             told: Progress::default(),
@@ -310,13 +319,14 @@ impl JobRun {
     /// Hears what nodes hold, before [`JobRun::look`].
     pub(super) fn beats(&mut self, beats: &[(NodeId, Beat)], lost: &[NodeId], lease: Duration) {
         self.held.clear();
-        self.no_worker = false;
+        (self.no_worker, self.no_room) = (false, false);
         for (node, beat) in beats {
             for held in &beat.held {
                 let live = self.scheduler.is_live(held.attempt);
                 let task = self.scheduler.task_of(held.attempt).filter(|_| live);
                 let Some(task) = task else { continue };
                 self.no_worker |= held.starved;
+                self.no_room |= held.full;
                 if task.segment().is_some() {
                     let frames = self.held.entry(task).or_insert(0);
                     *frames = held.frames.max(*frames);
@@ -386,6 +396,7 @@ impl JobRun {
             retried: u32::try_from(self.scheduler.retried().len()).unwrap_or(0),
             stage,
             no_worker: self.no_worker,
+            no_room: self.no_room,
             no_node: self.no_node,
         };
         if progress != self.told {

@@ -167,6 +167,8 @@ pub struct Progress {
     pub stage: Stage,
     /// Whether nobody takes the frames that its filters have sent to a queue.
     pub no_worker: bool,
+    /// Whether those frames find no room on the store.
+    pub no_room: bool,
     /// The engine of which it needs a node, where none has lived for a while.
     pub no_node: Option<EngineId>,
 }

@@ -644,6 +644,7 @@ impl Jobs {
                     (None, true) => Some(format!("no worker on queue {}", self.queues_of(&job))),
                     (None, false) => None,
                 };
+                let full = full || progress.no_room;
                 let waits = if full { Some(FULL) } else { broker.or(wants.as_deref()) };
                 job.wait_for(waits);
             }

@@ -147,8 +147,9 @@ impl FrameDir<'_> {
         move |e| Error::io(text, &e.into())
     }
 
-    /// Makes the directories where they are not there. The store's own must be: else this is the place
-    /// where one was mounted.
+    /// Makes the directories where they are not there. The server does, before a job's first task is sent,
+    /// and nobody else: what is not there any more is of a job that is over. The store's own must be: else this
+    /// is the place where one was mounted.
     ///
     /// # Errors
     /// Of the file system.
@@ -169,9 +170,23 @@ impl FrameDir<'_> {
         Ok(())
     }
 
-    /// Whether the job has frames.
-    pub fn exists(&self) -> bool {
-        self.store.directory(&self.relative).is_ok()
+    /// Whether its directory is not there, as far as can be seen: of a store that shows nothing nothing is
+    /// known.
+    pub fn is_gone(&self) -> bool {
+        let seen = self.store.directory(Path::new("frames")).is_ok();
+        seen && self.store.directory(&self.relative).is_err_and(|e| e == Errno::NOENT)
+    }
+
+    /// Tries whether there is room for a small file.
+    ///
+    /// # Errors
+    /// Of the file system: Exhausted where there is none.
+    pub fn try_room(&self, unique: u128) -> Result<()> {
+        let name = format!("{unique:032x}.room");
+        let mut file = self.create(&name)?;
+        let written = file.write_all(&[0; 4096]);
+        self.remove(&[name.into()]);
+        written.map_err(|e| Error::io("cannot write to the store", &e))
     }
 
     /// Makes a file that is not there yet in a part of the directory.
@@ -194,7 +209,7 @@ impl FrameDir<'_> {
     /// Opens a frame that came back; `None` where it is not there.
     ///
     /// # Errors
-    /// Of the file system.
+    /// Of the file system; Internal where something else than a file is there.
     pub fn open(&self, name: &str) -> Result<Option<File>> {
         self.store.open_file(&self.relative.join(name))
     }
@@ -209,9 +224,16 @@ impl FrameDir<'_> {
     }
 
     /// Whether a file is there.
-    pub fn has(&self, name: &str) -> bool {
-        let Ok(dir) = self.store.directory(&self.relative) else { return false };
-        rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    ///
+    /// # Errors
+    /// Of the file system, where that cannot be told.
+    pub fn has(&self, name: &str) -> Result<bool> {
+        let dir = self.store.directory(&self.relative);
+        match dir.and_then(|dir| rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(self.failed("look for", name)(e)),
+        }
     }
 
     /// Says that a node works on an attempt. The first one that says so is believed.
@@ -256,7 +278,7 @@ impl FrameDir<'_> {
     /// What a worker says of an attempt; `None` where it has said nothing yet.
     ///
     /// # Errors
-    /// Internal where it is malformed.
+    /// Internal where it is malformed, or no file; of the file system.
     pub fn answer<T: DeserializeOwned>(&self, attempt: AttemptId) -> Result<Option<T>> {
         let name = format!("{attempt}.json");
         self.store.read_json(&self.relative.join("results").join(name), MOST_SMALL)
@@ -316,5 +338,62 @@ impl FrameDir<'_> {
         // A link that somebody put in its place is removed as one.
         let removed = if to.is_symlink() { fs::remove_file(&to) } else { fs::remove_dir_all(&to) };
         removed.map_err(|e| Error::io(format!("cannot remove '{}'", to.display()), &e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use frameloom_core::ErrorKind;
+    use frameloom_core::id::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn frames_are_gone_only_where_the_store_shows_that_they_are() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let dir = store.frames(JobId::from_bits(1));
+        assert!(dir.is_gone());
+        dir.make().unwrap();
+        assert!(!dir.is_gone() && !dir.has("a").unwrap());
+        dir.create("a").unwrap();
+        assert!(dir.has("a").unwrap());
+        dir.try_room(7).unwrap();
+        assert_eq!(fs::read_dir(root.path().join(&dir.relative)).unwrap().count(), 5);
+        // Something else in its place says nothing of the job.
+        fs::remove_dir_all(root.path().join(&dir.relative)).unwrap();
+        std::os::unix::fs::symlink("/tmp", root.path().join(&dir.relative)).unwrap();
+        assert!(!dir.is_gone());
+        dir.has("a").unwrap_err();
+        fs::remove_dir_all(root.path().join("frames")).unwrap();
+        assert!(!dir.is_gone(), "a place where a store was mounted tells nothing");
+    }
+
+    #[test]
+    fn a_node_tries_the_place_of_frames_too() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let node = NodeId::from_bits(1);
+        store.try_out(node).unwrap();
+        fs::remove_dir(root.path().join("frames")).unwrap();
+        let error = store.try_out(node).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.message().contains("/frames'"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_told_apart_from_a_store_in_trouble() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let dir = store.frames(JobId::from_bits(1));
+        dir.make().unwrap();
+        let path = root.path().join(&dir.relative);
+        std::os::unix::fs::symlink("/etc/passwd", path.join("link")).unwrap();
+        fs::create_dir(path.join("directory")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path.join("socket")).unwrap();
+        for name in ["link", "directory", "socket"] {
+            let error = dir.open(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Internal, "{name}: {error}");
+        }
     }
 }

@@ -86,15 +86,20 @@ impl Store {
     /// # Errors
     /// Conflict with what the system says: where it fails, and what to do.
     pub fn try_out(&self, node: NodeId) -> Result<()> {
-        let nodes = self.root.join("nodes");
-        let fresh = nodes.join(format!("{node}.tmp"));
-        let path = nodes.join(format!("{node}.try"));
+        // Each may be mounted by itself.
+        ["nodes", "frames"].into_iter().try_for_each(|part| self.try_out_in(part, node))
+    }
+
+    fn try_out_in(&self, part: &str, node: NodeId) -> Result<()> {
+        let dir = self.root.join(part);
+        let fresh = dir.join(format!("{node}.tmp"));
+        let path = dir.join(format!("{node}.try"));
         let failed = |what: &'static str| {
-            let root = self.root.display().to_string();
+            let shown = dir.display().to_string();
             move |e: std::io::Error| {
                 let by = rustix::process::geteuid().as_raw();
                 Error::conflict(format!(
-                    "cannot {what} in the store '{root}' as user {by} ({e}); \
+                    "cannot {what} in the store, in '{shown}', as user {by} ({e}); \
                      mount it writable, and run server and nodes as the same user or group"
                 ))
             }
@@ -135,6 +140,10 @@ impl Store {
                 Ok(Some(file))
             }
             Err(rustix::io::Errno::NOENT) => Ok(None),
+            // A link, or a socket.
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
+                Err(Error::internal(format!("{what}: it is not a regular file")))
+            }
             Err(e) => Err(Error::io(what, &e.into())),
         }
     }
@@ -299,6 +308,8 @@ impl Store {
                     let name = entry.file_name();
                     if name.to_str().is_some_and(|name| name.parse::<JobId>().is_ok()) {
                         drop(fs::remove_dir_all(&path));
+                    } else if path.is_file() {
+                        drop(fs::remove_file(&path));
                     }
                 } else if path.is_file() {
                     drop(fs::remove_file(&path));
