@@ -104,3 +104,32 @@ fn a_full_disk_is_waited_out() {
     assert!(server.output(&id) == expected, "other bytes than run");
     until("room is set aside again", || reserve.exists());
 }
+
+#[test]
+fn frames_on_a_full_disk_are_waited_for_and_none_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 6);
+    let expected = run_bytes(dir.path(), &source, "test-fault:kind=slow");
+    let (server, disk) = on_small_disk(&dir);
+    let reserve = disk.join("reserve");
+    let upload = json!({ "upload": true, "name": "in.mp4" });
+    let filters = ["test-fault:kind=slow"];
+    let request =
+        json!({ "source": upload, "filters": filters, "segment": 1, "granularity": "frame" });
+    let id = server.submit(&source, &request);
+    let path = format!("/v1/jobs/{id}");
+    server.until_event(&id, |_, event| event["segment"] == 0 && event["state"] == "accepted");
+    fill(&disk);
+    until("the reserve is given up", || !reserve.exists());
+    let filler = fill(&disk);
+    until("the job says why it waits", || server.get(&path).1["waiting"] == "store full");
+    until("slots run into it", || !at_work(&disk, &id));
+    let job = server.get(&path).1;
+    assert!(job["ended_at"].is_null(), "{job}");
+    fs::remove_file(filler).unwrap();
+    let ended = server.wait(&id);
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert!(server.output(&id) == expected, "other bytes than run");
+    let logs = server.get(&format!("{path}/logs")).1.to_string();
+    assert!(!logs.contains("failed 3 times"), "{logs}");
+}
