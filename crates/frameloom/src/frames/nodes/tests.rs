@@ -40,7 +40,9 @@ impl Trial {
     }
 
     async fn message(&self) -> FrameMessage {
-        match self.frames.broker.receive_frame(self.frames.engine).await.unwrap() {
+        let coming = self.frames.broker.receive_frame(self.frames.engine);
+        let hour = std::time::Duration::from_secs(3600);
+        match tokio::time::timeout(hour, coming).await.expect("no message comes").unwrap() {
             FrameTask::Ours(message) => message,
             FrameTask::Stranger(frame) => panic!("{frame:?}"),
         }

@@ -61,7 +61,9 @@ impl Trial {
 
     /// The attempt under way of a frame that is none of those before, and the numbers of its frames.
     async fn attempt(&self, number: u64, before: &[AttemptId]) -> (AttemptId, Vec<usize>) {
+        let begun = Instant::now();
         loop {
+            assert!(begun.elapsed() < Duration::from_secs(20), "no attempt is made");
             {
                 let state = self.frames.state();
                 let group = state.of.get(&(0, number)).and_then(|id| state.groups.get(id));
