@@ -68,6 +68,9 @@ pub fn make_plan(
     drop(filter::Chain::new(&filters, &working, &Parts::alone(files))?);
     let fingerprint = fingerprint_of(file, spec.verify_source)?;
     filter::check_regions(&spec.filters, files, &fingerprint, video.time_base)?;
+    if video.frame_rate.is_known() {
+        follow::looks_often_enough(&spec.filters, files, video.frame_rate.to_f64())?;
+    }
     let mut detection = follow::plan_detection(&spec.filters, files, spec.detections_only)?;
 
     let known = Known::of(&demuxer, stream)?;

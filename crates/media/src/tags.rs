@@ -6,7 +6,8 @@ use frameloom_core::spec::KeptMetadata;
 const PLACE: [&str; 6] = ["location", "gps", "geotag", "latitude", "longitude", "iso6709"];
 
 /// Names of tags of a device, in lower case: whole, or behind the last point.
-const DEVICE: [&str; 14] = [
+const DEVICE: [&str; 15] = [
+    "handler_name",
     "make",
     "model",
     "manufacturer",
@@ -26,6 +27,10 @@ const DEVICE: [&str; 14] = [
 /// What a tag tells of, by its name; `None` for a tag that tells of nothing hidden.
 pub(crate) fn tells(name: &str) -> Option<KeptMetadata> {
     let name = name.to_ascii_lowercase();
+    if name == "timecode" {
+        // MOV and MP4 make a data stream of it again.
+        return Some(KeptMetadata::Data);
+    }
     let last = name.rsplit(['.', '-', ':']).next().unwrap_or(&name);
     if PLACE.iter().any(|part| name.contains(part)) || last == "xyz" || name == "\u{a9}xyz" {
         return Some(KeptMetadata::Location);
@@ -62,9 +67,11 @@ mod tests {
             "com.android.version",
             "com.android.manufacturer",
             "Make",
+            "handler_name",
         ] {
             assert_eq!(tells(device), Some(KeptMetadata::Device), "{device}");
         }
+        assert_eq!(tells("timecode"), Some(KeptMetadata::Data));
         for plain in
             ["title", "artist", "language", "creation_time", "comment", "remodel", "maker_note"]
         {

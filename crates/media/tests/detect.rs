@@ -202,6 +202,8 @@ fn wrong_requests_are_told_before_any_work() {
         (&["faces:action=boxes:on_error=hide"], "on_error"),
         (&["ffmpeg:hflip", "faces"], "before 'ffmpeg"),
         (&["faces:labels=x.txt"], "labels"),
+        (&["faces:every=3:track=false"], "one frame of 3"),
+        (&["faces:every=300"], "at most every="),
     ] {
         let error = run(&source, &job(filters, None), dir.path(), 1).err().unwrap();
         assert_eq!(error.kind(), frameloom_core::ErrorKind::Invalid, "{filters:?}: {error}");

@@ -24,6 +24,9 @@ use frameloom_server::resume;
 
 use super::shown;
 
+/// The actions of boxes that hide.
+const HIDING: [&str; 3] = ["blur", "pixelate", "fill"];
+
 /// Longest line of a detections file, in bytes.
 const LONGEST: u64 = 16 << 20;
 
@@ -229,7 +232,10 @@ impl Told {
 
     /// The boxes that hide, by the frame's number.
     fn boxes(&self) -> BTreeMap<u64, (&DetectionsLine, Vec<Rect>)> {
-        let rects = |line: &DetectionsLine| line.boxes.iter().map(|found| found.rect).collect();
+        let hides = |found: &&DetectedBox| HIDING.contains(&found.action.as_str());
+        let rects = |line: &DetectionsLine| {
+            line.boxes.iter().filter(hides).map(|found| found.rect).collect()
+        };
         self.lines.iter().map(|line| (line.frame, (line, rects(line)))).collect()
     }
 }

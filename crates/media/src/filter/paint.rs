@@ -2,9 +2,9 @@
 
 use std::fs::File;
 
-use frameloom_core::Result;
 use frameloom_core::catalogue::Params;
 use frameloom_core::detection::Rect;
+use frameloom_core::{Error, Result};
 use opencv::core::{Mat, Rect as Region, Size};
 use opencv::imgproc::{self, INTER_AREA, INTER_LINEAR};
 use opencv::prelude::*;
@@ -31,6 +31,8 @@ pub(super) struct Spot {
     pub(super) label: String,
     /// Which colour of several it is drawn in.
     pub(super) color: u32,
+    /// Whether it stands for the whole frame: no form and no margin then.
+    pub(super) is_frame: bool,
 }
 
 /// Where boxes come from.
@@ -59,14 +61,17 @@ impl Boxes {
                 if line.failed.iter().any(|failed| *failed as usize == *detector) {
                     return Ok(None);
                 }
-                let spots = line.boxes.get(*detector).into_iter().flatten().map(|found| {
+                let boxes = line.boxes.get(*detector).ok_or_else(|| {
+                    Error::internal("the tracks tell of fewer detectors than the plan has")
+                })?;
+                let spots = boxes.iter().map(|found| {
                     let class = classes.get(usize::from(found.class));
                     let class = class.map_or("", String::as_str);
                     let label = match found.track {
                         0 => class.to_owned(),
                         track => format!("{class} {track}"),
                     };
-                    Spot { rect: found.rect, label, color: found.track }
+                    Spot { rect: found.rect, label, color: found.track, is_frame: false }
                 });
                 Ok(Some(spots.collect()))
             }
@@ -112,6 +117,10 @@ impl Paint {
 
     fn hide(&self, frame: &mut Frame, rect: Rect, shape: Shape) -> Result<()> {
         let full = frame.is_full_range();
+        if !rect.is_sound() {
+            // What is to be hidden here cannot be told.
+            return Err(Error::internal(format!("a box that is none: {rect:?}")));
+        }
         let block = block_size(rect);
         for plane in 0..self.pixel.planes() {
             let shift = self.pixel.shift(plane);
@@ -158,8 +167,12 @@ impl PerFrame for Paint {
             if self.action == Action::Boxes {
                 self.draw(&mut frame, &spot)?;
             } else {
-                let rect = widened(spot.rect, self.margin);
-                self.hide(&mut frame, rect, self.shape)?;
+                let (rect, shape) = if spot.is_frame {
+                    (spot.rect, Shape::Box)
+                } else {
+                    (widened(spot.rect, self.margin), self.shape)
+                };
+                self.hide(&mut frame, rect, shape)?;
             }
         }
         Ok(frame)

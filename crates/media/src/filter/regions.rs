@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::files::Files;
 use super::paint::Spot;
+use crate::follow::WHOLE_FRAME;
 
 /// Longest line of the file, in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -122,11 +123,12 @@ impl Regions {
                     return Err(wrong("a box has no size, or a number that is none".into()));
                 }
                 let track = given.track.unwrap_or(0);
+                let is_frame = given.class == WHOLE_FRAME;
                 let label = match given.track {
                     Some(track) => format!("{} {track}", given.class),
                     None => given.class,
                 };
-                Ok(Spot { rect: given.rect, label, color: track })
+                Ok(Spot { rect: given.rect, label, color: track, is_frame })
             });
             let spots = spots.collect::<Result<Vec<_>>>()?;
             let pts = base.rescale(line.pts, time_base, Rounding::Nearest);

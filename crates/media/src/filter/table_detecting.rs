@@ -177,7 +177,7 @@ pub(super) const DETECTING: &[Row] = &[
                     "blur",
                     "what is done with a box: hidden by blots, squares or black; drawn",
                 ),
-                margin("0"),
+                margin("20"),
                 SHAPE,
                 flag("trust", "false", "take a file without a header, or of another video"),
             ],

@@ -14,8 +14,10 @@ mod turned;
 
 pub(crate) use look::Looker;
 pub(crate) use look_file::{LookHeader, LookLine, LookRecord, LookWriter};
-pub(crate) use report::{Reporter, put as put_detections, write as write_detections};
-pub(crate) use spec::{Action, Shape, hides_by_time, is_detector, looks_first, plan_detection};
+pub(crate) use report::{Reporter, WHOLE_FRAME, put as put_detections, write as write_detections};
+pub(crate) use spec::{
+    Action, Shape, hides_by_time, is_detector, looks_first, looks_often_enough, plan_detection,
+};
 pub use spec::{hides_things, looks_for_things};
 pub use track::track;
 pub(crate) use tracks_file::{Tracks, TracksLine, TracksReader};

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{Action, Noted, TracksLine, TracksReader};
 
 /// The class of a box over a whole frame on which a detector failed.
-const WHOLE: &str = "frame";
+pub(crate) const WHOLE_FRAME: &str = "frame";
 
 /// Counts what was found, and puts it into words.
 pub(crate) struct Reporter<'a> {
@@ -139,7 +139,7 @@ impl<'a> Reporter<'a> {
         DetectedBox {
             rect: Rect { x: 0.0, y: 0.0, w: picture.width as f32, h: picture.height as f32 },
             score: 0.0,
-            class: WHOLE.into(),
+            class: WHOLE_FRAME.into(),
             track: None,
             source: BoxSource::Detected,
             action: detector.action.clone(),
@@ -243,7 +243,7 @@ fn coco(plan: &Plan, out: &mut impl Write, tracks: &File) -> Result<()> {
     let detectors = &plan.detection.as_ref().ok_or_else(nothing)?.detectors;
     let mut names: Vec<&str> = Vec::new();
     let known = detectors.iter().flat_map(|detector| &detector.classes);
-    for class in known.map(String::as_str).chain([WHOLE]) {
+    for class in known.map(String::as_str).chain([WHOLE_FRAME]) {
         if !names.contains(&class) {
             names.push(class);
         }

@@ -19,6 +19,9 @@ const MOTION: &str = "motion";
 /// The filter that paints what a file tells.
 const BY_FILE: &str = "regions";
 
+/// Seconds from look to look at most, where what is found is to be hidden: tracks are carried on for twice as long.
+const LOOK_SECONDS: f64 = 1.0;
+
 /// Scores of this share of the threshold continue a track.
 const LOW: f32 = 0.5;
 
@@ -136,6 +139,12 @@ impl DetectorParams {
         #[expect(clippy::cast_possible_truncation, reason = "0..=1")]
         let threshold = params.number("threshold")? as f32;
         let every = u32::try_from(params.integer("every")?).unwrap_or(1);
+        let track = params.boolean("track")?;
+        if every > 1 && !track && action.hides() {
+            return Err(Error::invalid(format!(
+                "'every={every}' with 'track=false' would hide things in one frame of {every} only: leave out one of them"
+            )));
+        }
         let size = params.text("size").ok().map(size).transpose()?;
         let device = match params.text("device")? {
             "cpu" => Device::Cpu,
@@ -155,7 +164,7 @@ impl DetectorParams {
             turned: params.boolean("turned").unwrap_or(false),
             classes,
             on_error,
-            track: params.boolean("track")?,
+            track,
         })
     }
 }
@@ -225,6 +234,29 @@ pub(crate) fn hides_by_time(spec: &FilterSpec) -> bool {
     let paints = is_detector(spec) || spec.name == BY_FILE;
     let action = catalogue().check(spec).and_then(|params| Action::of(&params));
     paints && action.map_or(true, Action::hides)
+}
+
+/// Refuses looks that are too far apart for what is found to be hidden between them.
+///
+/// # Errors
+/// Invalid, with the most that would do.
+pub(crate) fn looks_often_enough(
+    filters: &[FilterSpec],
+    files: &Files,
+    frames_a_second: f64,
+) -> Result<()> {
+    for spec in filters.iter().filter(|spec| is_detector(spec) && hides_things(spec)) {
+        let every = DetectorParams::of(spec, files)?.every;
+        let most = (frames_a_second * LOOK_SECONDS).floor().max(1.0);
+        if f64::from(every) > most {
+            return Err(Error::invalid(format!(
+                "filter '{spec}': 'every={every}' looks each {:.1} s at {frames_a_second:.2} frames a second, and what comes between two looks \
+                 would not be hidden: at most every={most}",
+                f64::from(every) / frames_a_second
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether things are looked for in the whole video before any segment is processed.

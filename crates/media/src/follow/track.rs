@@ -39,6 +39,7 @@ pub fn track(
         all.piece(plan, k, file, sha256).map_err(|e| e.at(format!("detect {k}")))?;
         progress(all.pts.len() as u64);
     }
+    all.spread_failures();
     let mut boxes = Vec::new();
     for (found, planned) in all.found.iter_mut().zip(detectors) {
         boxes.push(follow(plan, planned, std::mem::take(found))?.into_iter());
@@ -164,6 +165,28 @@ impl All {
         Ok(())
     }
 
+    /// Where a look failed, nothing is known of the frames around it either that were not looked at: as far as the looks before
+    /// and after it.
+    fn spread_failures(&mut self) {
+        let mut more: Vec<(usize, u32)> = Vec::new();
+        for (frame, detectors) in &self.failed {
+            for number in detectors {
+                let Some(list) = self.found.get(*number as usize) else { continue };
+                let has_failed =
+                    |at: &usize| self.failed.get(at).is_some_and(|all| all.contains(number));
+                let unseen = |at: &usize| !list[*at].looked && !has_failed(at);
+                more.extend((0..*frame).rev().take_while(unseen).map(|at| (at, *number)));
+                more.extend((frame + 1..list.len()).take_while(unseen).map(|at| (at, *number)));
+            }
+        }
+        for (frame, number) in more {
+            let detectors = self.failed.entry(frame).or_default();
+            if !detectors.contains(&number) {
+                detectors.push(number);
+            }
+        }
+    }
+
     /// How long steps took that only this phase has.
     fn times(&mut self) -> BTreeMap<String, Distribution> {
         let steps = self.steps.iter().zip(&mut self.ms);
@@ -172,5 +195,28 @@ impl All {
             (step.to_owned(), Distribution::of(ms))
         };
         steps.map(named).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_look_hides_the_frames_on_both_sides_that_nobody_looked_at() {
+        // Looked at each third frame by one of two detectors; the second and the third look fail.
+        let mut all = All::new(2);
+        for pts in 0..12 {
+            let looked = pts % 3 == 0 && pts != 3 && pts != 6;
+            all.found[1].push(FrameFound { pts, looked, found: Vec::new() });
+            all.found[0].push(FrameFound { pts, looked: true, found: Vec::new() });
+            all.pts.push(pts);
+        }
+        all.failed.insert(3, vec![1]);
+        all.failed.insert(6, vec![1]);
+        all.spread_failures();
+        let failed: Vec<usize> = all.failed.keys().copied().collect();
+        assert_eq!(failed, (1..9).collect::<Vec<_>>());
+        assert!(all.failed.values().all(|detectors| *detectors == [1]), "{:?}", all.failed);
     }
 }
