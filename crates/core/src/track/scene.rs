@@ -27,6 +27,10 @@ pub(super) struct Scene {
     /// Frames that were looked at, in order.
     pub(super) looks: Vec<usize>,
     pub(super) detections: Vec<Detection>,
+    /// How sure a detection must be to count without others that bear it out.
+    pub(super) low: f32,
+    /// How sure one must be that a track may begin with.
+    first: f32,
     /// For each look the first of its detections, and the first that is not sure; one more look
     /// at the end.
     starts: Vec<(usize, usize)>,
@@ -36,6 +40,8 @@ impl Scene {
     pub(super) fn new(frames: &[FrameFound], config: &TrackConfig) -> Self {
         let threshold = super::sureness(config.threshold);
         let low = config.low.min(threshold);
+        let faint = if config.agree > 0 { config.faint.min(low) } else { low };
+        let first = if config.agree > 0 { low } else { threshold };
         let mut places: Vec<usize> = (0..frames.len()).collect();
         places.sort_by_key(|&place| frames[place].pts);
         let origin = places.first().map_or(0, |&place| frames[place].pts);
@@ -44,6 +50,8 @@ impl Scene {
             bridge: super::seconds(config.bridge_us),
             looks: Vec::new(),
             detections: Vec::new(),
+            low,
+            first,
             starts: Vec::new(),
             places: Vec::new(),
         };
@@ -55,7 +63,7 @@ impl Scene {
             }
             scene.looks.push(index);
             let start = scene.detections.len();
-            let found = clean(frame).filter(|found| found.score >= low);
+            let found = clean(frame).filter(|found| found.score >= faint);
             scene.detections.extend(
                 found
                     .filter_map(|found| Some((within(&found.rect, config.size)?, found)))
@@ -79,6 +87,13 @@ impl Scene {
     /// The sure detections of a look, surest first.
     pub(super) fn sure(&self, look: usize) -> Range<usize> {
         self.starts[look].0..self.starts[look].1
+    }
+
+    /// Those with which a track may begin: the sure ones, and some of the others where several make one.
+    pub(super) fn beginnings(&self, look: usize) -> Range<usize> {
+        let all = self.starts[look].0..self.starts[look + 1].0;
+        let first = self.detections[all.clone()].partition_point(|d| d.score >= self.first);
+        all.start..all.start + first
     }
 
     /// Its others.

@@ -83,15 +83,21 @@ impl Input {
         &self.values
     }
 
-    /// Takes a frame in; answers how many of its pixels lie in one of the input, across and down.
+    /// Takes a frame in, where `averaged` by the means of its pixels; answers how many of them lie in one of the input,
+    /// across and down.
     ///
     /// # Errors
     /// Unsupported where libswscale cannot convert it; Exhausted where memory is.
-    pub(super) fn take(&mut self, frame: &Frame, size: (u32, u32)) -> Result<(f32, f32)> {
+    pub(super) fn take(
+        &mut self,
+        frame: &Frame,
+        size: (u32, u32),
+        averaged: bool,
+    ) -> Result<(f32, f32)> {
         let picture = (frame.width().max(1), frame.height().max(1));
         self.set_size(size, inner(self.recipe, picture, size));
         let gray = frame.pixel()? == PixelFormat::Gray8;
-        self.convert(frame, gray)?;
+        self.convert(frame, gray, averaged)?;
         self.fill(gray.then(|| frame.is_full_range()));
         #[expect(clippy::cast_precision_loss, reason = "sides of pictures are small")]
         let ratio = |frame: u32, input: u32| frame as f32 / input as f32;
@@ -118,7 +124,7 @@ impl Input {
     }
 
     /// Scales a frame into `levels`: grey stays grey, for libswscale takes every grey for one of full range.
-    fn convert(&mut self, frame: &Frame, gray: bool) -> Result<()> {
+    fn convert(&mut self, frame: &Frame, gray: bool, averaged: bool) -> Result<()> {
         let side =
             |v: u32| c_int::try_from(v).map_err(|_| Error::unsupported("size of a detector"));
         let (width, height) = (side(self.inner.0)?, side(self.inner.1)?);
@@ -130,7 +136,7 @@ impl Input {
             // Bicubic keeps small things sharp; where most of the picture is left out,
             // averages cost less.
             let near = from.width <= 3 * width && from.height <= 3 * height;
-            let way = if near { ffi::SWS_BICUBIC } else { ffi::SWS_AREA };
+            let way = if near && !averaged { ffi::SWS_BICUBIC } else { ffi::SWS_AREA };
             let flags = way | ffi::SWS_ACCURATE_RND;
             self.scaler = Some((from, self.inner, Scaler::new(from, to, from.matrix, flags)?));
         }
@@ -241,7 +247,7 @@ mod tests {
         for pixel in [PixelFormat::Yuv420p, PixelFormat::Yuv444p, PixelFormat::Yuv420p10] {
             let frame = plain(pixel, 64, 32, red);
             let mut input = Input::new(Recipe::CENTERFACE);
-            let ratio = input.take(&frame, (32, 64)).unwrap();
+            let ratio = input.take(&frame, (32, 64), false).unwrap();
             assert_eq!((ratio, input.shape()), ((2.0, 0.5), [1, 3, 64, 32]));
             let plane = 32 * 64;
             for at in [0, plane - 1] {
@@ -249,13 +255,13 @@ mod tests {
                 assert!(r > 250.0 && g < 5.0 && b < 5.0, "{pixel:?}: {r} {g} {b}");
             }
             let mut input = Input::new(Recipe::YOLOX);
-            assert_eq!(input.take(&frame, (32, 32)).unwrap(), (2.0, 2.0));
+            assert_eq!(input.take(&frame, (32, 32), false).unwrap(), (2.0, 2.0));
             let pixel_at =
                 |x: usize, y: usize| [0, 1, 2].map(|c| input.values()[c * 1024 + y * 32 + x]);
             assert!(pixel_at(31, 15)[2] > 250.0 && pixel_at(31, 15)[0] < 5.0);
             assert_eq!(pixel_at(31, 16), [114.0; 3]);
             let mut input = Input::new(Recipe::BLAZE);
-            input.take(&frame, (32, 32)).unwrap();
+            input.take(&frame, (32, 32), false).unwrap();
             assert_eq!(input.shape(), [1, 32, 32, 3]);
             assert!(input.values()[0] > 0.95 && input.values()[1] < -0.95);
             assert_eq!(input.values()[16 * 32 * 3..], [-1.0; 16 * 32 * 3]);
@@ -272,7 +278,7 @@ mod tests {
                 frame.raw_mut().color_range = ffi::AVColorRange::AVCOL_RANGE_JPEG;
             }
             let mut input = Input::new(Recipe::CENTERFACE);
-            input.take(&frame, (32, 32)).unwrap();
+            input.take(&frame, (32, 32), false).unwrap();
             assert!(
                 input.values().iter().all(|v| *v == wanted),
                 "{full} {level}: {}",
@@ -287,7 +293,7 @@ mod tests {
             for (width, height) in [(1, 1), (2, 1), (1, 9), (3, 200)] {
                 let frame = plain(pixel, width, height, [128; 3]);
                 for recipe in [Recipe::CENTERFACE, Recipe::YOLO] {
-                    Input::new(recipe).take(&frame, (64, 64)).unwrap();
+                    Input::new(recipe).take(&frame, (64, 64), false).unwrap();
                 }
             }
         }

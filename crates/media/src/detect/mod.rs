@@ -81,6 +81,31 @@ pub(crate) struct DetectorSpec {
     pub(crate) device: Device,
 }
 
+/// How large a network sees a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Zoom {
+    /// As large as its input.
+    Own,
+    /// Half as large, by means of pixels: noise goes, and what is blurred gets edges.
+    Half,
+    /// Larger by a third: what is small is found.
+    Close,
+}
+
+impl Zoom {
+    const ALL: [Self; 3] = [Self::Own, Self::Half, Self::Close];
+
+    /// The size of an input, so changed, in multiples of 32.
+    fn of(self, (width, height): (u32, u32)) -> (u32, u32) {
+        let side = |side: u32| match self {
+            Self::Own => side,
+            Self::Half => (side / 2).next_multiple_of(32),
+            Self::Close => (side * 4 / 3).next_multiple_of(32).min(*SIDES.end()),
+        };
+        (side(width), side(height))
+    }
+}
+
 /// What says which network looked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -93,11 +118,14 @@ pub(crate) struct Identity {
 /// A network at work.
 pub(crate) trait Detector: Send {
     /// What it finds in a frame, by falling score. Boxes are in pixels of the frame; those of CenterFace
-    /// end at its edges, others may reach over them.
+    /// end at its edges, others may reach over them. A network that does not [zoom](Self::zooms) sees it as ever.
     ///
     /// # Errors
     /// Corrupt where the network gives what is no number; Unsupported where it fails or the frame cannot be converted.
-    fn detect(&mut self, frame: &Frame) -> Result<Vec<Found>>;
+    fn detect(&mut self, frame: &Frame, zoom: Zoom) -> Result<Vec<Found>>;
+
+    /// Whether it can see pictures smaller and larger.
+    fn zooms(&self) -> bool;
 
     /// Names of the classes, by a [`Found`]'s class.
     fn classes(&self) -> &[String];
@@ -135,7 +163,8 @@ struct Looker {
     net: Net,
     name: String,
     reading: Reading,
-    input: Input,
+    /// One for each zoom, so that none is made anew when they take turns.
+    inputs: [Input; Zoom::ALL.len()],
     /// The input's size; none where it follows the frame's.
     size: Option<(u32, u32)>,
     floor: f32,
@@ -180,7 +209,7 @@ impl Looker {
             net,
             name: name.into(),
             reading,
-            input: Input::new(recipe),
+            inputs: Zoom::ALL.map(|_| Input::new(recipe)),
             size: spec.size.or(built_in.size),
             floor: spec.floor,
             classes,
@@ -205,7 +234,7 @@ impl Looker {
         Ok(Self {
             net,
             name: name.into(),
-            input: Input::new(yolo.recipe()),
+            inputs: Zoom::ALL.map(|_| Input::new(yolo.recipe())),
             reading: Reading::Yolo(yolo),
             size: Some(size),
             floor: spec.floor,
@@ -218,14 +247,15 @@ impl Looker {
         let (width, height) = self.size.unwrap_or((LONGEST, LONGEST * 3 / 4));
         let mut frame = Frame::new(crate::frame::PixelFormat::Gray8, width, height)?;
         frame.plane_mut(0)?.bytes.fill(128);
-        self.detect(&frame).map(drop)
+        self.detect(&frame, Zoom::Own).map(drop)
     }
 
     /// What the network finds in its input as it stands, in pixels of the input.
-    fn look(&mut self) -> Result<Vec<Found>> {
+    fn look(&mut self, zoom: Zoom) -> Result<Vec<Found>> {
         let (reading, floor, name) = (&self.reading, self.floor, &self.name);
-        let (width, height) = self.input.size();
-        self.net.run(&self.input.shape(), self.input.values(), |outputs| {
+        let input = &self.inputs[zoom as usize];
+        let (width, height) = input.size();
+        self.net.run(&input.shape(), input.values(), |outputs| {
             match reading {
                 Reading::CenterFace => decode::centerface(outputs, (width, height), floor),
                 Reading::Blaze(anchors) => decode::blaze(outputs, anchors, width, floor),
@@ -238,15 +268,21 @@ impl Looker {
 }
 
 impl Detector for Looker {
-    fn detect(&mut self, frame: &Frame) -> Result<Vec<Found>> {
+    fn detect(&mut self, frame: &Frame, zoom: Zoom) -> Result<Vec<Found>> {
+        let zoom = if self.zooms() { zoom } else { Zoom::Own };
         let size = self.size.unwrap_or_else(|| centerface_size(frame.width(), frame.height()));
-        let (x, y) = self.input.take(frame, size)?;
-        let mut found = self.look()?;
+        let averaged = zoom == Zoom::Half;
+        let (x, y) = self.inputs[zoom as usize].take(frame, zoom.of(size), averaged)?;
+        let mut found = self.look(zoom)?;
         for found in &mut found {
             let rect = found.rect;
             found.rect = Rect { x: rect.x * x, y: rect.y * y, w: rect.w * x, h: rect.h * y };
         }
         Ok(found)
+    }
+
+    fn zooms(&self) -> bool {
+        matches!(self.reading, Reading::CenterFace)
     }
 
     fn classes(&self) -> &[String] {

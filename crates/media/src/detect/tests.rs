@@ -98,11 +98,11 @@ fn frame(rgb: &[u8], side: u32, to: u32, pixel: PixelFormat) -> Frame {
 fn each_model_finds_what_its_reference_decoder_does() {
     for (model, name, rgb, side) in cases() {
         let mut looker = Looker::open(&spec(model)).unwrap();
-        looker.input.take_rgb(rgb, (side, side));
-        let found = looker.look().unwrap();
+        looker.inputs[Zoom::Own as usize].take_rgb(rgb, (side, side));
+        let found = looker.look(Zoom::Own).unwrap();
         assert_found(&found, &reference(name), 1e-3, 1e-3);
         // The same again, to the last bit.
-        assert_eq!(looker.look().unwrap(), found);
+        assert_eq!(looker.look(Zoom::Own).unwrap(), found);
     }
 }
 
@@ -121,7 +121,7 @@ fn frames_of_any_size_and_format_give_boxes_in_their_own_pixels() {
                         [b[0] * double, b[1] * double, b[2] * double, b[3] * double, b[4], b[5]]
                     })
                     .collect();
-                let found = detector.detect(&frame).unwrap();
+                let found = detector.detect(&frame, Zoom::Own).unwrap();
                 assert_found(&found, &wanted, 12.0 * double, 0.25);
             }
         }
@@ -137,7 +137,7 @@ fn frames_come_in_with_their_colours() {
     {
         for side in [300, 600] {
             let mut input = Input::new(Recipe::CENTERFACE);
-            input.take(&frame(THINGS_300, 300, side, pixel), (300, 300)).unwrap();
+            input.take(&frame(THINGS_300, 300, side, pixel), (300, 300), false).unwrap();
             let pairs = input.values().iter().zip(wanted.values());
             let off: f32 = pairs.map(|(is, wanted)| (is - wanted).abs()).sum();
             let off = off / (300.0 * 300.0 * 3.0);
@@ -162,13 +162,35 @@ fn centerface_looks_at_the_shape_of_the_frame() {
 }
 
 #[test]
+fn what_is_found_smaller_and_larger_lies_where_it_is() {
+    assert_eq!(Zoom::Half.of((960, 544)), (480, 288));
+    assert_eq!(Zoom::Close.of((960, 544)), (1280, 736));
+    assert_eq!(Zoom::Half.of((32, 32)), (32, 32));
+    assert_eq!(Zoom::Close.of((4096, 32)), (4096, 64));
+    let mut detector = open(&DetectorSpec { floor: 0.6, ..spec(Model::CenterFace) }).unwrap();
+    assert!(detector.zooms());
+    let frame = frame(FACE_256, 256, 512, PixelFormat::Yuv420p);
+    let own = detector.detect(&frame, Zoom::Own).unwrap();
+    for zoom in [Zoom::Half, Zoom::Close] {
+        let found = detector.detect(&frame, zoom).unwrap();
+        assert_eq!((own.len(), found.len()), (1, 1), "{zoom:?}");
+        assert_ne!(found, own, "{zoom:?}");
+        assert!(found[0].rect.iou(&own[0].rect) > 0.7, "{zoom:?}: {found:?} beside {own:?}");
+    }
+    let mut fixed = open(&spec(Model::BlazeFaceBack)).unwrap();
+    assert!(!fixed.zooms());
+    let seen = fixed.detect(&frame, Zoom::Own).unwrap();
+    assert_eq!(fixed.detect(&frame, Zoom::Close).unwrap(), seen);
+}
+
+#[test]
 fn a_yolo_of_a_user_is_read() {
     let mut detector = open(&file(YOLOX, Some(&["cat", "dog"]))).unwrap();
     assert_eq!(detector.classes(), ["cat", "dog"]);
     let mut frame = Frame::new(PixelFormat::Gray8, 64, 32).unwrap();
     frame.plane_mut(0).unwrap().bytes.fill(90);
     // Cell 5 of stride 8 is in the second line, second column; a pixel of the input is two of the frame.
-    let found = detector.detect(&frame).unwrap();
+    let found = detector.detect(&frame, Zoom::Own).unwrap();
     assert_found(&found, &[[8.0, 8.0, 40.0, 40.0, 0.9, 1.0]], 1e-3, 1e-3);
     let identity = identity(&file(YOLOX, None));
     assert_eq!((identity.name.as_str(), identity.sha256.len()), ("own.onnx", 64));

@@ -78,7 +78,7 @@ pub(super) const DETECTING: &[Row] = &[
             summary: "Finds faces, follows them, and hides or shows them.",
             details: "Three phases: a model (CenterFace; BlazeFace is faster and finds large faces only) looks at the frames, what it \
                       finds is followed over the whole video in both directions, and then the frames are painted on \
-                      their planes. The picture is decoded twice. A frame on which the model fails is never shown as it is. With an \
+                      their planes. Several looks that agree count as much as a sure one. The picture is decoded twice. A frame on which the model fails is never shown as it is. With an \
                       action that hides, cover pictures, data streams and tags of place and device are left out of the \
                       output. See also --detections, which tells of every box.",
             example: "faces:action=blur",
@@ -101,10 +101,17 @@ pub(super) const DETECTING: &[Row] = &[
                 flag(
                     "turned",
                     "true",
-                    "look each third time at the picture turned by 50 degrees as well: faces that lean or lie are found",
+                    "look each sixth time at the picture turned by 50 degrees as well, two of three times where it is dark or \
+                     noisy: faces that lean or lie are found",
+                ),
+                flag(
+                    "zoomed",
+                    "true",
+                    "look now and then at the picture enlarged and at half its size as well, and more often where it is dark or \
+                     noisy: faces that are small or blurred are found; for centerface only",
                 ),
                 SIZE,
-                margin("20"),
+                margin("15"),
                 SHAPE,
                 TRACK,
                 ON_ERROR,

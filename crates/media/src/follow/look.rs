@@ -8,17 +8,13 @@ use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::{Error, Result};
 
 use super::Look;
+use super::glances::{Glance, glances, merge};
+use super::sight::{self, Sight};
 use super::spec::{DetectorParams, OnError, is_detector};
 use super::turned::Turned;
-use crate::detect::{self, Detector};
+use crate::detect::{self, Detector, Zoom};
 use crate::filter::Files;
 use crate::frame::Frame;
-
-/// Each so manieth look is one at the picture turned, too.
-const TURNED_EACH: i64 = 3;
-
-/// How far it is turned, in degrees.
-const TURNED_BY: f64 = 50.0;
 
 /// The detectors of a plan.
 pub(crate) struct Looker {
@@ -167,14 +163,20 @@ impl Watcher {
         }
     }
 
-    /// What the detector finds; each third time in the picture turned one way or the other, too.
+    /// What the detector finds at all the glances of this turn.
     fn find(&mut self, frame: &Frame, turn: i64) -> Result<Vec<Found>> {
-        let mut found = self.detector.detect(frame)?;
-        if self.params.turned && turn.rem_euclid(TURNED_EACH) == 0 {
-            let other = turn.div_euclid(TURNED_EACH).rem_euclid(2) == 0;
-            let turned = Turned::new(frame, if other { TURNED_BY } else { -TURNED_BY })?;
-            let more = self.detector.detect(&turned.frame)?;
-            turned.merge(more, &mut found, frame);
+        let zoomed = self.params.zoomed && self.detector.zooms();
+        let sight = if zoomed || self.params.turned { sight::of(frame)? } else { Sight::Good };
+        let mut found = Vec::new();
+        for glance in glances(turn, sight, zoomed, self.params.turned) {
+            match glance {
+                Glance::Upright(zoom) => merge(self.detector.detect(frame, zoom)?, &mut found),
+                Glance::Turned(degrees) => {
+                    let turned = Turned::new(frame, degrees)?;
+                    let more = self.detector.detect(&turned.frame, Zoom::Own)?;
+                    merge(turned.upright(more, frame), &mut found);
+                }
+            }
         }
         Ok(found)
     }

@@ -4,9 +4,11 @@
 //! *detect* writes a [`look_file`] a segment, *track* reads all of them and writes one [`tracks_file`],
 //! *render* paints by it, and the join writes the detections file.
 
+mod glances;
 mod look;
 mod look_file;
 mod report;
+mod sight;
 mod spec;
 mod track;
 mod tracks_file;

@@ -11,7 +11,10 @@ use crate::detect::{self, DetectorSpec, Device, Model};
 use crate::filter::{Files, catalogue};
 
 /// The filters that look for things in frames by a model.
-const BY_MODEL: [&str; 2] = ["faces", "objects"];
+const BY_MODEL: [&str; 2] = [FACES, "objects"];
+
+/// The one of them that looks for faces.
+const FACES: &str = "faces";
 
 /// The filter that looks for motion.
 const MOTION: &str = "motion";
@@ -23,7 +26,13 @@ const BY_FILE: &str = "regions";
 const LOOK_SECONDS: f64 = 1.0;
 
 /// Scores of this share of the threshold continue a track.
-const LOW: f32 = 0.5;
+pub(super) const LOW: f32 = 0.5;
+
+/// The same for faces, where fainter ones count, too; several of these make a track.
+pub(super) const LOW_OF_FACES: f32 = 0.56;
+
+/// Scores of this share continue a track of faces where several agree.
+const FAINT: f32 = 0.32;
 
 /// What is done where something was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,8 +113,10 @@ pub(crate) struct DetectorParams {
     pub(crate) threshold: f32,
     /// It looks at the first frame of each so many frame durations.
     pub(crate) every: u32,
-    /// Whether every third look is one at the picture turned, too.
+    /// Whether some looks go to the picture turned, too.
     pub(crate) turned: bool,
+    /// Whether some go to it smaller or enlarged, where the model sees such.
+    pub(crate) zoomed: bool,
     /// The classes that count, by name; all where none is named.
     pub(crate) classes: Vec<String>,
     /// What becomes of a frame on which it fails.
@@ -152,7 +163,7 @@ impl DetectorParams {
             _ => Device::Auto,
         };
         let model = model(spec, params, files)?;
-        let floor = threshold * LOW;
+        let floor = threshold * if spec.name == FACES { FAINT } else { LOW };
         let classes = match params.text("classes") {
             Ok(classes) => classes.split(',').map(|class| class.trim().to_owned()).collect(),
             Err(_) => Vec::new(),
@@ -162,6 +173,7 @@ impl DetectorParams {
             threshold,
             every,
             turned: params.boolean("turned").unwrap_or(false),
+            zoomed: params.boolean("zoomed").unwrap_or(false),
             classes,
             on_error,
             track,

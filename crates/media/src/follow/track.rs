@@ -12,8 +12,19 @@ use frameloom_core::track::{self, TrackConfig};
 use frameloom_core::{Error, Result};
 
 use super::look_file::{LineReader, LookRecord};
+use super::spec::{LOW, LOW_OF_FACES};
 use super::tracks_file::{TracksHeader, TracksLine};
 use super::{LookHeader, LookWriter};
+
+/// How many detections make a track of a face of which none is sure: where frames are looked at, and where most
+/// are left out.
+const AGREE: (u32, u32) = (5, 3);
+
+/// How long the track of a face is carried on beyond both ends, in microseconds.
+const LEAD_US: i64 = 350_000;
+
+/// How much larger the box of a face gets for each second to the nearest detection.
+const GROW: f32 = 0.1;
 
 /// Follows what was found and writes the file of tracks to `out`; `need` gives what was found in a
 /// segment, `progress` hears the frames read.
@@ -69,10 +80,20 @@ fn follow(
         return Ok(track::untracked(&frames, untracked_threshold(plan, planned)?));
     };
     let size = (plan.working.width, plan.working.height);
-    let config = TrackConfig {
+    let usual = TrackConfig {
         threshold: tracking.threshold,
         low: tracking.low,
+        faint: tracking.low,
         ..TrackConfig::new(plan.source.video.time_base, size)
+    };
+    // Faint detections are asked of a detector whose things must not be missed.
+    let config = if tracking.low < tracking.threshold * LOW {
+        let low = tracking.threshold * LOW_OF_FACES;
+        let looks = frames.iter().filter(|frame| frame.looked).count();
+        let agree = if 3 * looks > 2 * frames.len() { AGREE.0 } else { AGREE.1 };
+        TrackConfig { low, agree, lead_us: LEAD_US, grow: GROW, ..usual }
+    } else {
+        usual
     };
     Ok(track::track(&frames, &config))
 }

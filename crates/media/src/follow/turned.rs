@@ -15,9 +15,6 @@ const LONGEST: f64 = 800.0;
 /// A detection in the turned picture is believed less: much looks like a face from aslant.
 const BELIEF: f32 = 0.8;
 
-/// Boxes that overlap so much are the same thing.
-const SAME: f32 = 0.3;
-
 /// A frame turned about its middle, and the way back.
 pub(super) struct Turned {
     /// The turned frame.
@@ -75,22 +72,20 @@ impl Turned {
         Ok(turned)
     }
 
-    /// Adds what was found in the turned frame to what was found upright: the surer of two that are the same.
-    pub(super) fn merge(&self, turned: Vec<Found>, found: &mut Vec<Found>, picture: &Frame) {
-        let (w, h) = (picture.width(), picture.height());
-        for one in turned {
-            let one = Found { rect: self.back(one.rect), score: one.score * BELIEF, ..one };
+    /// What was found in the turned frame, told of the upright one.
+    pub(super) fn upright(
+        &self,
+        found: Vec<Found>,
+        picture: &Frame,
+    ) -> impl Iterator<Item = Found> {
+        #[expect(clippy::cast_precision_loss, reason = "sides of a picture")]
+        let (w, h) = (picture.width() as f32, picture.height() as f32);
+        let back =
+            |one: Found| Found { rect: self.back(one.rect), score: one.score * BELIEF, ..one };
+        found.into_iter().map(back).filter(move |one| {
             let (x, y) = one.rect.center();
-            #[expect(clippy::cast_precision_loss, reason = "sides of a picture")]
-            let inside = (0.0..w as f32).contains(&x) && (0.0..h as f32).contains(&y);
-            let same = |other: &Found| other.class == one.class && other.rect.iou(&one.rect) > SAME;
-            if inside
-                && found.iter().filter(|other| same(other)).all(|other| other.score < one.score)
-            {
-                found.retain(|other| !same(other));
-                found.push(one);
-            }
-        }
+            (0.0..w).contains(&x) && (0.0..h).contains(&y)
+        })
     }
 
     /// The upright box around what lies within a box of the turned frame, taken as an ellipse.
@@ -177,8 +172,7 @@ mod tests {
                 let (cx, cy) = (mean(|at| at.0), mean(|at| at.1));
                 let rect = Rect { x: cx - 4.0, y: cy - 4.0, w: 8.0, h: 8.0 };
                 let found = Found { rect, score: 0.9, class: 0 };
-                let mut all = Vec::new();
-                turned.merge(vec![found], &mut all, &frame);
+                let all: Vec<Found> = turned.upright(vec![found], &frame).collect();
                 let (bx, by) = all[0].rect.center();
                 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
                 let (wx, wy) = ((x + side / 2) as f32, (y + side / 2) as f32);
