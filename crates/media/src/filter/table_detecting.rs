@@ -111,7 +111,7 @@ pub(super) const DETECTING: &[Row] = &[
                      noisy: faces that are small or blurred are found; for centerface only",
                 ),
                 SIZE,
-                margin("15"),
+                margin("20"),
                 SHAPE,
                 TRACK,
                 ON_ERROR,

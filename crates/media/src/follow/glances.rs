@@ -44,9 +44,10 @@ pub(super) fn glances(turn: i64, sight: Sight, zoomed: bool, turned: bool) -> Ve
             _ => &[],
         }
     } else {
-        // Much of a noisy picture looks like faces at half its size, so that only the dark is looked at so each time.
+        // Noise looks like faces in a small picture, so that only the dark is looked at so each time.
         match (turn.rem_euclid(POOR_ROUND), sight) {
-            (0, _) => &[half, left],
+            (0, Sight::Dark) => &[half, left],
+            (0, _) => &[left],
             (1, _) => &[half, close],
             (_, Sight::Dark) => &[half, right],
             _ => &[right],
@@ -102,7 +103,7 @@ mod tests {
         };
         assert_eq!(counts(Sight::Good), [60, 10, 5, 5, 5]);
         assert_eq!(counts(Sight::Dark), [60, 60, 20, 20, 20]);
-        assert_eq!(counts(Sight::Noisy), [60, 40, 20, 20, 20]);
+        assert_eq!(counts(Sight::Noisy), [60, 20, 20, 20, 20]);
     }
 
     #[test]

@@ -21,10 +21,7 @@ use super::{LookHeader, LookWriter};
 const AGREE: (u32, u32) = (5, 3);
 
 /// How long the track of a face is carried on beyond both ends, in microseconds.
-const LEAD_US: i64 = 350_000;
-
-/// How much larger the box of a face gets for each second to the nearest detection.
-const GROW: f32 = 0.1;
+const LEAD_US: i64 = 400_000;
 
 /// Follows what was found and writes the file of tracks to `out`; `need` gives what was found in a
 /// segment, `progress` hears the frames read.
@@ -91,7 +88,7 @@ fn follow(
         let low = tracking.threshold * LOW_OF_FACES;
         let looks = frames.iter().filter(|frame| frame.looked).count();
         let agree = if 3 * looks > 2 * frames.len() { AGREE.0 } else { AGREE.1 };
-        TrackConfig { low, agree, lead_us: LEAD_US, grow: GROW, ..usual }
+        TrackConfig { low, agree, lead_us: LEAD_US, ..usual }
     } else {
         usual
     };
