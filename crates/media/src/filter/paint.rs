@@ -451,7 +451,7 @@ mod tests {
                     let mut frame = frame(PixelFormat::Yuv420p, 97, 63);
                     let filter = paint(action, shape, PixelFormat::Yuv420p);
                     filter.hide(&mut frame, rect, shape).unwrap();
-                    let spot = Spot { rect, label: "face 12".into(), color: 12 };
+                    let spot = Spot { rect, label: "face 12".into(), color: 12, is_frame: false };
                     filter.draw(&mut frame, &spot).unwrap();
                 }
             }
