@@ -140,7 +140,7 @@ fn detections_alone_make_no_video_and_are_given_back_as_regions() {
     let file = dir.path().join("direct/detections.jsonl").to_str().unwrap().to_owned();
     let spec = JobSpec {
         files: vec![SpecFile { name: file.clone(), sha256: String::new(), size: 0 }],
-        ..job(&[&format!("regions:file={file}:action=fill:shape=box")], Some(1_000_000))
+        ..job(&[&format!("regions:file={file}:action=fill:shape=box:margin=0")], Some(1_000_000))
     };
     let again = of("again", &spec);
     let differ = frames(&direct.output, &[], &[])
