@@ -82,11 +82,7 @@ mod tests {
 
     /// How often, in 60 looks, a frame is looked at so.
     fn count(sight: Sight, glance: Glance) -> usize {
-        (-12..48)
-            .map(|turn| glances(turn, sight, true, true))
-            .flatten()
-            .filter(|g| *g == glance)
-            .count()
+        (-12..48).flat_map(|turn| glances(turn, sight, true, true)).filter(|g| *g == glance).count()
     }
 
     #[test]
