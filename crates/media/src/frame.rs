@@ -132,6 +132,32 @@ impl FrameFormat {
         })
     }
 
+    /// The format of progressive frames of square pixels, 25 a second, of whose colour nothing but the `range` is known.
+    pub(crate) fn plain(
+        pixel: PixelFormat,
+        (width, height): (u32, u32),
+        time_base: TimeBase,
+        range: &str,
+    ) -> Self {
+        let unknown = || String::from("unknown");
+        Self {
+            width,
+            height,
+            pixel,
+            time_base,
+            frame_rate: Rational::new(25, 1),
+            sample_aspect_ratio: Rational::new(1, 1),
+            field_order: "progressive".into(),
+            color: ColorTags {
+                range: range.into(),
+                primaries: unknown(),
+                transfer: unknown(),
+                matrix: unknown(),
+                chroma_location: unknown(),
+            },
+        }
+    }
+
     /// What a plan tells of it.
     pub(crate) fn picture(&self) -> PictureInfo {
         PictureInfo {

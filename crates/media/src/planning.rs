@@ -69,7 +69,7 @@ pub fn make_plan(
     let fingerprint = fingerprint_of(file, spec.verify_source)?;
     filter::check_regions(&spec.filters, files, &fingerprint, video.time_base)?;
     if video.frame_rate.is_known() {
-        follow::looks_often_enough(&spec.filters, files, video.frame_rate.to_f64())?;
+        follow::looks_often_enough(&spec.filters, video.frame_rate.to_f64())?;
     }
     let mut detection = follow::plan_detection(&spec.filters, files, spec.detections_only)?;
 

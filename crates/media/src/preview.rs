@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use std::time::{Duration, Instant};
 
 use ffmpeg_next::ffi;
-use frameloom_core::plan::{ColorTags, PlannedEncoder};
+use frameloom_core::plan::PlannedEncoder;
 use frameloom_core::time::{Rational, TimeBase};
 use frameloom_core::{Error, Result};
 use rustix::time::{ClockId, clock_gettime};
@@ -160,22 +160,9 @@ pub(crate) fn limited(frame: &Frame) -> Result<Frame> {
 pub(crate) fn jpeg(frame: &Frame, most: u32) -> Result<Vec<u8>> {
     let small = small(frame, most)?;
     let (width, height) = (small.width(), small.height());
-    let unknown = || String::from("unknown");
     let format = FrameFormat {
-        width,
-        height,
-        pixel: PixelFormat::Yuv420p,
-        time_base: TimeBase::new(1, 25)?,
-        frame_rate: Rational::new(25, 1),
         sample_aspect_ratio: frame_ratio(frame),
-        field_order: "progressive".into(),
-        color: ColorTags {
-            range: "pc".into(),
-            primaries: unknown(),
-            transfer: unknown(),
-            matrix: unknown(),
-            chroma_location: unknown(),
-        },
+        ..FrameFormat::plain(PixelFormat::Yuv420p, (width, height), TimeBase::new(1, 25)?, "pc")
     };
     let option = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let planned = PlannedEncoder {

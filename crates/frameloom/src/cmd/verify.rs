@@ -24,9 +24,6 @@ use frameloom_server::resume;
 
 use super::shown;
 
-/// The actions of boxes that hide.
-const HIDING: [&str; 3] = ["blur", "pixelate", "fill"];
-
 /// Longest line of a detections file, in bytes.
 const LONGEST: u64 = 16 << 20;
 
@@ -232,7 +229,7 @@ impl Told {
 
     /// The boxes that hide, by the frame's number.
     fn boxes(&self) -> BTreeMap<u64, (&DetectionsLine, Vec<Rect>)> {
-        let hides = |found: &&DetectedBox| HIDING.contains(&found.action.as_str());
+        let hides = |found: &&DetectedBox| frameloom_media::action_hides(&found.action);
         let rects = |line: &DetectionsLine| {
             line.boxes.iter().filter(hides).map(|found| found.rect).collect()
         };

@@ -66,31 +66,15 @@ impl Rehearsal {
 
 #[cfg(test)]
 mod tests {
-    use frameloom_core::plan::{ColorTags, PlannedEncoder};
-    use frameloom_core::time::{Rational, TimeBase};
+    use frameloom_core::plan::PlannedEncoder;
+    use frameloom_core::time::TimeBase;
 
     use super::*;
     use crate::encode::Encoder;
     use crate::frame::{FrameFormat, PixelFormat};
 
     fn format() -> FrameFormat {
-        let unknown = || String::from("unknown");
-        FrameFormat {
-            width: 128,
-            height: 96,
-            pixel: PixelFormat::Yuv420p,
-            time_base: TimeBase::new(1, 1000).unwrap(),
-            frame_rate: Rational::new(25, 1),
-            sample_aspect_ratio: Rational::new(1, 1),
-            field_order: "progressive".into(),
-            color: ColorTags {
-                range: "tv".into(),
-                primaries: unknown(),
-                transfer: unknown(),
-                matrix: unknown(),
-                chroma_location: unknown(),
-            },
-        }
+        FrameFormat::plain(PixelFormat::Yuv420p, (128, 96), TimeBase::new(1, 1000).unwrap(), "tv")
     }
 
     fn planned(preset: &str) -> PlannedEncoder {

@@ -3,10 +3,10 @@
 use frameloom_core::catalogue::Footprint;
 use frameloom_core::frame_task::{FILTER, is_about_things, stretches};
 use frameloom_core::pipeline::FilterSpec;
-use frameloom_core::plan::{ColorTags, PlannedFilter};
+use frameloom_core::plan::PlannedFilter;
 use frameloom_core::slot::FrameNumber;
 use frameloom_core::spec::OnError;
-use frameloom_core::time::{Rational, TimeBase};
+use frameloom_core::time::TimeBase;
 use frameloom_core::{Error, ErrorKind, Result};
 
 use super::table::rows;
@@ -44,23 +44,7 @@ fn echo() -> Exchange {
 }
 
 fn format(pixel: PixelFormat, width: u32, height: u32) -> FrameFormat {
-    let unknown = || "unknown".to_owned();
-    FrameFormat {
-        width,
-        height,
-        pixel,
-        time_base: TimeBase::new(1, 25).unwrap(),
-        frame_rate: Rational::new(25, 1),
-        sample_aspect_ratio: Rational::new(1, 1),
-        field_order: "progressive".into(),
-        color: ColorTags {
-            range: "tv".into(),
-            primaries: unknown(),
-            transfer: unknown(),
-            matrix: unknown(),
-            chroma_location: unknown(),
-        },
-    }
+    FrameFormat::plain(pixel, (width, height), TimeBase::new(1, 25).unwrap(), "tv")
 }
 
 /// A frame of moving noise over a gradient; with `padded` its planes begin within wider ones.

@@ -1,7 +1,7 @@
 //! Finding things and following them: what detectors say of each frame of a segment, tracks over the whole
 //! video, and the file that tells of both.
 //!
-//! *detect* writes a [`look_file`] a segment, *track* reads all of them and writes one [`tracks_file`],
+//! *detect* writes a [`look_file`] a piece of the video, *track* reads all of them and writes one [`tracks_file`],
 //! *render* paints by it, and the join writes the detections file.
 
 mod glances;
@@ -20,7 +20,7 @@ pub(crate) use report::{Reporter, WHOLE_FRAME, put as put_detections, write as w
 pub(crate) use spec::{
     Action, Shape, hides_by_time, is_detector, looks_first, looks_often_enough, plan_detection,
 };
-pub use spec::{hides_things, looks_for_things};
+pub use spec::{action_hides, hides_things, looks_for_things};
 pub use track::track;
 pub(crate) use tracks_file::{Tracks, TracksLine, TracksReader};
 

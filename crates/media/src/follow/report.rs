@@ -12,7 +12,7 @@ use frameloom_core::spec::DetectionsFormat;
 use frameloom_core::{Error, Result};
 use serde_json::json;
 
-use super::{Action, Noted, TracksLine, TracksReader};
+use super::{Noted, TracksLine, TracksReader, action_hides};
 
 /// The class of a box over a whole frame on which a detector failed.
 pub(crate) const WHOLE_FRAME: &str = "frame";
@@ -86,7 +86,7 @@ impl<'a> Reporter<'a> {
             let tracked = tracks.and_then(|line| line.boxes.get(number)).into_iter().flatten();
             let here: Vec<TrackedBox> = tracked.copied().chain(noted).collect();
             let failed = tracks.is_some_and(|line| line.failed.contains(&index));
-            let hides = Action::named(&detector.action).is_some_and(Action::hides);
+            let hides = action_hides(&detector.action);
             hidden |= hides && (failed || !here.is_empty());
             self.metrics.frames_hidden_whole += u64::from(failed);
             if failed {

@@ -77,6 +77,11 @@ impl Action {
     }
 }
 
+/// Whether what is done with a box hides it, by the action's name: `blur`, `pixelate` and `fill` do.
+pub fn action_hides(name: &str) -> bool {
+    Action::named(name).is_some_and(Action::hides)
+}
+
 /// The form of what is hidden.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -252,19 +257,17 @@ pub(crate) fn hides_by_time(spec: &FilterSpec) -> bool {
 ///
 /// # Errors
 /// Invalid, with the most that would do.
-pub(crate) fn looks_often_enough(
-    filters: &[FilterSpec],
-    files: &Files,
-    frames_a_second: f64,
-) -> Result<()> {
+pub(crate) fn looks_often_enough(filters: &[FilterSpec], frames_a_second: f64) -> Result<()> {
     for spec in filters.iter().filter(|spec| is_detector(spec) && hides_things(spec)) {
-        let every = DetectorParams::of(spec, files)?.every;
+        let every = catalogue().check(spec)?.integer("every")?;
         let most = (frames_a_second * LOOK_SECONDS).floor().max(1.0);
-        if f64::from(every) > most {
+        #[expect(clippy::cast_precision_loss, reason = "1 to 1000")]
+        let asked = every as f64;
+        if asked > most {
             return Err(Error::invalid(format!(
                 "filter '{spec}': 'every={every}' looks each {:.1} s at {frames_a_second:.2} frames a second, and what comes between two looks \
                  would not be hidden: at most every={most}",
-                f64::from(every) / frames_a_second
+                asked / frames_a_second
             )));
         }
     }

@@ -228,12 +228,7 @@ impl FrameDir<'_> {
     /// # Errors
     /// Of the file system, where that cannot be told.
     pub fn has(&self, name: &str) -> Result<bool> {
-        let dir = self.store.directory(&self.relative);
-        match dir.and_then(|dir| rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(e) => Err(self.failed("look for", name)(e)),
-        }
+        self.store.holds(&self.relative, name).map_err(self.failed("look for", name))
     }
 
     /// Says that a node works on an attempt. The first one that says so is believed.
@@ -286,8 +281,7 @@ impl FrameDir<'_> {
 
     /// Whether a worker has taken the attempt.
     pub fn is_claimed(&self, attempt: AttemptId) -> bool {
-        let Ok(claims) = self.store.directory(&self.relative.join("claims")) else { return false };
-        rustix::fs::statat(&claims, attempt.to_string(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        self.store.holds(&self.relative.join("claims"), &attempt.to_string()).unwrap_or(false)
     }
 
     /// The counter of a worker's sign of life.

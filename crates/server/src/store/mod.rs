@@ -148,8 +148,18 @@ impl Store {
         }
     }
 
-    /// Whether a directory holds a name: it is opened anew and read, for a file system may remember for half a minute that a
-    /// name was not there.
+    /// Whether a directory, opened anew, holds a name.
+    fn holds(&self, directory: &Path, name: &str) -> rustix::io::Result<bool> {
+        let look = |handle| rustix::fs::statat(handle, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
+        match self.directory(directory).and_then(look) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The same of a small directory whose names are looked for again and again: it is read, for a file system may remember
+    /// for half a minute that a name was not there.
     fn lists(&self, directory: &Path, name: &str) -> rustix::io::Result<bool> {
         let handle = self.directory(directory)?;
         for entry in rustix::fs::Dir::read_from(&handle)? {
@@ -632,7 +642,7 @@ impl JobDir<'_> {
 
     /// Whether a node has taken the attempt.
     pub fn is_claimed(&self, attempt: AttemptId) -> bool {
-        self.store.lists(&self.relative.join("claims"), &attempt.to_string()).unwrap_or(false)
+        self.store.holds(&self.relative.join("claims"), &attempt.to_string()).unwrap_or(false)
     }
 
     /// Tells nodes to stop an attempt.

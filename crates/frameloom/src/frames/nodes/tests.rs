@@ -133,14 +133,13 @@ async fn claims_and_beats(trial: &Trial, attempt: AttemptId, seconds: u64, holds
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_frame_that_a_living_node_works_on_is_waited_for_and_a_silent_ones_is_sent_anew() {
+/// After how long a frame is sent anew whose node claims it and beats for half a minute, telling that it `holds` it or not.
+async fn sent_anew_after(holds: bool) -> std::time::Duration {
     let trial = Trial::new(0, 0);
     trial.write(0).await;
     let first = trial.message().await;
     let begun = Instant::now();
-    // It works for half a minute, and then nothing is heard of it.
-    let beats = claims_and_beats(&trial, first.attempt, 30, true);
+    let beats = claims_and_beats(&trial, first.attempt, 30, holds);
     let answers = async {
         let anew = trial.message().await;
         trial.answer(&anew);
@@ -149,24 +148,18 @@ async fn a_frame_that_a_living_node_works_on_is_waited_for_and_a_silent_ones_is_
     let (back, (anew, after), ()) = tokio::join!(trial.frames.back(at(0)), answers, beats);
     back.unwrap();
     assert_ne!(anew.attempt, first.attempt);
+    after
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_a_living_node_works_on_is_waited_for_and_a_silent_ones_is_sent_anew() {
+    let after = sent_anew_after(true).await;
     assert!((38..43).contains(&after.as_secs()), "after {after:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_frame_that_its_living_node_has_dropped_is_sent_anew() {
-    let trial = Trial::new(0, 0);
-    trial.write(0).await;
-    let first = trial.message().await;
-    let begun = Instant::now();
-    let beats = claims_and_beats(&trial, first.attempt, 30, false);
-    let answers = async {
-        let anew = trial.message().await;
-        trial.answer(&anew);
-        (anew, begun.elapsed())
-    };
-    let (back, (anew, after), ()) = tokio::join!(trial.frames.back(at(0)), answers, beats);
-    back.unwrap();
-    assert_ne!(anew.attempt, first.attempt);
+    let after = sent_anew_after(false).await;
     assert!(after.as_secs() < 15, "after {after:?}");
 }
 
