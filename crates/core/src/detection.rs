@@ -117,6 +117,13 @@ pub struct TrackedBox {
     pub source: BoxSource,
 }
 
+impl TrackedBox {
+    /// What a detector says of it.
+    pub fn found(&self) -> Found {
+        Found { rect: self.rect, score: self.score, class: self.class }
+    }
+}
+
 /// First line of a detections file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DetectionsHeader {

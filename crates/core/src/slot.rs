@@ -212,9 +212,9 @@ pub struct ConcatTask {
     pub attempt: AttemptId,
     /// The accepted attempts and their slots' names, one a segment, for the frame metrics.
     pub accepted: Vec<AcceptedSegment>,
-    /// Whether the tracks of the whole video come along.
+    /// The SHA-256, hexadecimal, of the tracks of the whole video, where they come along.
     #[serde(default)]
-    pub tracks: bool,
+    pub tracks: Option<String>,
     /// Whether a line for each frame is wanted.
     #[serde(default)]
     pub frame_metrics: bool,

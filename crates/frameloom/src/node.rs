@@ -770,10 +770,10 @@ impl Node {
                 job: job_id,
                 attempt,
                 accepted: accepted_segments(accepted, Task::Segment),
-                tracks,
+                tracks: track.and(accepted.iter().find_map(sha256_of_tracks)),
                 frame_metrics: job.frame_metrics && job.spec.detections_only.is_none(),
                 detections: job.spec.detections_only.is_none()
-                    && job.spec.filters.iter().any(frameloom_media::looks_for_things),
+                    && job.spec.filters.iter().any(frameloom_media::tells_of_things),
             }),
         };
         Ok(Ordered { command, descriptors })
@@ -844,6 +844,13 @@ fn accepted_segments(accepted: &[AttemptReport], kind: fn(u32) -> Task) -> Vec<A
         }
     }
     segments.into_values().collect()
+}
+
+/// The digest of the tracks, where a report tells of them.
+fn sha256_of_tracks(report: &AttemptReport) -> Option<String> {
+    let Outcome::Done(output) = &report.outcome else { return None };
+    let file = output.file_of(Task::Track).filter(|_| report.task == Task::Track)?;
+    Some(file.sha256.clone())
 }
 
 /// Keeps what a slot's frame looks like, the newest of all slots.

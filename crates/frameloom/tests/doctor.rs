@@ -29,7 +29,10 @@ fn a_machine_that_is_set_up_is_well() {
     assert!(!report["onnxruntime"]["version"].as_str().unwrap().is_empty());
     let models = report["models"].as_array().unwrap();
     let names: Vec<&str> = models.iter().map(|model| model["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["centerface", "blazeface-front", "blazeface-back", "ssdlite"]);
+    assert_eq!(
+        names,
+        ["centerface", "centerface-int8", "blazeface-front", "blazeface-back", "ssdlite"]
+    );
     assert!(models.iter().all(|model| model["sha256"].as_str().unwrap().len() == 64));
 }
 

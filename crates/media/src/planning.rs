@@ -67,11 +67,12 @@ pub fn make_plan(
     // What only shows when they are built is told before any work begins.
     drop(filter::Chain::new(&filters, &working, &Parts::alone(files))?);
     let fingerprint = fingerprint_of(file, spec.verify_source)?;
-    filter::check_regions(&spec.filters, files, &fingerprint, video.time_base)?;
+    let regions = filter::plan_regions(&spec.filters, files, &fingerprint, video.time_base)?;
     if video.frame_rate.is_known() {
         follow::looks_often_enough(&spec.filters, video.frame_rate.to_f64())?;
     }
-    let mut detection = follow::plan_detection(&spec.filters, files, spec.detections_only)?;
+    let mut detection =
+        follow::plan_detection(&spec.filters, files, regions, spec.detections_only)?;
 
     let known = Known::of(&demuxer, stream)?;
     let (format, start_us, duration_us) =
@@ -304,13 +305,11 @@ impl Cutter<'_> {
     fn segments(&mut self, spec: &JobSpec, video: &VideoInfo, whole: bool) -> Result<Vec<Segment>> {
         self.entries = vec![EntryPoint { pts: FILE_START, seek: Seek::Start }];
         let (first, end) = self.ends();
-        let cuts = Cuts {
-            time_base: video.time_base,
-            start: first,
-            end,
-            longest_us: spec.segment_us,
-            learns_us: learning_us(video, self.footprint),
-        };
+        let learns_us = learning_us(video, self.footprint);
+        let learns = learns_us > 0;
+        let longest_us = spec.segment_us;
+        let time_base = video.time_base;
+        let cuts = Cuts { time_base, start: first, end, longest_us, learns_us };
         let pts: Vec<i64> = self.index.keys.iter().map(|key| key.pts).collect();
         let inside: Vec<i64> = pts.iter().copied().filter(|t| *t > first && *t < end).collect();
         let borders = if whole {
@@ -322,7 +321,7 @@ impl Cutter<'_> {
             })?
         };
         let inner = match spec.segment_us {
-            None if !whole => within_gops(video, &inside, &borders, first, end),
+            None if !whole => within_gops(video, &inside, &borders, (first, end), learns),
             _ => Vec::new(),
         };
         let mut all: Vec<i64> = borders.iter().chain(&inner).copied().collect();
@@ -339,7 +338,12 @@ impl Cutter<'_> {
             };
             *begin = self.entry_before(&pts, start.saturating_sub(halo))?;
             if inner.contains(&start) {
-                segment.reason = Some("within a long group of pictures".into());
+                let why = if learns {
+                    "so that slots end together"
+                } else {
+                    "within a long group of pictures"
+                };
+                segment.reason = Some(why.into());
             }
         }
         for (segment, begin) in segments.iter_mut().zip(begins) {
@@ -408,8 +412,15 @@ fn halo_ticks(video: &VideoInfo, frames: u32) -> i64 {
 
 /// Borders within GOPs, towards the end only: there a long segment keeps one slot busy while others
 /// have nothing to do. Such a GOP is cut once, so that fewer than half as many frames are decoded
-/// and dropped as are kept.
-fn within_gops(video: &VideoInfo, keys: &[i64], borders: &[i64], first: i64, end: i64) -> Vec<i64> {
+/// and dropped as are kept. Where a filter learns from what comes before a segment, segments are long, of one
+/// GOP or more.
+fn within_gops(
+    video: &VideoInfo,
+    keys: &[i64],
+    borders: &[i64],
+    (first, end): (i64, i64),
+    learns: bool,
+) -> Vec<i64> {
     let rate = if video.frame_rate.is_known() { video.frame_rate.to_f64() } else { 25.0 };
     let pixels = f64::from(video.width) * f64::from(video.height);
     let work =
@@ -421,7 +432,7 @@ fn within_gops(video: &VideoInfo, keys: &[i64], borders: &[i64], first: i64, end
             let length = w[1] - w[0];
             let is_one_gop = !keys.iter().any(|key| *key > w[0] && *key < w[1]);
             let is_late = length >= (end - w[0]) / 2;
-            is_one_gop && is_late && work(length) > LEAST_WORK
+            (learns || is_one_gop) && is_late && work(length) > LEAST_WORK
         })
         .map(|w| w[0] + (w[1] - w[0]) / 100 * 49)
         .collect()

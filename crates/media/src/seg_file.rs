@@ -309,7 +309,7 @@ impl<R: Read> Reader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use frameloom_core::detection::{Found, Rect};
+    use frameloom_core::detection::{BoxSource, Rect, TrackedBox};
     use proptest::prelude::*;
 
     fn header() -> Header {
@@ -335,7 +335,9 @@ mod tests {
 
     /// Something found in every second frame.
     fn noted(pts: i64) -> Vec<Noted> {
-        let found = Found { rect: Rect { x: 1.5, y: 2.0, w: 3.0, h: 4.0 }, score: 0.5, class: 0 };
+        let rect = Rect { x: 1.5, y: 2.0, w: 3.0, h: 4.0 };
+        let source = BoxSource::Interpolated;
+        let found = TrackedBox { rect, score: 0.5, class: 0, track: 7, source };
         let noted = (pts % 2 != 0).then(|| Noted { detector: 1, found: vec![found] });
         noted.into_iter().collect()
     }

@@ -11,6 +11,7 @@ use std::io::{BufWriter, Seek as _};
 use std::time::{Duration, Instant};
 
 use frameloom_core::catalogue::Footprint;
+use frameloom_core::detection::TrackedBox;
 use frameloom_core::id::JobId;
 use frameloom_core::metrics::FrameCounts;
 use frameloom_core::plan::{Plan, PlannedFilter, Seek, Segment};
@@ -24,7 +25,7 @@ use crate::decode::{self, Decoder};
 use crate::demux::Demuxer;
 use crate::encode::Encoder;
 use crate::ff::Packet;
-use crate::filter::{Chain, Exchange, Files, FilterTimes, Notes, Parts, Spread};
+use crate::filter::{Chain, Exchange, Files, FilterTimes, Notes, Parts, RegionsKept, Spread};
 use crate::follow::{Look, LookHeader, LookLine, LookRecord, LookWriter, Looker, is_detector};
 use crate::frame::{Frame, FrameFormat};
 use crate::preview::{Preview, Previewer, Shown};
@@ -57,11 +58,20 @@ pub struct Given {
 /// Runs segments, one after the other, and keeps the source open between those of a job.
 pub struct SegmentRunner {
     open: Option<(JobId, Demuxer)>,
-    exchange: Option<Exchange>,
+    shared: Shared,
     /// The detectors of the job that last had any.
     looker: Option<(JobId, Looker)>,
     /// When a picture of that job was last taken.
     shown: Option<Shown>,
+}
+
+/// What all passes of a job share.
+#[derive(Clone)]
+struct Shared {
+    /// Carries frames that are processed elsewhere.
+    exchange: Option<Exchange>,
+    /// What was read of boxes that files tell of, for the job that is open.
+    regions: RegionsKept,
 }
 
 /// What a pass over a segment is for, and what it works with.
@@ -76,7 +86,8 @@ struct Task<'a> {
 impl SegmentRunner {
     /// A runner with nothing open; `exchange` carries frames that are processed elsewhere.
     pub fn new(exchange: Option<Exchange>) -> Self {
-        Self { open: None, exchange, looker: None, shown: None }
+        let shared = Shared { exchange, regions: RegionsKept::default() };
+        Self { open: None, shared, looker: None, shown: None }
     }
 
     /// Looks for things in one segment and writes what was found to `out`; `progress` hears the frames done.
@@ -157,16 +168,16 @@ impl SegmentRunner {
         let (mut step, mut careful) = (1, false);
         let mut decoded = 0;
         loop {
-            let exchange = self.exchange.clone();
             let looker = what.detects.then(|| self.looker(what)).transpose()?;
             if self.open.as_ref().is_none_or(|(open, _)| *open != task.job) {
                 self.shown = None;
+                self.shared.regions = RegionsKept::default();
             }
+            let shared = self.shared.clone();
             let shown = self.shown;
             let demuxer = self.demuxer(source, plan, task.job)?;
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
-            let mut pass =
-                Pass::new(what, segment, entry, file, exchange.as_ref(), looker, progress)?;
+            let mut pass = Pass::new(what, segment, entry, file, &shared, looker, progress)?;
             pass.careful = careful;
             pass.previewer =
                 (task.previews && !what.detects).then(|| Previewer::new(shown, task.reveals));
@@ -323,7 +334,7 @@ impl<'a> Pass<'a> {
         segment: &Segment,
         entry: usize,
         out: File,
-        exchange: Option<&Exchange>,
+        shared: &Shared,
         looker: Option<Looker>,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Result<Self> {
@@ -334,11 +345,12 @@ impl<'a> Pass<'a> {
         let spread = (plan.granularity == Granularity::Frame && !what.detects)
             .then_some(Spread { bytes: what.task.frame_bytes, on_error: plan.on_error });
         let parts = Parts {
-            exchange,
+            exchange: shared.exchange.as_ref(),
             files: &what.given.files,
             plan: Some(plan),
             tracks: what.given.tracks.as_ref(),
             spread,
+            regions: Some(&shared.regions),
         };
         // To look for things, frames go through no more filters than find any.
         let filters = if what.detects { watched(plan) } else { plan.filters.as_slice() };
@@ -587,7 +599,8 @@ impl<'a> Pass<'a> {
                 }
                 for noted in noted {
                     if let Some(look) = looks.get_mut(noted.detector as usize) {
-                        *look = Look { looked: true, failed: false, found: noted.found };
+                        let found = noted.found.iter().map(TrackedBox::found).collect();
+                        *look = Look { looked: true, failed: false, found };
                     }
                 }
                 times.insert(0, decode_ms);

@@ -150,6 +150,10 @@ fn detections_alone_make_no_video_and_are_given_back_as_regions() {
         .count();
     // Boxes in the file are rounded to a hundredth of a pixel, which may move an edge by one.
     assert!(differ <= 10, "{differ} of 40 frames differ");
+    // What it hid is told as what a detector finds.
+    assert_eq!(detections(&dir.path().join("again")).1, detections(&dir.path().join("direct")).1);
+    let told = again.joined.detections.unwrap();
+    assert_eq!((told.detectors[0].detector.as_str(), told.frames_hidden), ("regions", 40));
     let error = run(&clip("bikes.mp4"), &spec, dir.path(), 1).err().unwrap();
     assert!(error.message().contains("another video"), "{error}");
 }

@@ -98,9 +98,9 @@ pub(crate) fn spec(
     };
     let spec = job.spec(container, only, lie)?;
     if let (Some(format), None) = (format, only) {
-        if !spec.filters.iter().any(frameloom_media::looks_for_things) {
+        if !spec.filters.iter().any(frameloom_media::tells_of_things) {
             return Err(Error::invalid(
-                "--detections needs a filter that looks for something: faces, objects or motion",
+                "--detections needs a filter that tells of something: faces, objects, motion or regions",
             ));
         }
         if format != DetectionsFormat::Jsonl {

@@ -460,7 +460,7 @@ async fn serve(
         engine,
         catalogue: frameloom_media::catalogue(),
         sights: Sights {
-            looks: frameloom_media::looks_for_things,
+            looks: frameloom_media::tells_of_things,
             hides: frameloom_media::hides_things,
         },
         versions: frameloom_media::engine(),

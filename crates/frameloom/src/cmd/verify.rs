@@ -55,8 +55,8 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "CLASSES")]
     objects: Option<String>,
 
-    /// The model: centerface, blazeface, blazeface-front, with --objects ssdlite, or an ONNX file of your own
-    /// [default: centerface, ssdlite].
+    /// The model: centerface, centerface-int8, blazeface, blazeface-front, with --objects ssdlite, or an ONNX file of
+    /// your own [default: centerface, ssdlite].
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
 
@@ -103,8 +103,10 @@ impl VerifyArgs {
         if let Some(classes) = &self.objects {
             set("classes", classes);
         }
-        if let Some(model) = &self.model {
-            set("model", model);
+        match &self.model {
+            Some(model) => set("model", model),
+            None if self.objects.is_none() => set("model", "centerface"),
+            None => {}
         }
         set("threshold", &threshold.to_string());
         set("action", "none");

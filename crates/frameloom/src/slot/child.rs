@@ -325,7 +325,7 @@ fn track(peer: &mut Peer, task: &TrackTask, descriptors: &mut Descriptors) -> Re
 
 fn concat(peer: &mut Peer, task: &ConcatTask, descriptors: &mut Descriptors) -> Result<TaskOutput> {
     let (source, plan) = (descriptors.take()?, read_plan(descriptors.take()?)?);
-    let tracks = descriptors.take_where(task.tracks)?;
+    let tracks = descriptors.take_where(task.tracks.is_some())?;
     let made = Made {
         out: descriptors.take()?,
         frame_metrics: descriptors.take_where(task.frame_metrics)?,

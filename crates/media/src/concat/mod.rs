@@ -22,7 +22,7 @@ use frameloom_core::{Error, Result};
 
 use crate::encode::StreamParameters;
 use crate::ff::Packet;
-use crate::follow::{Reporter, TracksReader, put_detections, write_detections};
+use crate::follow::{Reporter, TracksReader, check_tracks, put_detections, write_detections};
 use crate::seg_file::{FrameRecord, Reader, Record};
 use muxer::Muxer;
 pub(crate) use passenger::try_conversion;
@@ -55,6 +55,9 @@ pub fn concat(
     progress: &mut dyn FnMut(u64),
 ) -> Result<ConcatOutput> {
     let Made { out, frame_metrics, detections } = made;
+    if let (Some(tracks), Some(sha256)) = (&tracks, &task.tracks) {
+        check_tracks(tracks, sha256)?;
+    }
     if let Some(format) = plan.detection.as_ref().and_then(|detection| detection.only) {
         let tracks = tracks.ok_or_else(|| Error::internal("the tracks did not come along"))?;
         return detections_alone(plan, format, &tracks, &out);

@@ -154,6 +154,7 @@ pub(super) fn ssd(
     outputs: &[Output<'_>],
     (width, height): (u32, u32),
     floor: f32,
+    wanted: &[u16],
 ) -> Result<Vec<Found>> {
     let [scores, places] = shaped(outputs, [&[1, 1917, 90], &[1, 1917, 1, 4]])?;
     #[expect(clippy::cast_precision_loss, reason = "sides of inputs are small")]
@@ -161,7 +162,7 @@ pub(super) fn ssd(
     let mut boxes = Vec::new();
     for (row, place) in scores.chunks_exact(90).zip(places.chunks_exact(4)) {
         let known = COCO_IDS.iter().map(|id| row[id - 1]);
-        let Some((class, score)) = surest(known) else { continue };
+        let Some((class, score)) = surest(known, wanted) else { continue };
         if score >= floor {
             let [top, left, bottom, right] = [place[0], place[1], place[2], place[3]];
             let corners = [left * width, top * height, right * width, bottom * height];
@@ -171,9 +172,12 @@ pub(super) fn ssd(
     Ok(suppress(boxes, THING_OVERLAP))
 }
 
-/// The first of the highest scores, and its place.
-pub(super) fn surest(scores: impl Iterator<Item = f32>) -> Option<(usize, f32)> {
-    scores.enumerate().fold(None, |best, (class, score)| match best {
+/// The first of the highest scores of the classes that are `wanted`, and its place; of all where none is named.
+pub(super) fn surest(scores: impl Iterator<Item = f32>, wanted: &[u16]) -> Option<(usize, f32)> {
+    let counts = |(class, _): &(usize, f32)| {
+        wanted.is_empty() || wanted.iter().any(|wanted| usize::from(*wanted) == *class)
+    };
+    scores.enumerate().filter(counts).fold(None, |best, (class, score)| match best {
         Some((_, highest)) if highest >= score => best,
         _ => Some((class, score)),
     })
@@ -194,6 +198,14 @@ mod tests {
             0.3,
         );
         assert_eq!(kept, [thing(1.0, 0.9, 0), thing(1.0, 0.4, 1), thing(8.0, 0.3, 0)]);
+    }
+
+    #[test]
+    fn the_surest_is_one_that_is_wanted() {
+        let scores = [0.1, 0.9, 0.4, 0.4];
+        assert_eq!(surest(scores.into_iter(), &[]), Some((1, 0.9)));
+        assert_eq!(surest(scores.into_iter(), &[3, 0]), Some((3, 0.4)));
+        assert_eq!(surest(scores.into_iter(), &[7]), None);
     }
 
     #[test]

@@ -83,8 +83,8 @@ impl Input {
         &self.values
     }
 
-    /// Takes a frame in, where `averaged` by the means of its pixels; answers how many of them lie in one of the input,
-    /// across and down.
+    /// Takes a frame in, where `averaged` by the means of its pixels, and so many times as bright; answers how many of
+    /// its pixels lie in one of the input, across and down.
     ///
     /// # Errors
     /// Unsupported where libswscale cannot convert it; Exhausted where memory is.
@@ -93,12 +93,13 @@ impl Input {
         frame: &Frame,
         size: (u32, u32),
         averaged: bool,
+        gain: f32,
     ) -> Result<(f32, f32)> {
         let picture = (frame.width().max(1), frame.height().max(1));
         self.set_size(size, inner(self.recipe, picture, size));
         let gray = frame.pixel()? == PixelFormat::Gray8;
         self.convert(frame, gray, averaged)?;
-        self.fill(gray.then(|| frame.is_full_range()));
+        self.fill(gray.then(|| frame.is_full_range()), gain);
         #[expect(clippy::cast_precision_loss, reason = "sides of pictures are small")]
         let ratio = |frame: u32, input: u32| frame as f32 / input as f32;
         Ok((ratio(picture.0, self.inner.0), ratio(picture.1, self.inner.1)))
@@ -110,7 +111,7 @@ impl Input {
         self.set_size(size, size);
         self.levels.clear();
         self.levels.extend_from_slice(rgb);
-        self.fill(None);
+        self.fill(None, 1.0);
     }
 
     fn set_size(&mut self, size: (u32, u32), inner: (u32, u32)) {
@@ -158,8 +159,8 @@ impl Input {
         }
     }
 
-    /// From `levels` to the tensor; `gray` says that they are grey, and whether of full range.
-    fn fill(&mut self, gray: Option<bool>) {
+    /// From `levels`, so many times as bright, to the tensor; `gray` says that they are grey, and whether of full range.
+    fn fill(&mut self, gray: Option<bool>, gain: f32) {
         let Recipe { interleaved, bgr, scale, offset, .. } = self.recipe;
         let table: Vec<f32> = (0..=255u8)
             .map(|level| {
@@ -168,7 +169,7 @@ impl Input {
                     Some(false) => ((level - 16.0) * 255.0 / 219.0).round().clamp(0.0, 255.0),
                     _ => level,
                 };
-                level * scale + offset
+                (level * gain).min(255.0) * scale + offset
             })
             .collect();
         let (width, plane) = (self.size.0 as usize, self.values.len() / 3);
@@ -247,7 +248,7 @@ mod tests {
         for pixel in [PixelFormat::Yuv420p, PixelFormat::Yuv444p, PixelFormat::Yuv420p10] {
             let frame = plain(pixel, 64, 32, red);
             let mut input = Input::new(Recipe::CENTERFACE);
-            let ratio = input.take(&frame, (32, 64), false).unwrap();
+            let ratio = input.take(&frame, (32, 64), false, 1.0).unwrap();
             assert_eq!((ratio, input.shape()), ((2.0, 0.5), [1, 3, 64, 32]));
             let plane = 32 * 64;
             for at in [0, plane - 1] {
@@ -255,13 +256,13 @@ mod tests {
                 assert!(r > 250.0 && g < 5.0 && b < 5.0, "{pixel:?}: {r} {g} {b}");
             }
             let mut input = Input::new(Recipe::YOLOX);
-            assert_eq!(input.take(&frame, (32, 32), false).unwrap(), (2.0, 2.0));
+            assert_eq!(input.take(&frame, (32, 32), false, 1.0).unwrap(), (2.0, 2.0));
             let pixel_at =
                 |x: usize, y: usize| [0, 1, 2].map(|c| input.values()[c * 1024 + y * 32 + x]);
             assert!(pixel_at(31, 15)[2] > 250.0 && pixel_at(31, 15)[0] < 5.0);
             assert_eq!(pixel_at(31, 16), [114.0; 3]);
             let mut input = Input::new(Recipe::BLAZE);
-            input.take(&frame, (32, 32), false).unwrap();
+            input.take(&frame, (32, 32), false, 1.0).unwrap();
             assert_eq!(input.shape(), [1, 32, 32, 3]);
             assert!(input.values()[0] > 0.95 && input.values()[1] < -0.95);
             assert_eq!(input.values()[16 * 32 * 3..], [-1.0; 16 * 32 * 3]);
@@ -278,7 +279,7 @@ mod tests {
                 frame.raw_mut().color_range = ffi::AVColorRange::AVCOL_RANGE_JPEG;
             }
             let mut input = Input::new(Recipe::CENTERFACE);
-            input.take(&frame, (32, 32), false).unwrap();
+            input.take(&frame, (32, 32), false, 1.0).unwrap();
             assert!(
                 input.values().iter().all(|v| *v == wanted),
                 "{full} {level}: {}",
@@ -293,7 +294,7 @@ mod tests {
             for (width, height) in [(1, 1), (2, 1), (1, 9), (3, 200)] {
                 let frame = plain(pixel, width, height, [128; 3]);
                 for recipe in [Recipe::CENTERFACE, Recipe::YOLO] {
-                    Input::new(recipe).take(&frame, (64, 64), false).unwrap();
+                    Input::new(recipe).take(&frame, (64, 64), false, 1.0).unwrap();
                 }
             }
         }

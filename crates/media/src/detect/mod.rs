@@ -1,6 +1,6 @@
 //! Detectors: networks that find faces and things in a frame, on ONNX Runtime.
 //!
-//! Four models are part of the program (`models/README.md`); a user may bring a YOLO. A detector knows nothing of time:
+//! Five models are part of the program (`models/README.md`); a user may bring a YOLO. A detector knows nothing of time:
 //! what is followed, hidden or drawn is decided elsewhere. It fails closed: what is no number never comes out as a box.
 
 pub(crate) mod classes;
@@ -38,6 +38,8 @@ const LONGEST: u32 = 960;
 pub(crate) enum Model {
     /// Faces, of any size; its input has any size, too.
     CenterFace,
+    /// The same with whole numbers of 8 bits: twice as fast on a processor.
+    CenterFaceInt8,
     /// Faces near the camera, at 128×128.
     BlazeFaceFront,
     /// Faces, at 256×256.
@@ -79,6 +81,8 @@ pub(crate) struct DetectorSpec {
     pub(crate) floor: f32,
     /// What it runs on.
     pub(crate) device: Device,
+    /// The classes to look for, by name; all where none is named.
+    pub(crate) classes: Vec<String>,
 }
 
 /// How large a network sees a picture.
@@ -106,6 +110,20 @@ impl Zoom {
     }
 }
 
+/// How a network sees a picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct View {
+    /// How large.
+    pub(crate) zoom: Zoom,
+    /// How many times as bright as it is, 1 or more.
+    pub(crate) gain: f32,
+}
+
+impl View {
+    /// As it is.
+    pub(crate) const OWN: Self = Self { zoom: Zoom::Own, gain: 1.0 };
+}
+
 /// What says which network looked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -122,7 +140,7 @@ pub(crate) trait Detector: Send {
     ///
     /// # Errors
     /// Corrupt where the network gives what is no number; Unsupported where it fails or the frame cannot be converted.
-    fn detect(&mut self, frame: &Frame, zoom: Zoom) -> Result<Vec<Found>>;
+    fn detect(&mut self, frame: &Frame, view: View) -> Result<Vec<Found>>;
 
     /// Whether it can see pictures smaller and larger.
     fn zooms(&self) -> bool;
@@ -134,7 +152,7 @@ pub(crate) trait Detector: Send {
 /// Loads a network and runs it once, so that the first frame is as fast as the next.
 ///
 /// # Errors
-/// Unavailable without ONNX Runtime; Invalid for a size or labels that do not fit; Unsupported or Corrupt for a model that
+/// Unavailable without ONNX Runtime; Invalid for a size, labels or classes that do not fit; Unsupported or Corrupt for a model that
 /// cannot be used, and for `cuda` where there is none.
 pub(crate) fn open(spec: &DetectorSpec) -> Result<Box<dyn Detector>> {
     Ok(Box::new(Looker::open(spec)?))
@@ -169,6 +187,8 @@ struct Looker {
     size: Option<(u32, u32)>,
     floor: f32,
     classes: Vec<String>,
+    /// The classes that count; all where there are none.
+    wanted: Vec<u16>,
 }
 
 impl Looker {
@@ -183,6 +203,8 @@ impl Looker {
             Ok(built_in) => Self::of_built_in(spec, &built_in)?,
             Err((name, bytes)) => Self::of_file(spec, name, bytes)?,
         };
+        let index = |class: &String| classes::class_index(&looker.classes, class);
+        looker.wanted = spec.classes.iter().map(index).collect::<Result<_>>()?;
         looker.warm()?;
         Ok(looker)
     }
@@ -199,7 +221,9 @@ impl Looker {
         }
         let net = Net::open(name, built_in.bytes, spec.device)?;
         let (reading, recipe, classes) = match spec.model {
-            Model::CenterFace => (Reading::CenterFace, Recipe::CENTERFACE, vec!["face".into()]),
+            Model::CenterFace | Model::CenterFaceInt8 => {
+                (Reading::CenterFace, Recipe::CENTERFACE, vec!["face".into()])
+            }
             Model::BlazeFaceFront | Model::BlazeFaceBack => {
                 (Reading::Blaze(decode::blaze_anchors()), Recipe::BLAZE, vec!["face".into()])
             }
@@ -213,6 +237,7 @@ impl Looker {
             size: spec.size.or(built_in.size),
             floor: spec.floor,
             classes,
+            wanted: Vec::new(),
         })
     }
 
@@ -239,6 +264,7 @@ impl Looker {
             size: Some(size),
             floor: spec.floor,
             classes,
+            wanted: Vec::new(),
         })
     }
 
@@ -247,20 +273,20 @@ impl Looker {
         let (width, height) = self.size.unwrap_or((LONGEST, LONGEST * 3 / 4));
         let mut frame = Frame::new(crate::frame::PixelFormat::Gray8, width, height)?;
         frame.plane_mut(0)?.bytes.fill(128);
-        self.detect(&frame, Zoom::Own).map(drop)
+        self.detect(&frame, View::OWN).map(drop)
     }
 
     /// What the network finds in its input as it stands, in pixels of the input.
     fn look(&mut self, zoom: Zoom) -> Result<Vec<Found>> {
-        let (reading, floor, name) = (&self.reading, self.floor, &self.name);
+        let (reading, floor, name, wanted) = (&self.reading, self.floor, &self.name, &self.wanted);
         let input = &self.inputs[zoom as usize];
         let (width, height) = input.size();
         self.net.run(&input.shape(), input.values(), |outputs| {
             match reading {
                 Reading::CenterFace => decode::centerface(outputs, (width, height), floor),
                 Reading::Blaze(anchors) => decode::blaze(outputs, anchors, width, floor),
-                Reading::Ssd => decode::ssd(outputs, (width, height), floor),
-                Reading::Yolo(yolo) => yolo.decode(outputs, floor),
+                Reading::Ssd => decode::ssd(outputs, (width, height), floor, wanted),
+                Reading::Yolo(yolo) => yolo.decode(outputs, floor, wanted),
             }
             .map_err(|e| e.at(format!("model '{name}'")))
         })
@@ -268,11 +294,12 @@ impl Looker {
 }
 
 impl Detector for Looker {
-    fn detect(&mut self, frame: &Frame, zoom: Zoom) -> Result<Vec<Found>> {
-        let zoom = if self.zooms() { zoom } else { Zoom::Own };
+    fn detect(&mut self, frame: &Frame, view: View) -> Result<Vec<Found>> {
+        let zoom = if self.zooms() { view.zoom } else { Zoom::Own };
         let size = self.size.unwrap_or_else(|| centerface_size(frame.width(), frame.height()));
         let averaged = zoom == Zoom::Half;
-        let (x, y) = self.inputs[zoom as usize].take(frame, zoom.of(size), averaged)?;
+        let input = &mut self.inputs[zoom as usize];
+        let (x, y) = input.take(frame, zoom.of(size), averaged, view.gain)?;
         let mut found = self.look(zoom)?;
         for found in &mut found {
             let rect = found.rect;

@@ -20,10 +20,15 @@ pub fn models() -> &'static [ModelInfo] {
     &MODELS
 }
 
-const MODELS: [ModelInfo; 4] = [
+const MODELS: [ModelInfo; 5] = [
     ModelInfo {
         name: "centerface",
         sha256: "56af7c0e64b1c74c6d023fd8da15ed06e0e6d636e4ef12d951c121f53f6bb71c",
+        license: "MIT",
+    },
+    ModelInfo {
+        name: "centerface-int8",
+        sha256: "5fcec1e87d94bf75b4ac66876cb129fc988e343c818377a1bad818fab52f7746",
         license: "MIT",
     },
     ModelInfo {
@@ -55,14 +60,17 @@ pub(super) struct BuiltIn {
 pub(super) fn built_in(model: &Model) -> Result<BuiltIn, (&str, &[u8])> {
     let (index, bytes, size): (usize, &'static [u8], _) = match model {
         Model::CenterFace => (0, include_bytes!("../../../../models/centerface.onnx"), None),
+        Model::CenterFaceInt8 => {
+            (1, include_bytes!("../../../../models/centerface_int8.onnx"), None)
+        }
         Model::BlazeFaceFront => {
-            (1, include_bytes!("../../../../models/blazeface_front_128.onnx"), Some((128, 128)))
+            (2, include_bytes!("../../../../models/blazeface_front_128.onnx"), Some((128, 128)))
         }
         Model::BlazeFaceBack => {
-            (2, include_bytes!("../../../../models/blazeface_back_256.onnx"), Some((256, 256)))
+            (3, include_bytes!("../../../../models/blazeface_back_256.onnx"), Some((256, 256)))
         }
         Model::SsdLite => (
-            3,
+            4,
             include_bytes!("../../../../models/ssdlite_mobilenet_v2_coco_300.onnx"),
             Some((300, 300)),
         ),
@@ -86,9 +94,13 @@ mod tests {
 
     #[test]
     fn the_files_are_those_whose_digests_are_told() {
-        for model in
-            [Model::CenterFace, Model::BlazeFaceFront, Model::BlazeFaceBack, Model::SsdLite]
-        {
+        for model in [
+            Model::CenterFace,
+            Model::CenterFaceInt8,
+            Model::BlazeFaceFront,
+            Model::BlazeFaceBack,
+            Model::SsdLite,
+        ] {
             let Ok(built_in) = built_in(&model) else { panic!("{model:?} is no file of a user's") };
             let sha256 = super::super::file::sha256(built_in.bytes);
             assert_eq!(sha256, built_in.info.sha256, "{}", built_in.info.name);

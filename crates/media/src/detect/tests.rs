@@ -19,7 +19,7 @@ const NAN: &[u8] = include_bytes!("../../tests/detect/nan.onnx");
 const CLASSIFIER: &[u8] = include_bytes!("../../tests/detect/classifier.onnx");
 
 fn spec(model: Model) -> DetectorSpec {
-    DetectorSpec { model, size: None, floor: 0.2, device: Device::Auto }
+    DetectorSpec { model, size: None, floor: 0.2, device: Device::Auto, classes: Vec::new() }
 }
 
 fn file(bytes: &[u8], labels: Option<&[&str]>) -> DetectorSpec {
@@ -121,7 +121,7 @@ fn frames_of_any_size_and_format_give_boxes_in_their_own_pixels() {
                         [b[0] * double, b[1] * double, b[2] * double, b[3] * double, b[4], b[5]]
                     })
                     .collect();
-                let found = detector.detect(&frame, Zoom::Own).unwrap();
+                let found = detector.detect(&frame, View::OWN).unwrap();
                 assert_found(&found, &wanted, 12.0 * double, 0.25);
             }
         }
@@ -137,13 +137,23 @@ fn frames_come_in_with_their_colours() {
     {
         for side in [300, 600] {
             let mut input = Input::new(Recipe::CENTERFACE);
-            input.take(&frame(THINGS_300, 300, side, pixel), (300, 300), false).unwrap();
+            input.take(&frame(THINGS_300, 300, side, pixel), (300, 300), false, 1.0).unwrap();
             let pairs = input.values().iter().zip(wanted.values());
             let off: f32 = pairs.map(|(is, wanted)| (is - wanted).abs()).sum();
             let off = off / (300.0 * 300.0 * 3.0);
             assert!(off < most, "{pixel:?} of {side}: {off} levels off");
         }
     }
+}
+
+#[test]
+fn centerface_in_whole_numbers_finds_the_same() {
+    let mut looker =
+        Looker::open(&DetectorSpec { floor: 0.6, ..spec(Model::CenterFaceInt8) }).unwrap();
+    looker.inputs[Zoom::Own as usize].take_rgb(FACE_256, (256, 256));
+    let found = looker.look(Zoom::Own).unwrap();
+    let wanted: Vec<_> = reference("centerface").into_iter().filter(|f| f[4] >= 0.6).collect();
+    assert_found(&found, &wanted, 4.0, 0.1);
 }
 
 #[test]
@@ -170,17 +180,18 @@ fn what_is_found_smaller_and_larger_lies_where_it_is() {
     let mut detector = open(&DetectorSpec { floor: 0.6, ..spec(Model::CenterFace) }).unwrap();
     assert!(detector.zooms());
     let frame = frame(FACE_256, 256, 512, PixelFormat::Yuv420p);
-    let own = detector.detect(&frame, Zoom::Own).unwrap();
+    let own = detector.detect(&frame, View::OWN).unwrap();
     for zoom in [Zoom::Half, Zoom::Close] {
-        let found = detector.detect(&frame, zoom).unwrap();
+        let found = detector.detect(&frame, View { zoom, ..View::OWN }).unwrap();
         assert_eq!((own.len(), found.len()), (1, 1), "{zoom:?}");
         assert_ne!(found, own, "{zoom:?}");
         assert!(found[0].rect.iou(&own[0].rect) > 0.7, "{zoom:?}: {found:?} beside {own:?}");
     }
     let mut fixed = open(&spec(Model::BlazeFaceBack)).unwrap();
     assert!(!fixed.zooms());
-    let seen = fixed.detect(&frame, Zoom::Own).unwrap();
-    assert_eq!(fixed.detect(&frame, Zoom::Close).unwrap(), seen);
+    let seen = fixed.detect(&frame, View::OWN).unwrap();
+    let close = View { zoom: Zoom::Close, ..View::OWN };
+    assert_eq!(fixed.detect(&frame, close).unwrap(), seen);
 }
 
 #[test]
@@ -190,7 +201,7 @@ fn a_yolo_of_a_user_is_read() {
     let mut frame = Frame::new(PixelFormat::Gray8, 64, 32).unwrap();
     frame.plane_mut(0).unwrap().bytes.fill(90);
     // Cell 5 of stride 8 is in the second line, second column; a pixel of the input is two of the frame.
-    let found = detector.detect(&frame, Zoom::Own).unwrap();
+    let found = detector.detect(&frame, View::OWN).unwrap();
     assert_found(&found, &[[8.0, 8.0, 40.0, 40.0, 0.9, 1.0]], 1e-3, 1e-3);
     let identity = identity(&file(YOLOX, None));
     assert_eq!((identity.name.as_str(), identity.sha256.len()), ("own.onnx", 64));

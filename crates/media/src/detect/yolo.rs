@@ -118,11 +118,16 @@ impl Yolo {
         if self.kind == Kind::X { Recipe::YOLOX } else { Recipe::YOLO }
     }
 
-    /// What it found, in pixels of its input.
+    /// What it found of the classes that are `wanted`, all where none is named, in pixels of its input.
     ///
     /// # Errors
     /// Corrupt or Unsupported where its numbers make no boxes.
-    pub(super) fn decode(&self, outputs: &[Output<'_>], floor: f32) -> Result<Vec<Found>> {
+    pub(super) fn decode(
+        &self,
+        outputs: &[Output<'_>],
+        floor: f32,
+        wanted: &[u16],
+    ) -> Result<Vec<Found>> {
         let columns = self.classes + if self.kind == Kind::V8 { 4 } else { 5 };
         let values = outputs
             .iter()
@@ -141,7 +146,7 @@ impl Yolo {
             let first = columns - self.classes;
             let thing = if self.kind == Kind::V8 { 1.0 } else { at(row, 4) };
             let scores = (first..columns).map(|column| at(row, column));
-            let Some((class, score)) = surest(scores) else { continue };
+            let Some((class, score)) = surest(scores, wanted) else { continue };
             let score = thing * score;
             if score < floor {
                 continue;
@@ -184,7 +189,7 @@ mod tests {
 
     fn decode(shape: &[usize], values: &[f32]) -> Result<Vec<Found>> {
         let output = Output { name: "o", shape: shape.to_vec(), values };
-        yolo(shape)?.decode(&[output], 0.25)
+        yolo(shape)?.decode(&[output], 0.25, &[])
     }
 
     fn assert_one(found: &[Found], class: u16, score: f32, [x, y, w, h]: [f32; 4]) {

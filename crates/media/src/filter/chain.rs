@@ -1,6 +1,7 @@
 //! A pipeline's filters, one after the other, each timed.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Instant;
 
 use frameloom_core::catalogue::{Footprint, Params};
@@ -19,7 +20,7 @@ use super::notes::Notes;
 use super::paint::{Boxes, Paint};
 use super::place::Place;
 use super::plane;
-use super::regions::Regions;
+use super::regions::{REGIONS, Regions, RegionsKept};
 use super::table::{self, Row};
 use super::{Filter, Lost, catalogue};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
@@ -106,12 +107,14 @@ pub(crate) struct Parts<'a> {
     pub(crate) tracks: Option<&'a File>,
     /// Whether and how frames are spread over other slots.
     pub(crate) spread: Option<Spread>,
+    /// The files of boxes that earlier segments of the job have read.
+    pub(crate) regions: Option<&'a RegionsKept>,
 }
 
 impl<'a> Parts<'a> {
     /// Those of filters that have nothing but a job's files.
     pub(crate) fn alone(files: &'a Files) -> Self {
-        Self { exchange: None, files, plan: None, tracks: None, spread: None }
+        Self { exchange: None, files, plan: None, tracks: None, spread: None, regions: None }
     }
 
     /// The number of the detector of filter `at`, and its classes.
@@ -121,15 +124,25 @@ impl<'a> Parts<'a> {
         detectors.find(|(_, detector)| detector.filter as usize == at)
     }
 
+    /// Where filter `at` notes what it finds: by the number of its detector.
+    fn notes(&self, at: usize, notes: &Notes) -> Option<(u32, Notes)> {
+        let number = self.detector(at).and_then(|(number, _)| u32::try_from(number).ok());
+        number.map(|number| (number, notes.clone()))
+    }
+
     /// Where the boxes of a filter that paints come from.
-    fn boxes(&self, at: usize, spec: &FilterSpec, params: &Params) -> Result<Boxes> {
+    fn boxes(&self, at: usize, spec: &FilterSpec, params: &Params, notes: &Notes) -> Result<Boxes> {
         let failed = |e| Error::io("cannot read tracks", &e);
         match (self.plan, self.tracks) {
-            (Some(plan), _) if spec.name == "regions" => {
-                let (name, source) = (params.text("file")?, &plan.source);
-                let (file, base) = (self.files.get(name)?, source.video.time_base);
-                let regions = Regions::read(params, name, file, &source.fingerprint, base)?;
-                Ok(Boxes::Regions(Box::new(regions)))
+            (Some(plan), _) if spec.name == REGIONS => {
+                let (source, number) = (&plan.source, u32::try_from(at).unwrap_or(u32::MAX));
+                let base = source.video.time_base;
+                let read = || Regions::read(params, self.files, &source.fingerprint, base);
+                let regions = match self.regions {
+                    Some(kept) => kept.get(number, read)?,
+                    None => Arc::new(read()?),
+                };
+                Ok(Boxes::Regions { regions, notes: self.notes(at, notes) })
             }
             (Some(_), Some(tracks)) => {
                 let missing = || Error::internal("a filter whose detector is not planned");
@@ -206,14 +219,12 @@ impl Chain {
                         (FILTER, Some(exchange)) => {
                             CeleryFilter::build(&params, &format, number, exchange)
                         }
-                        ("faces" | "objects" | "regions", _) => parts
-                            .boxes(at, spec, &params)
+                        ("faces" | "objects" | REGIONS, _) => parts
+                            .boxes(at, spec, &params, &chain.notes)
                             .and_then(|boxes| Paint::new(&params, &format, frame_place, boxes))
                             .map(|paint| Box::new(paint) as Box<dyn Filter>),
                         ("motion", _) => {
-                            let number =
-                                parts.detector(at).and_then(|(n, _)| u32::try_from(n).ok());
-                            let notes = number.map(|number| (number, chain.notes.clone()));
+                            let notes = parts.notes(at, &chain.notes);
                             Motion::new(&params, &format, frame_place, notes)
                                 .map(|motion| Box::new(motion) as Box<dyn Filter>)
                         }

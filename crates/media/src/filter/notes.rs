@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use frameloom_core::detection::Found;
+use frameloom_core::detection::TrackedBox;
 
 use crate::follow::Noted;
 
@@ -17,7 +17,7 @@ impl Notes {
     }
 
     /// Notes what a detector found in the frame of this pts.
-    pub(super) fn note(&self, pts: i64, detector: u32, found: Vec<Found>) {
+    pub(super) fn note(&self, pts: i64, detector: u32, found: Vec<TrackedBox>) {
         if !found.is_empty() {
             self.lock().entry(pts).or_default().push(Noted { detector, found });
         }

@@ -1,20 +1,22 @@
 //! `faces`, `objects` and `regions`: paint over or around what was found, on the planes, within its boxes only.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use frameloom_core::catalogue::Params;
-use frameloom_core::detection::Rect;
+use frameloom_core::detection::{Rect, TrackedBox};
 use frameloom_core::{Error, Result};
 use opencv::core::{Mat, Rect as Region, Size};
 use opencv::imgproc::{self, INTER_AREA, INTER_LINEAR};
 use opencv::prelude::*;
 
 use super::letters;
+use super::notes::Notes;
 use super::place::Place;
 use super::plane::{failed, mat_of_mut};
 use super::regions::Regions;
 use super::{Filter, PerFrame};
-use crate::follow::{Action, Shape, Tracks};
+use crate::follow::{Action, Shape, Tracks, WHOLE_FRAME};
 use crate::frame::{Frame, FrameFormat, PixelFormat, PlaneMut};
 
 /// How many squares or blots a face is left with across its shorter side.
@@ -41,8 +43,8 @@ pub(super) enum Boxes {
     Unknown,
     /// The tracks of a detector of the plan, its classes' names.
     Tracks { tracks: Box<Tracks>, detector: usize, classes: Vec<String> },
-    /// A file that a user gave.
-    Regions(Box<Regions>),
+    /// A file that a user gave; what it tells of a frame is noted by the number of its detector in the plan.
+    Regions { regions: Arc<Regions>, notes: Option<(u32, Notes)> },
 }
 
 impl Boxes {
@@ -55,7 +57,13 @@ impl Boxes {
     fn at(&mut self, pts: i64) -> Result<Option<Vec<Spot>>> {
         match self {
             Self::Unknown => Ok(Some(Vec::new())),
-            Self::Regions(regions) => regions.at(pts).map(Some),
+            Self::Regions { regions, notes } => {
+                let boxes = regions.at(pts)?;
+                if let Some((detector, notes)) = notes {
+                    notes.note(pts, *detector, boxes.clone());
+                }
+                Ok(Some(boxes.iter().map(|found| spot(found, &regions.classes, true)).collect()))
+            }
             Self::Tracks { tracks, detector, classes } => {
                 let line = tracks.at(pts)?;
                 if line.failed.iter().any(|failed| *failed as usize == *detector) {
@@ -64,18 +72,25 @@ impl Boxes {
                 let boxes = line.boxes.get(*detector).ok_or_else(|| {
                     Error::internal("the tracks tell of fewer detectors than the plan has")
                 })?;
-                let spots = boxes.iter().map(|found| {
-                    let class = classes.get(usize::from(found.class));
-                    let class = class.map_or("", String::as_str);
-                    let label = match found.track {
-                        0 => class.to_owned(),
-                        track => format!("{class} {track}"),
-                    };
-                    Spot { rect: found.rect, label, color: found.track, is_frame: false }
-                });
-                Ok(Some(spots.collect()))
+                Ok(Some(boxes.iter().map(|found| spot(found, classes, false)).collect()))
             }
         }
+    }
+}
+
+/// A box as it is painted; the class of whole frames means them where a job's detections are read back, and
+/// is a model's own elsewhere.
+fn spot(found: &TrackedBox, classes: &[String], read_back: bool) -> Spot {
+    let class = classes.get(usize::from(found.class)).map_or("", String::as_str);
+    let label = match found.track {
+        0 => class.to_owned(),
+        track => format!("{class} {track}"),
+    };
+    Spot {
+        rect: found.rect,
+        label,
+        color: found.track,
+        is_frame: read_back && class == WHOLE_FRAME,
     }
 }
 
@@ -285,23 +300,25 @@ fn pixelate(plane: &mut PlaneMut<'_>, mask: &Mask, block: usize, shift: (u32, u3
 }
 
 /// What a few blots leave of it: made small, smoothed, and made large again.
+///
+/// A blot's size goes by the whole box, also where the picture's edge leaves a part of it only.
 fn blur(plane: &mut PlaneMut<'_>, mask: &Mask) -> Result<()> {
     let side = |v: usize| i32::try_from(v).unwrap_or(i32::MAX);
+    let blot = mask.rect.w.min(mask.rect.h) / COARSE;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
         reason = "sides of a plane"
     )]
-    let coarse = |v: usize, shorter: usize| {
-        let blots = (v as f32 * COARSE / shorter.max(1) as f32).round() as usize;
-        side(blots.clamp(1, v.div_ceil(2)).max(1))
+    let coarse = |v: usize, shift: u32| {
+        let blots = (v as f32 * (1u32 << shift) as f32 / blot).round() as usize;
+        side(blots.clamp(1, v.div_ceil(2)))
     };
-    let shorter = mask.w.min(mask.h);
     let region = Region::new(side(mask.x), side(mask.y), side(mask.w), side(mask.h));
     let header = mat_of_mut(plane)?;
     let part = Mat::roi(&header, region).map_err(failed)?.clone_pointee();
-    let small_size = Size::new(coarse(mask.w, shorter), coarse(mask.h, shorter));
+    let small_size = Size::new(coarse(mask.w, mask.shift.0), coarse(mask.h, mask.shift.1));
     let (mut small, mut smooth, mut large) = (Mat::default(), Mat::default(), Mat::default());
     imgproc::resize(&part, &mut small, small_size, 0.0, 0.0, INTER_AREA).map_err(failed)?;
     imgproc::gaussian_blur_def(&small, &mut smooth, Size::new(3, 3), 0.8).map_err(failed)?;
@@ -434,6 +451,29 @@ mod tests {
         let (within, beside) = changed(&before, &after, 0, (10, 10, 70, 50));
         assert_eq!(beside, 0);
         assert!((0.78..0.84).contains(&within), "{within}");
+    }
+
+    #[test]
+    fn a_face_that_the_edge_cuts_is_blurred_as_much_as_a_whole_one() {
+        // Stripes that are narrower than the blots of a face of 60 samples, and wider than those of one of 30.
+        let (width, mut striped) = (200, Frame::new(PixelFormat::Gray8, 200, 80).unwrap());
+        let to = striped.plane_mut(0).unwrap();
+        for (i, sample) in to.bytes.iter_mut().enumerate() {
+            *sample = if (i % to.stride) / 6 % 2 == 0 { 40 } else { 200 };
+        }
+        let contrast = |x: f32| {
+            let rect = Rect { x, y: 10.0, w: 60.0, h: 60.0 };
+            let mut hidden = striped.clone();
+            let filter = paint(Action::Blur, Shape::Box, PixelFormat::Gray8);
+            filter.hide(&mut hidden, rect, Shape::Box).unwrap();
+            let plane = hidden.plane(0).unwrap();
+            let first = if x < 0.0 { 4 } else { width - 20 };
+            let row = &plane.bytes[40 * plane.stride + first..][..16];
+            row.iter().max().unwrap() - row.iter().min().unwrap()
+        };
+        for x in [-36.0, 170.0] {
+            assert!(contrast(x) < 60, "{x}: {}", contrast(x));
+        }
     }
 
     #[test]

@@ -1,20 +1,26 @@
 //! Boxes from a detections file that a user gave: made by another job, and perhaps corrected by hand.
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Seek};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use frameloom_core::catalogue::Params;
-use frameloom_core::detection::{DETECTIONS_VERSION, DetectionsHeader, Rect};
+use frameloom_core::detection::{
+    BoxSource, DETECTIONS_VERSION, DetectionsHeader, Rect, TrackedBox,
+};
 use frameloom_core::pipeline::FilterSpec;
-use frameloom_core::plan::Fingerprint;
+use frameloom_core::plan::{Fingerprint, PlannedDetector};
 use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::{Error, Result};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
+use super::catalogue;
 use super::files::Files;
-use super::paint::Spot;
-use crate::follow::WHOLE_FRAME;
+use crate::seg_file::hex;
+
+/// The filter that paints what a file tells.
+pub(crate) const REGIONS: &str = "regions";
 
 /// Longest line of the file, in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -33,64 +39,163 @@ struct Line {
 struct Given {
     #[serde(flatten)]
     rect: Rect,
+    #[serde(default = "sure")]
+    score: f32,
     #[serde(default)]
     class: String,
     #[serde(default)]
     track: Option<u32>,
+    #[serde(default)]
+    source: Option<BoxSource>,
 }
 
-/// Checks the files of the filters `regions` before any work begins.
+/// The score of a box that a person drew.
+fn sure() -> f32 {
+    1.0
+}
+
+/// Checks the files of the filters `regions` before any work begins; answers what the plan holds of each.
 ///
 /// # Errors
 /// As [`Regions::read`].
-pub(crate) fn check_regions(
+pub(crate) fn plan_regions(
     filters: &[FilterSpec],
     files: &Files,
     source: &Fingerprint,
     time_base: TimeBase,
-) -> Result<()> {
-    for spec in filters.iter().filter(|spec| spec.name == "regions") {
-        let params = super::catalogue().check(spec)?;
-        let name = params.text("file")?;
-        Regions::read(&params, name, files.get(name)?, source, time_base)
+) -> Result<Vec<PlannedDetector>> {
+    let asked = filters.iter().enumerate().filter(|(_, spec)| spec.name == REGIONS);
+    let planned = asked.map(|(at, spec)| {
+        let params = catalogue().check(spec)?;
+        let regions = Regions::read(&params, files, source, time_base)
             .map_err(|e| e.at(format!("filter '{spec}'")))?;
+        Ok(PlannedDetector {
+            filter: u32::try_from(at).unwrap_or(u32::MAX),
+            name: REGIONS.into(),
+            sha256: regions.sha256,
+            classes: regions.classes,
+            action: params.text("action")?.to_owned(),
+            tracking: None,
+        })
+    });
+    planned.collect()
+}
+
+/// The files of a job's filters, read once for all segments of a slot.
+#[derive(Clone, Default)]
+pub(crate) struct RegionsKept(Arc<Mutex<HashMap<u32, Arc<Regions>>>>);
+
+impl RegionsKept {
+    /// The boxes of the filter of this number, read by `read` where they are not known.
+    ///
+    /// # Errors
+    /// Of reading.
+    pub(super) fn get(
+        &self,
+        filter: u32,
+        read: impl FnOnce() -> Result<Regions>,
+    ) -> Result<Arc<Regions>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.get(&filter) {
+            return Ok(known.clone());
+        }
+        let regions = Arc::new(read()?);
+        kept.insert(filter, regions.clone());
+        Ok(regions)
     }
-    Ok(())
 }
 
 /// The boxes of a file, by frame.
 pub(super) struct Regions {
     /// What the file is called.
     name: String,
-    frames: BTreeMap<i64, Vec<Spot>>,
+    /// The digest of its bytes.
+    sha256: String,
+    /// The classes that it names, in order of their first boxes.
+    pub(super) classes: Vec<String>,
+    /// By line, in order of pts: where its boxes begin, and how many they are.
+    lines: Vec<(i64, u32, u32)>,
+    boxes: Vec<TrackedBox>,
+}
+
+/// What is gathered while a file is read.
+#[derive(Default)]
+struct Gathered {
+    numbers: BTreeMap<String, u16>,
+    classes: Vec<String>,
+    lines: Vec<(i64, u32, u32)>,
+    boxes: Vec<TrackedBox>,
+}
+
+impl Gathered {
+    fn line(&mut self, line: Line, base: TimeBase, time_base: TimeBase) -> Result<(), String> {
+        let pts = base.rescale(line.pts, time_base, Rounding::Nearest);
+        let pts = pts.ok_or_else(|| format!("pts {} is past any time", line.pts))?;
+        let first = u32::try_from(self.boxes.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(line.boxes.len()).unwrap_or(u32::MAX);
+        if self.boxes.len() + line.boxes.len() > MOST {
+            return Err(format!("more than {MOST} boxes"));
+        }
+        for given in line.boxes {
+            if !given.rect.is_sound() {
+                return Err("a box has no size, or a number that is none".into());
+            }
+            if !given.score.is_finite() {
+                return Err("a score is no number".into());
+            }
+            let class = self.class(given.class)?;
+            self.boxes.push(TrackedBox {
+                rect: given.rect,
+                score: given.score,
+                class,
+                track: given.track.unwrap_or(0),
+                source: given.source.unwrap_or(BoxSource::Detected),
+            });
+        }
+        self.lines.push((pts, first, count));
+        Ok(())
+    }
+
+    fn class(&mut self, class: String) -> Result<u16, String> {
+        if let Some(number) = self.numbers.get(&class) {
+            return Ok(*number);
+        }
+        let number = u16::try_from(self.classes.len());
+        let number = number.map_err(|_| "more than 65536 classes".to_owned())?;
+        self.classes.push(class.clone());
+        self.numbers.insert(class, number);
+        Ok(number)
+    }
 }
 
 impl Regions {
-    /// Reads a file for a source of this fingerprint, time base and size.
+    /// Reads the file that `params` name for a source of this fingerprint and time base.
     ///
     /// # Errors
     /// Invalid, with the line's number, where it is no detections file, or is one of another video.
     pub(super) fn read(
         params: &Params,
-        name: &str,
-        file: File,
+        files: &Files,
         source: &Fingerprint,
         time_base: TimeBase,
     ) -> Result<Self> {
-        let trust = params.boolean("trust")?;
+        let (trust, name) = (params.boolean("trust")?, params.text("file")?);
+        let file = files.get(name)?;
         // The position is shared with whoever else holds the file.
         let mut from = &file;
         from.rewind().map_err(|e| Error::io(format!("cannot read '{name}'"), &e))?;
         let mut file = BufReader::new(file);
-        let (mut frames, mut base) = (BTreeMap::new(), time_base);
-        let (mut number, mut count) = (0u64, 0usize);
+        let (mut all, mut base) = (Gathered::default(), time_base);
+        let (mut number, mut hash) = (0u64, Sha256::new());
+        let mut text = Vec::new();
         loop {
-            let mut text = Vec::new();
+            text.clear();
             let read = (&mut file).take(LONGEST).read_until(b'\n', &mut text);
             read.map_err(|e| Error::io(format!("cannot read '{name}'"), &e))?;
             if text.is_empty() {
                 break;
             }
+            hash.update(&text);
             number += 1;
             let wrong = |why: String| {
                 Error::invalid(format!("detections file '{name}', line {number}: {why}"))
@@ -114,44 +219,37 @@ impl Regions {
                 }
             }
             let line: Line = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-            count += line.boxes.len();
-            if count > MOST {
-                return Err(wrong(format!("more than {MOST} boxes")));
-            }
-            let spots = line.boxes.into_iter().map(|given| {
-                if !given.rect.is_sound() {
-                    return Err(wrong("a box has no size, or a number that is none".into()));
-                }
-                let track = given.track.unwrap_or(0);
-                let is_frame = given.class == WHOLE_FRAME;
-                let label = match given.track {
-                    Some(track) => format!("{} {track}", given.class),
-                    None => given.class,
-                };
-                Ok(Spot { rect: given.rect, label, color: track, is_frame })
-            });
-            let spots = spots.collect::<Result<Vec<_>>>()?;
-            let pts = base.rescale(line.pts, time_base, Rounding::Nearest);
-            let pts = pts.ok_or_else(|| wrong(format!("pts {} is past any time", line.pts)))?;
-            frames.entry(pts).or_insert_with(Vec::new).extend(spots);
+            all.line(line, base, time_base).map_err(wrong)?;
         }
         if number == 0 {
             return Err(Error::invalid(format!("detections file '{name}' is empty")));
         }
-        Ok(Self { name: name.to_owned(), frames })
+        let Gathered { classes, mut lines, boxes, .. } = all;
+        // Lines that a person added may stand anywhere.
+        lines.sort_by_key(|(pts, ..)| *pts);
+        let sha256 = hex(&hash.finalize());
+        Ok(Self { name: name.to_owned(), sha256, classes, lines, boxes })
     }
 
     /// The boxes of a frame.
     ///
     /// # Errors
     /// Invalid where the file does not tell of the frame: what should be hidden there is not known.
-    pub(super) fn at(&self, pts: i64) -> Result<Vec<Spot>> {
-        self.frames.get(&pts).cloned().ok_or_else(|| {
-            Error::invalid(format!(
+    pub(super) fn at(&self, pts: i64) -> Result<Vec<TrackedBox>> {
+        let first = self.lines.partition_point(|(other, ..)| *other < pts);
+        let lines: Vec<_> =
+            self.lines[first..].iter().take_while(|(other, ..)| *other == pts).collect();
+        if lines.is_empty() {
+            return Err(Error::invalid(format!(
                 "detections file '{}' tells nothing of the frame at pts {pts}: each frame needs a line, with no boxes where there is nothing",
                 self.name
-            ))
-        })
+            )));
+        }
+        let boxes = lines.into_iter().flat_map(|(_, first, count)| {
+            let first = *first as usize;
+            self.boxes[first..first + *count as usize].iter().copied()
+        });
+        Ok(boxes.collect())
     }
 }
 
@@ -185,7 +283,8 @@ mod tests {
         file.rewind().unwrap();
         let spec = format!("regions:file=x.jsonl:trust={trust}").parse().unwrap();
         let params = super::super::catalogue().check(&spec).unwrap();
-        Regions::read(&params, "x.jsonl", file, &source(), TimeBase::new(1, 1000).unwrap())
+        let files = [("x.jsonl".to_owned(), file)].into_iter().collect();
+        Regions::read(&params, &files, &source(), TimeBase::new(1, 1000).unwrap())
     }
 
     fn header(sha256: &str) -> String {
@@ -207,8 +306,27 @@ mod tests {
         let regions = read(&text, false).unwrap();
         let spots = regions.at(80).unwrap();
         assert_eq!(spots[0].rect, Rect { x: 1.0, y: 2.0, w: 3.0, h: 4.0 });
-        assert_eq!(spots[0].label, "face 5");
+        assert_eq!((spots[0].track, spots[0].score), (5, 1.0));
+        assert_eq!(regions.classes, ["face"]);
         assert!(regions.at(40).unwrap_err().message().contains("pts 40"));
+    }
+
+    #[test]
+    fn lines_may_stand_in_any_order_and_add_to_each_other() {
+        let line = |pts: i64, class: &str| {
+            format!(
+                "{{\"pts\":{pts},\"boxes\":[{{\"x\":1,\"y\":2,\"w\":3,\"h\":4,\"class\":\"{class}\"}}]}}\n"
+            )
+        };
+        let text = [header("ab") + "\n", line(2, "a"), line(0, "b"), line(2, "b")].concat();
+        let regions = read(&text, false).unwrap();
+        let classes = |pts| -> Vec<&str> {
+            let boxes = regions.at(pts).unwrap().into_iter();
+            boxes.map(|found| regions.classes[usize::from(found.class)].as_str()).collect()
+        };
+        assert_eq!(classes(80), ["a", "b"]);
+        assert_eq!(classes(0), ["b"]);
+        assert!(regions.at(40).is_err());
     }
 
     #[test]

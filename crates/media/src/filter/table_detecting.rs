@@ -91,10 +91,11 @@ pub(super) const DETECTING: &[Row] = &[
                 ),
                 file(
                     "model",
-                    &["centerface", "blazeface", "blazeface-front"],
-                    Some("centerface"),
+                    &["centerface-int8", "centerface", "blazeface", "blazeface-front"],
+                    Some("centerface-int8"),
                     false,
-                    "the model: one of these, or an ONNX file of your own (YOLOX, YOLOv5, YOLOv8 or YOLO11)",
+                    "the model: one of these (centerface-int8 is centerface in whole numbers, half the time on a processor; on a \
+                     graphics card take centerface), or an ONNX file of your own (YOLOX, YOLOv5, YOLOv8 or YOLO11)",
                 ),
                 threshold("0.25"),
                 EVERY,
@@ -109,6 +110,12 @@ pub(super) const DETECTING: &[Row] = &[
                     "true",
                     "look now and then at the picture enlarged and at half its size as well, and more often where it is dark or \
                      noisy: faces that are small or blurred are found; for centerface only",
+                ),
+                flag(
+                    "cascade",
+                    "false",
+                    "look at two of three pictures at half their size only, where it is neither dark nor noisy: twice as fast, and \
+                     small faces are looked for less often; for centerface only",
                 ),
                 SIZE,
                 margin("20"),
@@ -174,7 +181,8 @@ pub(super) const DETECTING: &[Row] = &[
             name: "regions",
             summary: "Hides or shows the boxes of a detections file, which a person may have corrected.",
             details: "The file is one that --detections has written, with boxes added, moved or taken away; each frame needs its \
-                      line. Boxes are in pixels of the source as displayed. A file that was made from another video is refused.",
+                      line. Boxes are in pixels of the source as displayed. A file that was made from another video is refused. What it hides \
+                      is told by --detections again, so that verify can look at the result.",
             example: "regions:file=detections.jsonl:action=blur",
             params: &[
                 file("file", &[], None, true, "the detections file (.jsonl)"),

@@ -8,11 +8,11 @@ use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::{Error, Result};
 
 use super::Look;
-use super::glances::{Glance, glances, merge};
+use super::glances::{Glance, Ways, glances, merge};
 use super::sight::{self, Sight};
 use super::spec::{DetectorParams, OnError, is_detector};
 use super::turned::Turned;
-use crate::detect::{self, Detector, Zoom};
+use crate::detect::{self, Detector, View};
 use crate::filter::Files;
 use crate::frame::Frame;
 
@@ -30,8 +30,6 @@ struct Watcher {
     name: String,
     detector: Box<dyn Detector>,
     params: DetectorParams,
-    /// The classes that count; all where there are none.
-    classes: Vec<u16>,
     /// The turn in which it looked last.
     last: Option<i64>,
 }
@@ -101,9 +99,7 @@ impl Looker {
                     detect::open(&params.detector).map_err(|e| e.at(name.clone()))?
                 }
             };
-            let index = |class: &String| detect::classes::class_index(&planned.classes, class);
-            let classes = params.classes.iter().map(index).collect::<Result<_>>()?;
-            watchers.push(Watcher { number, name, detector, params, classes, last: None });
+            watchers.push(Watcher { number, name, detector, params, last: None });
         }
         Ok(Self { watchers, clock: FrameClock::of(plan) })
     }
@@ -151,10 +147,7 @@ impl Watcher {
             return Ok(Look::default());
         }
         match self.find(frame, turn) {
-            Ok(found) => {
-                let found = found.into_iter().filter(|found| self.counts(found)).collect();
-                Ok(Look { looked: true, failed: false, found })
-            }
+            Ok(found) => Ok(Look { looked: true, failed: false, found }),
             Err(error) if self.params.on_error == OnError::Hide => {
                 tracing::warn!(%error, pts = frame.pts(), filter = self.name, "a frame is hidden");
                 Ok(Look { looked: true, failed: true, found: Vec::new() })
@@ -165,24 +158,24 @@ impl Watcher {
 
     /// What the detector finds at all the glances of this turn.
     fn find(&mut self, frame: &Frame, turn: i64) -> Result<Vec<Found>> {
-        let zoomed = self.params.zoomed && self.detector.zooms();
-        let sight = if zoomed || self.params.turned { sight::of(frame)? } else { Sight::Good };
+        let zooms = self.detector.zooms();
+        let Ways { zoomed, turned, cascade } = self.params.ways;
+        let ways = Ways { zoomed: zoomed && zooms, turned, cascade: cascade && zooms };
+        let (sight, gain) = if ways.need_sight() { sight::of(frame)? } else { (Sight::Good, 1.0) };
         let mut found = Vec::new();
-        for glance in glances(turn, sight, zoomed, self.params.turned) {
+        for glance in glances(turn, sight, ways) {
             match glance {
-                Glance::Upright(zoom) => merge(self.detector.detect(frame, zoom)?, &mut found),
+                Glance::Upright(zoom) => {
+                    merge(self.detector.detect(frame, View { zoom, gain })?, &mut found);
+                }
                 Glance::Turned(degrees) => {
                     let turned = Turned::new(frame, degrees)?;
-                    let more = self.detector.detect(&turned.frame, Zoom::Own)?;
+                    let more = self.detector.detect(&turned.frame, View { gain, ..View::OWN })?;
                     merge(turned.upright(more, frame), &mut found);
                 }
             }
         }
         Ok(found)
-    }
-
-    fn counts(&self, found: &Found) -> bool {
-        self.classes.is_empty() || self.classes.contains(&found.class)
     }
 }
 

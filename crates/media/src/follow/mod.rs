@@ -20,11 +20,11 @@ pub(crate) use report::{Reporter, WHOLE_FRAME, put as put_detections, write as w
 pub(crate) use spec::{
     Action, Shape, hides_by_time, is_detector, looks_first, looks_often_enough, plan_detection,
 };
-pub use spec::{action_hides, hides_things, looks_for_things};
+pub use spec::{action_hides, hides_things, tells_of_things};
 pub use track::track;
-pub(crate) use tracks_file::{Tracks, TracksLine, TracksReader};
+pub(crate) use tracks_file::{Tracks, TracksLine, TracksReader, check_tracks};
 
-use frameloom_core::detection::Found;
+use frameloom_core::detection::{Found, TrackedBox};
 use serde::{Deserialize, Serialize};
 
 /// What one detector says of one frame.
@@ -45,5 +45,5 @@ pub(crate) struct Noted {
     /// The detector's number in the plan.
     pub(crate) detector: u32,
     /// What it found, in pixels of the source as displayed.
-    pub(crate) found: Vec<Found>,
+    pub(crate) found: Vec<TrackedBox>,
 }

@@ -76,15 +76,9 @@ impl<'a> Reporter<'a> {
         for (number, detector) in self.detectors.iter().enumerate() {
             let index = u32::try_from(number).unwrap_or(u32::MAX);
             let noted = noted.iter().filter(|noted| noted.detector == index);
-            let noted = noted.flat_map(|noted| &noted.found).map(|found| TrackedBox {
-                rect: found.rect,
-                score: found.score,
-                class: found.class,
-                track: 0,
-                source: BoxSource::Detected,
-            });
+            let noted = noted.flat_map(|noted| &noted.found);
             let tracked = tracks.and_then(|line| line.boxes.get(number)).into_iter().flatten();
-            let here: Vec<TrackedBox> = tracked.copied().chain(noted).collect();
+            let here: Vec<TrackedBox> = tracked.chain(noted).copied().collect();
             let failed = tracks.is_some_and(|line| line.failed.contains(&index));
             let hides = action_hides(&detector.action);
             hidden |= hides && (failed || !here.is_empty());

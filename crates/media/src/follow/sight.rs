@@ -7,6 +7,10 @@ use crate::frame::Frame;
 /// It is dark below this, the mean in levels of 0 to 255.
 const DARK: f64 = 60.0;
 
+/// A dark picture is looked at as bright as this, in the same levels, but no more than so many times as bright as it is.
+const LIT: f64 = 100.0;
+const MOST_GAIN: f64 = 4.0;
+
 /// It is noisy above this, the noise's standard deviation in such levels.
 const NOISY: f64 = 4.0;
 
@@ -27,11 +31,12 @@ pub(super) enum Sight {
     Noisy,
 }
 
-/// How well a frame can be seen, by its luma; the sums are of whole numbers, so that they are the same on every machine.
+/// How well a frame can be seen, and how many times as bright it is to be looked at, by its luma; the sums are of whole
+/// numbers, so that they are the same on every machine.
 ///
 /// # Errors
 /// Internal for a frame of an unknown format.
-pub(super) fn of(frame: &Frame) -> Result<Sight> {
+pub(super) fn of(frame: &Frame) -> Result<(Sight, f32)> {
     let wide = frame.pixel()?.sample_bytes() == 2;
     let plane = frame.plane(0)?;
     let level = |x: usize, y: usize| -> i32 {
@@ -44,7 +49,7 @@ pub(super) fn of(frame: &Frame) -> Result<Sight> {
         }
     };
     if plane.width < 3 || plane.height < 3 {
-        return Ok(Sight::Good);
+        return Ok((Sight::Good, 1.0));
     }
     let mut answers = vec![0u64; MOST + 1];
     let (mut sum, mut count) = (0i64, 0i64);
@@ -61,13 +66,12 @@ pub(super) fn of(frame: &Frame) -> Result<Sight> {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let mean = sum as f64 / count as f64;
     let mean = if frame.is_full_range() { mean } else { (mean - 16.0) * 255.0 / 219.0 };
-    Ok(if mean < DARK {
-        Sight::Dark
-    } else if noise(&answers) > NOISY {
-        Sight::Noisy
-    } else {
-        Sight::Good
-    })
+    if mean < DARK {
+        #[expect(clippy::cast_possible_truncation, reason = "at most 4")]
+        let gain = (LIT / mean.max(1.0)).min(MOST_GAIN) as f32;
+        return Ok((Sight::Dark, gain));
+    }
+    Ok((if noise(&answers) > NOISY { Sight::Noisy } else { Sight::Good }, 1.0))
 }
 
 /// The noise's standard deviation by the median of the mask's answers: edges answer much, but are few.
@@ -124,9 +128,19 @@ mod tests {
                 (120, 12, Sight::Noisy),
             ] {
                 let frame = picture(pixel, level, noise);
-                assert_eq!(of(&frame).unwrap(), sight, "{pixel:?} {level} {noise}");
+                let (found, gain) = of(&frame).unwrap();
+                assert_eq!(found, sight, "{pixel:?} {level} {noise}");
+                assert_eq!(gain > 1.0, sight == Sight::Dark);
             }
         }
+    }
+
+    #[test]
+    fn the_dark_is_lit_to_a_level_and_no_more_than_so_much() {
+        let gain = |level| of(&picture(PixelFormat::Yuv444p, level, 0)).unwrap().1;
+        // Levels of limited range.
+        assert!((gain(60) - 100.0 / 51.2).abs() < 0.05, "{}", gain(60));
+        assert!((gain(30) - 4.0).abs() < 1e-6);
     }
 
     #[test]
@@ -134,7 +148,7 @@ mod tests {
         for (width, height) in [(1, 1), (2, 9), (3, 3)] {
             let mut frame = Frame::new(PixelFormat::Yuv444p, width, height).unwrap();
             frame.plane_mut(0).unwrap().bytes.fill(128);
-            assert_eq!(of(&frame).unwrap(), Sight::Good);
+            assert_eq!(of(&frame).unwrap(), (Sight::Good, 1.0));
         }
     }
 }

@@ -7,8 +7,9 @@ use frameloom_core::plan::{PlannedDetection, PlannedDetector, PlannedTracking};
 use frameloom_core::spec::DetectionsFormat;
 use frameloom_core::{Error, Result};
 
+use super::glances::Ways;
 use crate::detect::{self, DetectorSpec, Device, Model};
-use crate::filter::{Files, catalogue};
+use crate::filter::{Files, REGIONS, catalogue};
 
 /// The filters that look for things in frames by a model.
 const BY_MODEL: [&str; 2] = [FACES, "objects"];
@@ -18,9 +19,6 @@ const FACES: &str = "faces";
 
 /// The filter that looks for motion.
 const MOTION: &str = "motion";
-
-/// The filter that paints what a file tells.
-const BY_FILE: &str = "regions";
 
 /// Seconds from look to look at most, where what is found is to be hidden: tracks are carried on for twice as long.
 const LOOK_SECONDS: f64 = 1.0;
@@ -118,12 +116,8 @@ pub(crate) struct DetectorParams {
     pub(crate) threshold: f32,
     /// It looks at the first frame of each so many frame durations.
     pub(crate) every: u32,
-    /// Whether some looks go to the picture turned, too.
-    pub(crate) turned: bool,
-    /// Whether some go to it smaller or enlarged, where the model sees such.
-    pub(crate) zoomed: bool,
-    /// The classes that count, by name; all where none is named.
-    pub(crate) classes: Vec<String>,
+    /// How it looks.
+    pub(super) ways: Ways,
     /// What becomes of a frame on which it fails.
     pub(crate) on_error: OnError,
     /// Whether what is found is followed over time.
@@ -168,18 +162,26 @@ impl DetectorParams {
             _ => Device::Auto,
         };
         let model = model(spec, params, files)?;
+        let cascade = params.boolean("cascade").unwrap_or(false);
+        if cascade && !matches!(model, Model::CenterFace | Model::CenterFaceInt8) {
+            return Err(Error::invalid(
+                "'cascade=true' goes with model=centerface-int8 or centerface: the others see pictures of one size",
+            ));
+        }
         let floor = threshold * if spec.name == FACES { FAINT } else { LOW };
         let classes = match params.text("classes") {
             Ok(classes) => classes.split(',').map(|class| class.trim().to_owned()).collect(),
             Err(_) => Vec::new(),
         };
         Ok(Self {
-            detector: DetectorSpec { model, size, floor, device },
+            detector: DetectorSpec { model, size, floor, device, classes },
             threshold,
             every,
-            turned: params.boolean("turned").unwrap_or(false),
-            zoomed: params.boolean("zoomed").unwrap_or(false),
-            classes,
+            ways: Ways {
+                zoomed: params.boolean("zoomed").unwrap_or(false),
+                turned: params.boolean("turned").unwrap_or(false),
+                cascade,
+            },
             on_error,
             track,
         })
@@ -204,6 +206,7 @@ fn size(text: &str) -> Result<(u32, u32)> {
 fn model(spec: &FilterSpec, params: &Params, files: &Files) -> Result<Model> {
     let built_in = match (spec.name.as_str(), params.text("model")?) {
         ("faces", "centerface") => Some(Model::CenterFace),
+        ("faces", "centerface-int8") => Some(Model::CenterFaceInt8),
         ("faces", "blazeface") => Some(Model::BlazeFaceBack),
         ("faces", "blazeface-front") => Some(Model::BlazeFaceFront),
         ("objects", "ssdlite") => Some(Model::SsdLite),
@@ -231,9 +234,15 @@ pub(crate) fn is_detector(spec: &FilterSpec) -> bool {
     BY_MODEL.contains(&spec.name.as_str())
 }
 
-/// Whether a filter looks for things in frames, so that there are detections to tell of.
-pub fn looks_for_things(spec: &FilterSpec) -> bool {
+/// Whether a filter looks for things in frames.
+fn looks_for_things(spec: &FilterSpec) -> bool {
     is_detector(spec) || spec.name == MOTION
+}
+
+/// Whether a filter tells of things in frames, so that there are detections to write down: it looks for them, or
+/// a file tells of them.
+pub fn tells_of_things(spec: &FilterSpec) -> bool {
+    looks_for_things(spec) || spec.name == REGIONS
 }
 
 /// Whether a filter hides what is found, or a function does that is told to. Of one whose parameters are wrong it
@@ -248,7 +257,7 @@ pub fn hides_things(spec: &FilterSpec) -> bool {
 
 /// The same of filters that go by what was found at a frame's time, whatever its picture.
 pub(crate) fn hides_by_time(spec: &FilterSpec) -> bool {
-    let paints = is_detector(spec) || spec.name == BY_FILE;
+    let paints = is_detector(spec) || spec.name == REGIONS;
     let action = catalogue().check(spec).and_then(|params| Action::of(&params));
     paints && action.map_or(true, Action::hides)
 }
@@ -279,13 +288,15 @@ pub(crate) fn looks_first(filters: &[FilterSpec], only: Option<DetectionsFormat>
     only.is_some() || filters.iter().any(is_detector)
 }
 
-/// What is looked for in a job's frames, but for the pieces in which it is; `None` where no filter looks for anything.
+/// What is looked for in a job's frames, but for the pieces in which it is, and what files tell of, `regions`; `None`
+/// where no filter does either.
 ///
 /// # Errors
 /// Invalid for parameters; of the models.
 pub(crate) fn plan_detection(
     filters: &[FilterSpec],
     files: &Files,
+    regions: Vec<PlannedDetector>,
     only: Option<DetectionsFormat>,
 ) -> Result<Option<PlannedDetection>> {
     let mut detectors = Vec::new();
@@ -307,9 +318,6 @@ pub(crate) fn plan_detection(
         let params = DetectorParams::of(spec, files)?;
         // Opened here, so that what is wrong with it is told before any work begins.
         let classes = detect::open(&params.detector).map_err(place)?.classes().to_vec();
-        for class in &params.classes {
-            detect::classes::class_index(&classes, class).map_err(place)?;
-        }
         let known = detect::identity(&params.detector);
         detectors.push(PlannedDetector {
             filter,
@@ -323,13 +331,21 @@ pub(crate) fn plan_detection(
             }),
         });
     }
-    if detectors.is_empty() {
-        return match only {
-            None => Ok(None),
-            Some(_) => Err(Error::invalid(
+    match only {
+        // Nothing is painted then, and what a file tells is known.
+        Some(_) if detectors.is_empty() => {
+            return Err(Error::invalid(
                 "--detections-only needs a filter that looks for something: faces, objects or motion",
-            )),
-        };
+            ));
+        }
+        Some(_) => {}
+        None => {
+            detectors.extend(regions);
+            detectors.sort_by_key(|detector| detector.filter);
+        }
+    }
+    if detectors.is_empty() {
+        return Ok(None);
     }
     Ok(Some(PlannedDetection { detectors, pieces: Vec::new(), only }))
 }

@@ -8,8 +8,10 @@ use std::os::unix::fs::FileExt;
 use frameloom_core::detection::TrackedBox;
 use frameloom_core::{Error, Result};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::look_file::LineReader;
+use crate::seg_file::hex;
 
 /// Bytes read at a time.
 const PIECE: usize = 1 << 16;
@@ -34,6 +36,27 @@ pub(crate) struct TracksLine {
     /// The detectors that failed on it, where any did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) failed: Vec<u32>,
+}
+
+/// Sees that a file of tracks is the one that was accepted.
+///
+/// # Errors
+/// Corrupt where it was changed since; of reading.
+pub(crate) fn check_tracks(file: &File, sha256: &str) -> Result<()> {
+    let failed = |e| Error::io("cannot read tracks", &e);
+    let (mut hash, mut piece, mut at) = (Sha256::new(), vec![0; PIECE], 0);
+    loop {
+        let read = file.read_at(&mut piece, at).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&piece[..read]);
+        at += read as u64;
+    }
+    if hex(&hash.finalize()) == sha256 {
+        return Ok(());
+    }
+    Err(Error::corrupt("the tracks were changed after they were accepted: run again with --fresh"))
 }
 
 /// Reads all lines, one after the other.
@@ -178,6 +201,10 @@ mod tests {
     use crate::follow::LookWriter;
 
     fn file(pts: &[i64]) -> File {
+        written(pts).0
+    }
+
+    fn written(pts: &[i64]) -> (File, String) {
         let file = tempfile::tempfile().unwrap();
         let copy = file.try_clone().unwrap();
         let mut writer = LookWriter::new(copy, &TracksHeader { detectors: 1 }).unwrap();
@@ -185,8 +212,19 @@ mod tests {
             let boxes = vec![Vec::new(); usize::try_from(pts.rem_euclid(50)).unwrap()];
             writer.line(&TracksLine { pts: *pts, boxes, failed: Vec::new() }).unwrap();
         }
-        writer.finish().unwrap();
-        file
+        let sha256 = writer.finish().unwrap().sha256;
+        (file, sha256)
+    }
+
+    #[test]
+    fn tracks_that_were_changed_are_refused() {
+        let pts: Vec<i64> = (0..5000).collect();
+        let (file, sha256) = written(&pts);
+        check_tracks(&file, &sha256).unwrap();
+        let at = file.metadata().unwrap().len() - 9;
+        file.write_all_at(b"7", at).unwrap();
+        let error = check_tracks(&file, &sha256).unwrap_err();
+        assert!(error.message().contains("changed after"), "{error}");
     }
 
     #[test]

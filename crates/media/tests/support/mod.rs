@@ -99,21 +99,16 @@ pub fn run(source: &Path, spec: &JobSpec, dir: &Path, threads: u32) -> Result<Ma
         Ok(accepted.into_values().collect())
     };
     let attempt = AttemptId::from_bits(2);
+    let mut followed = None;
     if stages.pieces > 0 {
         let task = TrackTask { job, attempt, accepted: segments(true)? };
         let mut need = |k: u32| Ok(File::open(dir.join(format!("{k}.looks"))).unwrap());
-        track(&plan, &task, create(&tracks), &mut need, &mut |_| {})?;
+        followed = Some(track(&plan, &task, create(&tracks), &mut need, &mut |_| {})?.file.sha256);
     }
     let accepted = if stages.render { segments(false)? } else { Vec::new() };
     let detections = plan.writes_detections();
-    let task = ConcatTask {
-        job,
-        attempt,
-        accepted,
-        tracks: stages.pieces > 0,
-        frame_metrics: false,
-        detections,
-    };
+    let task =
+        ConcatTask { job, attempt, accepted, tracks: followed, frame_metrics: false, detections };
     let output = dir.join(format!("out.{}", spec.container));
     let made = frameloom_media::Made {
         out: create(&output),
