@@ -51,6 +51,25 @@ impl Rect {
         if union > 0.0 { overlap / union } else { 0.0 }
     }
 
+    /// The same box as far as it lies within a million pixels of the picture's corner, so that sums of its numbers
+    /// mean something; what lies beyond keeps a pixel at the edge.
+    #[must_use]
+    pub fn bounded(&self) -> Self {
+        const FAR: f64 = 1e6;
+        let side = |at: f32, length: f32| {
+            let (from, to) = (f64::from(at), f64::from(at) + f64::from(length));
+            if from >= -FAR && to <= FAR {
+                return (at, length);
+            }
+            let (from, to) = (from.clamp(-FAR, FAR - 1.0), to.clamp(1.0 - FAR, FAR));
+            #[expect(clippy::cast_possible_truncation, reason = "within two millions")]
+            let cut = (from as f32, (to - from).max(1.0) as f32);
+            cut
+        };
+        let ((x, w), (y, h)) = (side(self.x, self.w), side(self.y, self.h));
+        Self { x, y, w, h }
+    }
+
     /// Whether all its numbers are finite and it covers something.
     pub fn is_sound(&self) -> bool {
         [self.x, self.y, self.w, self.h].iter().all(|v| v.is_finite())

@@ -5,6 +5,7 @@
 
 pub mod catalogue;
 pub mod detection;
+pub mod edited;
 pub mod error;
 pub mod fingerprint;
 pub mod frame_task;

@@ -169,6 +169,37 @@ fn a_detector_that_fires_on_what_hides_is_told_apart() {
     assert!(report["rate"].as_f64().unwrap() > 0.9);
 }
 
+#[test]
+fn a_face_in_a_picture_that_was_mirrored_or_inverted_is_a_leak() {
+    let place = Place::new();
+    for (name, change) in [("mirrored.mp4", "ffmpeg:hflip"), ("inverted.mp4", "invert")] {
+        // In the middle, so that the mirrored face lies in the box of what was hidden.
+        let args = ["run", &place.source, "-o", &place.at(name), "-f", change];
+        run_ok(&args);
+        let mut wide = fs::read_to_string(place.at("found.jsonl")).unwrap();
+        for (frame, line) in wide.clone().lines().enumerate().skip(1) {
+            let mut all: Value = serde_json::from_str(line).unwrap();
+            all["boxes"] = serde_json::json!([{"x": 0, "y": 0, "w": 640, "h": 360}]);
+            wide = wide.replacen(line, &all.to_string(), 1);
+            assert!(frame <= FRAMES);
+        }
+        fs::write(place.at("wide.jsonl"), wide).unwrap();
+        let (out, told) = (place.at(name), place.at("wide.jsonl"));
+        let args = [
+            "verify",
+            &out,
+            "--against",
+            &place.source,
+            "--detections",
+            &told,
+            "--threshold",
+            "0.2",
+        ];
+        let (code, said) = support::run(&args);
+        assert_eq!(code, 1, "{name}: {said}");
+    }
+}
+
 /// Output, source, detections, further arguments; exit code, what is said.
 type Case<'a> = (&'a str, &'a str, &'a str, &'a [&'a str], i32, &'a str);
 
@@ -187,13 +218,15 @@ fn files_that_do_not_belong_together_are_refused() {
     fs::write(&bare, lines.split_once('\n').unwrap().1).unwrap();
     let last = lines.trim_end().rfind('\n').unwrap();
     fs::write(&cut, &lines[..=last]).unwrap();
-    fs::write(&bad, lines.replacen("\"frame\":7", "\"frame\":\"x\"", 1)).unwrap();
+    fs::write(&bad, lines.replacen("\"frame\":7,\"pts\":", "\"frame\":7,\"pts\":x", 1)).unwrap();
     let source = place.source.as_str();
+    let found_png = place.at("found.png");
+    std::os::unix::fs::symlink(&found, &found_png).unwrap();
     let cases: &[Case<'_>] = &[
         (&other, source, &found, &[], 2, "has 35 frames"),
         (&out, &other, &found, &[], 2, "another video"),
         (&out, source, &cut, &[], 2, "tells of 29"),
-        (&out, source, &bare, &[], 2, "no header"),
+        (&out, source, &bare, &[], 2, "not the header"),
         (&out, source, &bad, &[], 2, "line 9"),
         (&small, source, &found, &[], 2, "320x180"),
         (&place.at("none.mp4"), source, &found, &[], 3, "none.mp4"),
@@ -201,6 +234,7 @@ fn files_that_do_not_belong_together_are_refused() {
         (&sound, source, &found, &[], 5, "no.avi"),
         (&out, source, &found, &["--objects", "persn"], 2, "person"),
         (&out, source, &found, &["--model", "none.onnx"], 3, "none.onnx"),
+        (&out, source, &found, &["--sheet", &found_png], 2, "which is looked at"),
         (&out, source, &found, &["--sheet", "x.gif"], 2, "x.gif"),
         (&out, source, &found, &["--sheet", "no/where/x.png"], 3, "no/where"),
         (&out, source, &found, &["--max-rate", "2"], 2, "'2'"),

@@ -31,6 +31,12 @@ const DETAIL: f32 = 1.0 / 7.0;
 /// Variance of details, in levels squared, below which there is nothing to compare.
 const FLAT: f64 = 0.05;
 
+/// Longest side, in samples, at which whole pictures are compared.
+const PICTURE_SIDE: f32 = 320.0;
+
+/// Least agreement of two pictures beside a place for the place to be compared.
+const ALIKE: f32 = 0.4;
+
 /// The files of a comparison.
 pub struct Compared {
     /// The output.
@@ -69,9 +75,7 @@ pub fn compare(
             Some(pts) => source.at(pts, progress)?,
             None => None,
         };
-        let left = before
-            .map(|before| details_left(before, &place.source_rect, there, &place.rect))
-            .transpose()?;
+        let left = before.map(|before| left_at(place, before, there)).transpose()?.flatten();
         if task.sheet.is_some() {
             sheet.add(there, place, Verdict::of(place.covered, left))?;
         }
@@ -153,15 +157,55 @@ impl Frames {
     }
 }
 
+/// The part of the source's details that is left at a place; none where the pictures do not agree beside it either: one that
+/// was mirrored, turned or moved tells nothing by what it shows there.
+fn left_at(place: &Place, before: &Frame, after: &Frame) -> Result<Option<f32>> {
+    if !alike(before, after, &place.rect)? {
+        return Ok(None);
+    }
+    details_left(before, &place.source_rect, after, &place.rect).map(Some)
+}
+
+/// Whether two pictures show the same beside a place of the later one; so they do where one of them shows nothing.
+#[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
+fn alike(before: &Frame, after: &Frame, place: &Rect) -> Result<bool> {
+    let whole = |frame: &Frame| {
+        let (w, h) = (frame.width() as f32, frame.height() as f32);
+        (Rect { x: 0.0, y: 0.0, w, h }, (w, h))
+    };
+    let ((earlier, _), (later, (width, height))) = (whole(before), whole(after));
+    let Some(region) = region_of(after, &later) else { return Ok(true) };
+    let size = Some(working_size(region, PICTURE_SIDE));
+    let (Some(before), Some(size)) = details(before, &earlier, size)? else { return Ok(true) };
+    let (Some(after), _) = details(after, &later, Some(size))? else { return Ok(true) };
+    let (across, down) = (width / size.width as f32, height / size.height as f32);
+    let beside = |(x, y): (i32, i32)| {
+        let (x, y) = ((x as f32 + 0.5) * across, (y as f32 + 0.5) * down);
+        !((place.x..place.x + place.w).contains(&x) && (place.y..place.y + place.h).contains(&y))
+    };
+    Ok(agreement(&before, &after, size, beside)?.is_none_or(|agreement| agreement >= ALIKE))
+}
+
 /// The part of a source's details at one place that a later picture still shows at another, 0..=1: how well both agree
-/// in luma, once what is coarser than a blot was taken away. Brightness and contrast do not count.
+/// in luma, once what is coarser than a blot was taken away. Brightness, contrast and whether it is inverted do not count.
 fn details_left(before: &Frame, at: &Rect, after: &Frame, there: &Rect) -> Result<f32> {
     let (Some(before), Some(size)) = details(before, at, None)? else { return Ok(0.0) };
     let (Some(after), _) = details(after, there, Some(size))? else { return Ok(0.0) };
+    // Where nothing was there, nothing can be seen again.
+    Ok(agreement(&before, &after, size, |sample| in_ellipse(sample, size))?.unwrap_or(0.0))
+}
+
+/// How well the samples of two pictures agree that `counts` names, 0..=1; none where either is flat there.
+fn agreement(
+    before: &Mat,
+    after: &Mat,
+    size: Size,
+    counts: impl Fn((i32, i32)) -> bool,
+) -> Result<Option<f32>> {
     let (mut both, mut a2, mut b2, mut count) = (0.0, 0.0, 0.0, 0.0);
     for y in 0..size.height {
         for x in 0..size.width {
-            if !in_ellipse((x, y), size) {
+            if !counts((x, y)) {
                 continue;
             }
             let a = f64::from(*before.at_2d::<f32>(y, x).map_err(failed)?);
@@ -169,16 +213,12 @@ fn details_left(before: &Frame, at: &Rect, after: &Frame, there: &Rect) -> Resul
             (both, a2, b2, count) = (both + a * b, a2 + a * a, b2 + b * b, count + 1.0);
         }
     }
-    if count == 0.0 || b2 / count < FLAT {
-        return Ok(0.0);
-    }
-    if a2 / count < FLAT {
-        // Nothing was there that could be seen again.
-        return Ok(0.0);
+    if count == 0.0 || a2 / count < FLAT || b2 / count < FLAT {
+        return Ok(None);
     }
     #[expect(clippy::cast_possible_truncation, reason = "-1..=1")]
     let agreement = (both / (a2 * b2).sqrt()) as f32;
-    Ok(agreement.clamp(0.0, 1.0))
+    Ok(Some(agreement.abs().min(1.0)))
 }
 
 /// Whether a sample lies in the ellipse within a picture of this size.
@@ -194,13 +234,13 @@ fn details(frame: &Frame, rect: &Rect, size: Option<Size>) -> Result<(Option<Mat
     let Some(region) = region_of(frame, rect) else { return Ok((None, None)) };
     let whole = mat_of(frame.plane(0)?)?;
     let part = Mat::roi(&whole, region).map_err(failed)?.clone_pointee();
-    let size = size.unwrap_or_else(|| working_size(region));
+    let size = size.unwrap_or_else(|| working_size(region, SIDE));
     let (mut small, mut fine, mut coarse) = (Mat::default(), Mat::default(), Mat::default());
     imgproc::resize(&part, &mut small, size, 0.0, 0.0, INTER_AREA).map_err(failed)?;
     small.convert_to(&mut fine, CV_32F, 1.0, 0.0).map_err(failed)?;
     #[expect(clippy::cast_possible_truncation, reason = "a few samples")]
     #[expect(clippy::cast_precision_loss, reason = "a few samples")]
-    let kernel = ((size.width.min(size.height) as f32 * DETAIL) as i32 / 2 * 2 + 1).max(3);
+    let kernel = ((size.width.min(size.height) as f32 * DETAIL) as i32 / 2 * 2 + 1).clamp(3, 7);
     let kernel = Size::new(kernel, kernel);
     let center = Point::new(-1, -1);
     imgproc::box_filter(&fine, &mut coarse, -1, kernel, center, true, BORDER_REPLICATE)
@@ -222,10 +262,10 @@ pub(crate) fn region_of(frame: &Frame, rect: &Rect) -> Option<Region> {
     (rect.is_sound() && w > 0 && h > 0).then(|| Region::new(left, top, w, h))
 }
 
-/// The size at which a region is compared: never larger than it is.
+/// The size at which a region is compared, its longer side `longest` at most: never larger than it is.
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small")]
-fn working_size(region: Region) -> Size {
-    let scale = (SIDE / region.width.max(region.height).max(1) as f32).min(1.0);
+fn working_size(region: Region, longest: f32) -> Size {
+    let scale = (longest / region.width.max(region.height).max(1) as f32).min(1.0);
     let side = |v: i32| ((v as f32 * scale).round() as i32).max(1);
     Size::new(side(region.width), side(region.height))
 }

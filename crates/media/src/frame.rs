@@ -288,6 +288,20 @@ impl Frame {
         self.raw().height.unsigned_abs()
     }
 
+    /// Width and height that it is shown at: with square pixels, the longer side as it is.
+    pub(crate) fn shown_size(&self) -> (u32, u32) {
+        let ratio = self.raw().sample_aspect_ratio;
+        let (width, height) = (u64::from(self.width()), u64::from(self.height()));
+        let (num, den) = (u64::from(ratio.num.unsigned_abs()), u64::from(ratio.den.unsigned_abs()));
+        if ratio.num <= 0 || ratio.den <= 0 || num == den {
+            return (self.width(), self.height());
+        }
+        let (w, h) =
+            if num < den { (width * num / den, height) } else { (width, height * den / num) };
+        let side = |v: u64| u32::try_from(v).unwrap_or(u32::MAX).max(1);
+        (side(w), side(h))
+    }
+
     /// Pixel format.
     ///
     /// # Errors

@@ -67,7 +67,12 @@ pub fn make_plan(
     // What only shows when they are built is told before any work begins.
     drop(filter::Chain::new(&filters, &working, &Parts::alone(files))?);
     let fingerprint = fingerprint_of(file, spec.verify_source)?;
-    let regions = filter::plan_regions(&spec.filters, files, &fingerprint, video.time_base)?;
+    let of = filter::Pictured {
+        source: &fingerprint,
+        time_base: video.time_base,
+        size: (working.width, working.height),
+    };
+    let regions = filter::plan_regions(&spec.filters, files, &of)?;
     if video.frame_rate.is_known() {
         follow::looks_often_enough(&spec.filters, video.frame_rate.to_f64())?;
     }

@@ -8,9 +8,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use frameloom_core::detection::{
-    DETECTIONS_VERSION, DetectedBox, DetectionsHeader, DetectionsLine, Rect,
-};
+use frameloom_core::detection::{DetectedBox, DetectionsHeader, DetectionsLine, Rect};
+use frameloom_core::edited::{DetectionsReader, EditedBox, EditedLine};
 use frameloom_core::id::AttemptId;
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::Plan;
@@ -23,9 +22,6 @@ use frameloom_server::publish::Ready;
 use frameloom_server::resume;
 
 use super::shown;
-
-/// Longest line of a detections file, in bytes.
-const LONGEST: u64 = 16 << 20;
 
 /// What to verify.
 #[derive(Debug, Args)]
@@ -161,7 +157,7 @@ pub(crate) fn run(args: VerifyArgs) -> Result<u8> {
     if code != 0 {
         return Ok(code);
     }
-    let found = read(&found)?.1;
+    let found = read(&found)?;
     check_frames(&args, &told, &found, planned_out.source.video.time_base)?;
     let mut findings = findings(&told, &found, &planned_out);
     let mut shown_places = args.sheet.as_ref().map(|_| 0);
@@ -173,7 +169,7 @@ pub(crate) fn run(args: VerifyArgs) -> Result<u8> {
         if code != 0 {
             return Ok(code);
         }
-        counterparts(&mut findings, &read(&before)?.1);
+        counterparts(&mut findings, &read(&before)?);
     }
     if !findings.is_empty() || form.is_some() {
         let videos = [(&args.output, &output, &planned_out), (&args.against, &source, &planned_in)];
@@ -194,9 +190,19 @@ pub(crate) fn run(args: VerifyArgs) -> Result<u8> {
     Ok(u8::from(told.rate > told.max_rate))
 }
 
-/// A sheet that could not be written at the end is told before any work.
+/// A sheet that could not be written at the end, or that would replace what is looked at, is told before any work.
 fn check_sheet(args: &VerifyArgs) -> Result<()> {
     let Some(sheet) = &args.sheet else { return Ok(()) };
+    let known = fs::canonicalize(sheet).ok();
+    for input in [&args.output, &args.against, &args.detections] {
+        if known.is_some() && fs::canonicalize(input).ok() == known {
+            return Err(Error::invalid(format!(
+                "--sheet '{}' is '{}', which is looked at; give another name",
+                shown(sheet),
+                shown(input)
+            )));
+        }
+    }
     if sheet.is_dir() {
         return Err(Error::invalid(format!("'{}' is a directory; give a file", shown(sheet))));
     }
@@ -213,73 +219,57 @@ fn check_sheet(args: &VerifyArgs) -> Result<()> {
 /// What a detections file tells.
 struct Told {
     header: Option<DetectionsHeader>,
-    lines: Vec<DetectionsLine>,
+    /// The frames in order of time.
+    lines: Vec<EditedLine>,
 }
 
 impl Told {
-    /// Reads the file of the arguments, which a person may have edited.
+    /// Reads the file of the arguments, which a person may have edited: as `regions` takes it.
     fn read(args: &VerifyArgs) -> Result<Self> {
-        let (header, lines) = read(&args.detections)?;
-        let name = shown(&args.detections);
-        if header.is_none() && !args.trust {
-            return Err(Error::invalid(format!(
-                "detections file '{name}' has no header; --trust takes it all the same"
-            )));
+        let file = BufReader::new(super::open_source(&args.detections)?);
+        let mut reader = DetectionsReader::new(file, &shown(&args.detections), args.trust)?;
+        let header = reader.header().cloned();
+        let mut lines: Vec<EditedLine> = Vec::new();
+        while let Some(line) = reader.next_line()? {
+            lines.push(line);
+        }
+        lines.sort_by_key(|line| line.pts);
+        // What a person added to a frame may stand in a line of its own.
+        lines.dedup_by(|line, before| {
+            let same = line.pts == before.pts;
+            if same {
+                before.boxes.append(&mut line.boxes);
+            }
+            same
+        });
+        if lines.is_empty() {
+            let name = shown(&args.detections);
+            return Err(Error::invalid(format!("detections file '{name}' tells of no frame")));
         }
         Ok(Self { header, lines })
     }
 
-    /// The boxes that hide, by the frame's number.
-    fn boxes(&self) -> BTreeMap<u64, (&DetectionsLine, Vec<Rect>)> {
-        let hides = |found: &&DetectedBox| frameloom_media::action_hides(&found.action);
-        let rects = |line: &DetectionsLine| {
-            line.boxes.iter().filter(hides).map(|found| found.rect).collect()
+    /// The boxes that hide, by the frame's number; one that a person drew does.
+    fn boxes(&self) -> BTreeMap<u64, (&EditedLine, Vec<Rect>)> {
+        let hides = |found: &&EditedBox| {
+            found.action.as_ref().is_none_or(|action| frameloom_media::action_hides(action))
         };
-        self.lines.iter().map(|line| (line.frame, (line, rects(line)))).collect()
+        let rects =
+            |line: &EditedLine| line.boxes.iter().filter(hides).map(|found| found.rect).collect();
+        (0..).zip(&self.lines).map(|(number, line)| (number, (line, rects(line)))).collect()
     }
 }
 
-/// Reads a detections file.
-fn read(path: &Path) -> Result<(Option<DetectionsHeader>, Vec<DetectionsLine>)> {
-    let name = shown(path);
-    let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
-    let mut file = BufReader::new(super::open_source(path)?);
-    let (mut header, mut lines) = (None, Vec::new());
-    let mut text = Vec::new();
-    for number in 1u64.. {
-        text.clear();
-        std::io::Read::take(&mut file, LONGEST).read_until(b'\n', &mut text).map_err(failed)?;
-        if text.is_empty() {
-            break;
-        }
-        if text.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let wrong =
-            |why: String| Error::invalid(format!("detections file '{name}', line {number}: {why}"));
-        if number == 1
-            && let Ok(known) = serde_json::from_slice::<DetectionsHeader>(&text)
-        {
-            if known.frameloom_detections != DETECTIONS_VERSION {
-                let version = known.frameloom_detections;
-                return Err(wrong(format!(
-                    "version {version} of detections files; this is for version {DETECTIONS_VERSION}"
-                )));
-            }
-            header = Some(known);
-            continue;
-        }
-        let line: DetectionsLine =
-            serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-        if line.boxes.iter().any(|found| !found.rect.is_sound()) {
-            return Err(wrong("a box has no size, or a number that is none".into()));
-        }
-        lines.push(line);
-    }
-    if lines.is_empty() {
-        return Err(Error::invalid(format!("detections file '{name}' tells of no frame")));
-    }
-    Ok((header, lines))
+/// Reads a detections file that was written by a run of this command.
+fn read(path: &Path) -> Result<Vec<DetectionsLine>> {
+    let failed = |e: std::io::Error| Error::io("cannot read what was found", &e);
+    // The first line is the header.
+    let lines = BufReader::new(super::open_source(path)?).lines().skip(1);
+    let parsed = lines.map(|line| {
+        serde_json::from_str(&line.map_err(failed)?)
+            .map_err(|e| Error::internal("cannot read what was found").with_source(e))
+    });
+    parsed.collect()
 }
 
 /// How a video would be looked at: what there is to know of it.
@@ -364,13 +354,11 @@ fn check_frames(
     for (number, (there, line)) in (0u64..).zip(found.iter().zip(&told.lines)) {
         let at = base.seconds(there.pts.saturating_sub(first.pts));
         let wanted = source_base.seconds(line.pts.saturating_sub(first_told.pts));
-        if line.frame != number || (at - wanted).abs() > slack {
+        if (at - wanted).abs() > slack {
             return Err(Error::invalid(format!(
-                "frame {number} of '{}' is at {at:.3} s, but '{}' tells of frame {} at {wanted:.3} s there; \
-                 --trust goes on all the same",
+                "frame {number} of '{}' is at {at:.3} s, but '{}' tells of {wanted:.3} s there; --trust goes on all the same",
                 shown(&args.output),
                 shown(&args.detections),
-                line.frame
             )));
         }
     }
@@ -537,6 +525,13 @@ fn words(args: &VerifyArgs, told: &Verification) -> String {
             found
                 .source_score
                 .map_or(String::new(), |score| format!(", score in the source {score:.2}")),
+        ));
+    }
+    let unlike = told.findings.iter().filter(|found| found.kept.is_none()).count();
+    if unlike > 0 {
+        line(format_args!(
+            "{unlike} findings cannot be compared and count as leaks: the pictures differ beside them, too (mirrored, moved, \
+             turned, scaled?), or the source has no such frame"
         ));
     }
     line(format_args!(

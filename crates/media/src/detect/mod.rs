@@ -88,21 +88,24 @@ pub(crate) struct DetectorSpec {
 /// How large a network sees a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Zoom {
-    /// As large as its input.
-    Own,
+    /// A quarter as large, by means of pixels: all noise goes.
+    Quarter,
     /// Half as large, by means of pixels: noise goes, and what is blurred gets edges.
     Half,
+    /// As large as its input.
+    Own,
     /// Larger by a third: what is small is found.
     Close,
 }
 
 impl Zoom {
-    const ALL: [Self; 3] = [Self::Own, Self::Half, Self::Close];
+    pub(crate) const ALL: [Self; 4] = [Self::Quarter, Self::Half, Self::Own, Self::Close];
 
     /// The size of an input, so changed, in multiples of 32.
     fn of(self, (width, height): (u32, u32)) -> (u32, u32) {
         let side = |side: u32| match self {
             Self::Own => side,
+            Self::Quarter => (side / 4).next_multiple_of(32).max(*SIDES.start()),
             Self::Half => (side / 2).next_multiple_of(32),
             Self::Close => (side * 4 / 3).next_multiple_of(32).min(*SIDES.end()),
         };
@@ -296,13 +299,16 @@ impl Looker {
 impl Detector for Looker {
     fn detect(&mut self, frame: &Frame, view: View) -> Result<Vec<Found>> {
         let zoom = if self.zooms() { view.zoom } else { Zoom::Own };
-        let size = self.size.unwrap_or_else(|| centerface_size(frame.width(), frame.height()));
-        let averaged = zoom == Zoom::Half;
+        let size = self.size.unwrap_or_else(|| {
+            let (width, height) = frame.shown_size();
+            centerface_size(width, height)
+        });
+        let averaged = matches!(zoom, Zoom::Quarter | Zoom::Half);
         let input = &mut self.inputs[zoom as usize];
         let (x, y) = input.take(frame, zoom.of(size), averaged, view.gain)?;
         let mut found = self.look(zoom)?;
         for found in &mut found {
-            let rect = found.rect;
+            let rect = found.rect.bounded();
             found.rect = Rect { x: rect.x * x, y: rect.y * y, w: rect.w * x, h: rect.h * y };
         }
         Ok(found)
@@ -317,7 +323,7 @@ impl Detector for Looker {
     }
 }
 
-/// The size of CenterFace's input for a frame: its shape, the long side 960 at most, sides rounded up to 32.
+/// The size of CenterFace's input for a frame: its shape as it is shown, the long side 960 at most, sides rounded up to 32.
 fn centerface_size(width: u32, height: u32) -> (u32, u32) {
     let longest = width.max(height).max(1);
     let side = |pixels: u32| {

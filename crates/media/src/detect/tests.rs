@@ -157,6 +157,21 @@ fn centerface_in_whole_numbers_finds_the_same() {
 }
 
 #[test]
+fn pixels_that_are_no_squares_are_looked_at_as_they_are_shown() {
+    let mut frame = Frame::new(PixelFormat::Gray8, 1280, 240).unwrap();
+    for ((num, den), shown) in [
+        ((1, 4), (320, 240)),
+        ((2, 1), (1280, 120)),
+        ((1, 1), (1280, 240)),
+        ((0, 1), (1280, 240)),
+        ((1, 100_000), (1, 240)),
+    ] {
+        frame.raw_mut().sample_aspect_ratio = ffi::AVRational { num, den };
+        assert_eq!(frame.shown_size(), shown);
+    }
+}
+
+#[test]
 fn centerface_looks_at_the_shape_of_the_frame() {
     for (frame, size) in [
         ((1920, 1080), (960, 544)),
@@ -176,12 +191,13 @@ fn what_is_found_smaller_and_larger_lies_where_it_is() {
     assert_eq!(Zoom::Half.of((960, 544)), (480, 288));
     assert_eq!(Zoom::Close.of((960, 544)), (1280, 736));
     assert_eq!(Zoom::Half.of((32, 32)), (32, 32));
+    assert_eq!(Zoom::Quarter.of((960, 544)), (256, 160));
     assert_eq!(Zoom::Close.of((4096, 32)), (4096, 64));
     let mut detector = open(&DetectorSpec { floor: 0.6, ..spec(Model::CenterFace) }).unwrap();
     assert!(detector.zooms());
     let frame = frame(FACE_256, 256, 512, PixelFormat::Yuv420p);
     let own = detector.detect(&frame, View::OWN).unwrap();
-    for zoom in [Zoom::Half, Zoom::Close] {
+    for zoom in [Zoom::Quarter, Zoom::Half, Zoom::Close] {
         let found = detector.detect(&frame, View { zoom, ..View::OWN }).unwrap();
         assert_eq!((own.len(), found.len()), (1, 1), "{zoom:?}");
         assert_ne!(found, own, "{zoom:?}");

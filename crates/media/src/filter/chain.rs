@@ -20,7 +20,7 @@ use super::notes::Notes;
 use super::paint::{Boxes, Paint};
 use super::place::Place;
 use super::plane;
-use super::regions::{REGIONS, Regions, RegionsKept};
+use super::regions::{Pictured, REGIONS, Regions, RegionsKept};
 use super::table::{self, Row};
 use super::{Filter, Lost, catalogue};
 use crate::frame::{Frame, FrameFormat, PixelFormat};
@@ -136,8 +136,12 @@ impl<'a> Parts<'a> {
         match (self.plan, self.tracks) {
             (Some(plan), _) if spec.name == REGIONS => {
                 let (source, number) = (&plan.source, u32::try_from(at).unwrap_or(u32::MAX));
-                let base = source.video.time_base;
-                let read = || Regions::read(params, self.files, &source.fingerprint, base);
+                let of = Pictured {
+                    source: &source.fingerprint,
+                    time_base: source.video.time_base,
+                    size: (plan.working.width, plan.working.height),
+                };
+                let read = || Regions::read(params, self.files, &of);
                 let regions = match self.regions {
                     Some(kept) => kept.get(number, read)?,
                     None => Arc::new(read()?),

@@ -1,57 +1,35 @@
 //! Boxes from a detections file that a user gave: made by another job, and perhaps corrected by hand.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader, Read, Seek};
+use std::io::{BufReader, Seek};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use frameloom_core::catalogue::Params;
-use frameloom_core::detection::{
-    BoxSource, DETECTIONS_VERSION, DetectionsHeader, Rect, TrackedBox,
-};
+use frameloom_core::detection::{BoxSource, DetectionsHeader, Rect, TrackedBox};
+use frameloom_core::edited::{DetectionsReader, EditedLine};
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::{Fingerprint, PlannedDetector};
 use frameloom_core::time::{Rounding, TimeBase};
+use frameloom_core::track::MAX_BOXES;
 use frameloom_core::{Error, Result};
-use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use super::catalogue;
 use super::files::Files;
-use crate::seg_file::hex;
 
 /// The filter that paints what a file tells.
 pub(crate) const REGIONS: &str = "regions";
 
-/// Longest line of the file, in bytes.
-const LONGEST: u64 = 16 << 20;
-
 /// Most boxes of a file: they are held in memory.
 const MOST: usize = 20_000_000;
 
-/// A line of the file, as far as it is needed: what else a person's tool has written does no harm.
-#[derive(Deserialize)]
-struct Line {
-    pts: i64,
-    boxes: Vec<Given>,
-}
-
-#[derive(Deserialize)]
-struct Given {
-    #[serde(flatten)]
-    rect: Rect,
-    #[serde(default = "sure")]
-    score: f32,
-    #[serde(default)]
-    class: String,
-    #[serde(default)]
-    track: Option<u32>,
-    #[serde(default)]
-    source: Option<BoxSource>,
-}
-
-/// The score of a box that a person drew.
-fn sure() -> f32 {
-    1.0
+/// The source that boxes are for.
+pub(crate) struct Pictured<'a> {
+    /// What identifies it.
+    pub(crate) source: &'a Fingerprint,
+    /// Seconds a tick.
+    pub(crate) time_base: TimeBase,
+    /// Width and height as displayed, in pixels.
+    pub(crate) size: (u32, u32),
 }
 
 /// Checks the files of the filters `regions` before any work begins; answers what the plan holds of each.
@@ -61,14 +39,13 @@ fn sure() -> f32 {
 pub(crate) fn plan_regions(
     filters: &[FilterSpec],
     files: &Files,
-    source: &Fingerprint,
-    time_base: TimeBase,
+    of: &Pictured<'_>,
 ) -> Result<Vec<PlannedDetector>> {
     let asked = filters.iter().enumerate().filter(|(_, spec)| spec.name == REGIONS);
     let planned = asked.map(|(at, spec)| {
         let params = catalogue().check(spec)?;
-        let regions = Regions::read(&params, files, source, time_base)
-            .map_err(|e| e.at(format!("filter '{spec}'")))?;
+        let regions =
+            Regions::read(&params, files, of).map_err(|e| e.at(format!("filter '{spec}'")))?;
         Ok(PlannedDetector {
             filter: u32::try_from(at).unwrap_or(u32::MAX),
             name: REGIONS.into(),
@@ -128,7 +105,13 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn line(&mut self, line: Line, base: TimeBase, time_base: TimeBase) -> Result<(), String> {
+    /// Takes in a line, its times in `base`, its boxes so many times as wide and as high.
+    fn line(
+        &mut self,
+        line: EditedLine,
+        (base, time_base): (TimeBase, TimeBase),
+        (wide, high): (f32, f32),
+    ) -> Result<(), String> {
         let pts = base.rescale(line.pts, time_base, Rounding::Nearest);
         let pts = pts.ok_or_else(|| format!("pts {} is past any time", line.pts))?;
         let first = u32::try_from(self.boxes.len()).unwrap_or(u32::MAX);
@@ -137,15 +120,10 @@ impl Gathered {
             return Err(format!("more than {MOST} boxes"));
         }
         for given in line.boxes {
-            if !given.rect.is_sound() {
-                return Err("a box has no size, or a number that is none".into());
-            }
-            if !given.score.is_finite() {
-                return Err("a score is no number".into());
-            }
+            let Rect { x, y, w, h } = given.rect;
             let class = self.class(given.class)?;
             self.boxes.push(TrackedBox {
-                rect: given.rect,
+                rect: Rect { x: x * wide, y: y * high, w: w * wide, h: h * high },
                 score: given.score,
                 class,
                 track: given.track.unwrap_or(0),
@@ -169,66 +147,43 @@ impl Gathered {
 }
 
 impl Regions {
-    /// Reads the file that `params` name for a source of this fingerprint and time base.
+    /// Reads the file that `params` name for a source. Boxes of a picture of another size, which only `trust` takes, are
+    /// scaled to this one.
     ///
     /// # Errors
     /// Invalid, with the line's number, where it is no detections file, or is one of another video.
-    pub(super) fn read(
-        params: &Params,
-        files: &Files,
-        source: &Fingerprint,
-        time_base: TimeBase,
-    ) -> Result<Self> {
+    pub(super) fn read(params: &Params, files: &Files, of: &Pictured<'_>) -> Result<Self> {
         let (trust, name) = (params.boolean("trust")?, params.text("file")?);
         let file = files.get(name)?;
         // The position is shared with whoever else holds the file.
         let mut from = &file;
         from.rewind().map_err(|e| Error::io(format!("cannot read '{name}'"), &e))?;
-        let mut file = BufReader::new(file);
-        let (mut all, mut base) = (Gathered::default(), time_base);
-        let (mut number, mut hash) = (0u64, Sha256::new());
-        let mut text = Vec::new();
-        loop {
-            text.clear();
-            let read = (&mut file).take(LONGEST).read_until(b'\n', &mut text);
-            read.map_err(|e| Error::io(format!("cannot read '{name}'"), &e))?;
-            if text.is_empty() {
-                break;
-            }
-            hash.update(&text);
-            number += 1;
-            let wrong = |why: String| {
-                Error::invalid(format!("detections file '{name}', line {number}: {why}"))
-            };
-            if text.iter().all(u8::is_ascii_whitespace) {
-                continue;
-            }
-            if number == 1 {
-                match serde_json::from_slice::<DetectionsHeader>(&text) {
-                    Ok(header) => {
-                        check(&header, source, trust).map_err(&wrong)?;
-                        base = header.time_base;
-                        continue;
-                    }
-                    Err(_) if trust => {}
-                    Err(e) => {
-                        return Err(wrong(format!(
-                            "it is not the header of a detections file ({e}); trust=true takes a file without one"
-                        )));
-                    }
-                }
-            }
-            let line: Line = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-            all.line(line, base, time_base).map_err(wrong)?;
+        let mut reader = DetectionsReader::new(BufReader::new(file), name, trust)?;
+        let (mut base, mut scale) = (of.time_base, (1.0, 1.0));
+        if let Some(header) = reader.header() {
+            check(header, of, trust).map_err(|why| reader.wrong(why))?;
+            base = header.time_base;
+            #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
+            let ratio = |is: u32, told: u32| is as f32 / told as f32;
+            scale = (ratio(of.size.0, header.size[0]), ratio(of.size.1, header.size[1]));
         }
-        if number == 0 {
-            return Err(Error::invalid(format!("detections file '{name}' is empty")));
+        let mut all = Gathered::default();
+        while let Some(line) = reader.next_line()? {
+            all.line(line, (base, of.time_base), scale).map_err(|why| reader.wrong(why))?;
         }
         let Gathered { classes, mut lines, boxes, .. } = all;
         // Lines that a person added may stand anywhere.
         lines.sort_by_key(|(pts, ..)| *pts);
-        let sha256 = hex(&hash.finalize());
-        Ok(Self { name: name.to_owned(), sha256, classes, lines, boxes })
+        for frame in lines.chunk_by(|a, b| a.0 == b.0) {
+            let count: usize = frame.iter().map(|(.., count)| *count as usize).sum();
+            if count > MAX_BOXES {
+                return Err(Error::invalid(format!(
+                    "detections file '{name}', pts {}: {count} boxes in a frame; {MAX_BOXES} are allowed",
+                    frame[0].0
+                )));
+            }
+        }
+        Ok(Self { name: name.to_owned(), sha256: reader.sha256(), classes, lines, boxes })
     }
 
     /// The boxes of a frame.
@@ -253,15 +208,9 @@ impl Regions {
     }
 }
 
-fn check(header: &DetectionsHeader, source: &Fingerprint, trust: bool) -> Result<(), String> {
-    if header.frameloom_detections != DETECTIONS_VERSION {
-        return Err(format!(
-            "version {} of detections files; this is for version {DETECTIONS_VERSION}",
-            header.frameloom_detections
-        ));
-    }
+fn check(header: &DetectionsHeader, of: &Pictured<'_>, trust: bool) -> Result<(), String> {
     // When it was changed is no part of its content.
-    let same = |a: &Fingerprint| a.size == source.size && a.sha256 == source.sha256;
+    let same = |a: &Fingerprint| a.size == of.source.size && a.sha256 == of.source.sha256;
     if trust || same(&header.source) {
         return Ok(());
     }
@@ -270,8 +219,11 @@ fn check(header: &DetectionsHeader, source: &Fingerprint, trust: bool) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Write;
+
+    use frameloom_core::detection::DETECTIONS_VERSION;
+
+    use super::*;
 
     fn source() -> Fingerprint {
         Fingerprint { size: 5, modified_ns: 7, sha256: "ab".into(), whole: false }
@@ -284,7 +236,12 @@ mod tests {
         let spec = format!("regions:file=x.jsonl:trust={trust}").parse().unwrap();
         let params = super::super::catalogue().check(&spec).unwrap();
         let files = [("x.jsonl".to_owned(), file)].into_iter().collect();
-        Regions::read(&params, &files, &source(), TimeBase::new(1, 1000).unwrap())
+        let of = Pictured {
+            source: &source(),
+            time_base: TimeBase::new(1, 1000).unwrap(),
+            size: (128, 48),
+        };
+        Regions::read(&params, &files, &of)
     }
 
     fn header(sha256: &str) -> String {
@@ -292,7 +249,7 @@ mod tests {
             frameloom_detections: DETECTIONS_VERSION,
             source: Fingerprint { sha256: sha256.into(), modified_ns: 9, ..source() },
             time_base: TimeBase::new(1, 25).unwrap(),
-            size: [64, 48],
+            size: [128, 48],
         };
         serde_json::to_string(&header).unwrap()
     }
@@ -340,17 +297,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_line() {
-        let head = header("ab");
-        for bad in [
-            "{\"pts\":0}",
-            "{\"pts\":0,\"boxes\":[{\"x\":0,\"y\":0,\"w\":0,\"h\":4}]}",
-            "{\"pts\":0,\"boxes\":[{\"x\":0,\"y\":0,\"w\":1e99,\"h\":4}]}",
-            "pts",
-        ] {
-            let error = read(&format!("{head}\n{bad}\n"), false).err().unwrap();
-            assert!(error.message().contains("line 2"), "{error}");
-        }
-        assert!(read("", true).is_err());
+    fn boxes_of_a_picture_of_another_size_are_scaled() {
+        let line = "{\"pts\":2,\"boxes\":[{\"x\":1,\"y\":2,\"w\":3,\"h\":4}]}\n";
+        let smaller = header("cd").replace("[128,48]", "[64,24]");
+        let regions = read(&format!("{smaller}\n{line}"), true).unwrap();
+        assert_eq!(regions.at(80).unwrap()[0].rect, Rect { x: 2.0, y: 4.0, w: 6.0, h: 8.0 });
     }
 }

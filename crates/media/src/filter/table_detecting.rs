@@ -67,7 +67,7 @@ const fn threshold(default: &'static str) -> ParamInfo {
         0.01,
         1.0,
         default,
-        "how sure the model must be, 0..=1, for a track to begin; half as sure continues one",
+        "how sure the model must be, 0..=1, for a track to begin; less sure ones continue it",
     )
 }
 
@@ -108,7 +108,7 @@ pub(super) const DETECTING: &[Row] = &[
                 flag(
                     "zoomed",
                     "true",
-                    "look now and then at the picture enlarged and at half its size as well, and more often where it is dark or \
+                    "look now and then at the picture enlarged and at half its size as well, and more often (at a quarter, too) where it is dark or \
                      noisy: faces that are small or blurred are found; for centerface only",
                 ),
                 flag(
@@ -118,7 +118,7 @@ pub(super) const DETECTING: &[Row] = &[
                      small faces are looked for less often; for centerface only",
                 ),
                 SIZE,
-                margin("20"),
+                margin("15"),
                 SHAPE,
                 TRACK,
                 ON_ERROR,
@@ -181,7 +181,7 @@ pub(super) const DETECTING: &[Row] = &[
             name: "regions",
             summary: "Hides or shows the boxes of a detections file, which a person may have corrected.",
             details: "The file is one that --detections has written, with boxes added, moved or taken away; each frame needs its \
-                      line. Boxes are in pixels of the source as displayed. A file that was made from another video is refused. What it hides \
+                      line. A box needs its place only; one of the class frame hides its place without a margin. Boxes are in pixels of the source as displayed. A file that was made from another video is refused; trust=true scales the boxes of a picture of another size. What it hides \
                       is told by --detections again, so that verify can look at the result.",
             example: "regions:file=detections.jsonl:action=blur",
             params: &[

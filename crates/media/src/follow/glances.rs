@@ -52,10 +52,9 @@ impl Ways {
 /// wherever the video is cut.
 ///
 /// In good sight they cost, in all, 1.4 times what looking once does, 0.85 times in a cascade; in poor sight 2.5 times, in
-/// the dark 4.
+/// the dark 2.75.
 pub(super) fn glances(turn: i64, sight: Sight, ways: Ways) -> Vec<Glance> {
-    let (half, own, close) =
-        (Glance::Upright(Zoom::Half), Glance::Upright(Zoom::Own), Glance::Upright(Zoom::Close));
+    let [quarter, half, own, close] = Zoom::ALL.map(Glance::Upright);
     let (left, right) = (Glance::Turned(TURNED_BY), Glance::Turned(-TURNED_BY));
     let more: &[Glance] = if sight == Sight::Good {
         match turn.rem_euclid(ROUND) {
@@ -66,10 +65,12 @@ pub(super) fn glances(turn: i64, sight: Sight, ways: Ways) -> Vec<Glance> {
             _ => &[],
         }
     } else {
-        // Noise looks like faces in a small picture, so that only the dark is looked at so each time.
+        // Noise looks like faces in a small picture, so that only the dark is looked at so each time. At a quarter of the size
+        // nothing is left of it, and of large faces enough.
         match (turn.rem_euclid(POOR_ROUND), sight) {
-            (1, Sight::Dark) => &[half, left, right, close],
-            (_, Sight::Dark) => &[half, left, right],
+            (0, Sight::Dark) => &[half, quarter, left],
+            (1, Sight::Dark) => &[half, quarter, close],
+            (_, Sight::Dark) => &[half, quarter, right],
             (0, _) => &[left],
             (1, _) => &[half, close],
             _ => &[right],
@@ -115,6 +116,7 @@ mod tests {
     fn all_ways_get_their_turns_and_poor_sight_gets_more() {
         let counts = |sight, ways| {
             [
+                Glance::Upright(Zoom::Quarter),
                 Glance::Upright(Zoom::Own),
                 Glance::Upright(Zoom::Half),
                 Glance::Upright(Zoom::Close),
@@ -123,11 +125,11 @@ mod tests {
             ]
             .map(|glance| count(sight, ways, glance))
         };
-        assert_eq!(counts(Sight::Good, ALL), [60, 10, 5, 5, 5]);
-        assert_eq!(counts(Sight::Dark, ALL), [60, 60, 20, 60, 60]);
-        assert_eq!(counts(Sight::Noisy, ALL), [60, 20, 20, 20, 20]);
+        assert_eq!(counts(Sight::Good, ALL), [0, 60, 10, 5, 5, 5]);
+        assert_eq!(counts(Sight::Dark, ALL), [60, 60, 60, 20, 20, 20]);
+        assert_eq!(counts(Sight::Noisy, ALL), [0, 60, 20, 20, 20, 20]);
         let cascade = Ways { cascade: true, ..ALL };
-        assert_eq!(counts(Sight::Good, cascade), [20, 40, 5, 5, 5]);
+        assert_eq!(counts(Sight::Good, cascade), [0, 20, 40, 5, 5, 5]);
         assert_eq!(counts(Sight::Dark, cascade), counts(Sight::Dark, ALL));
         assert_eq!(counts(Sight::Noisy, cascade), counts(Sight::Noisy, ALL));
     }

@@ -26,8 +26,8 @@ const LOOK_SECONDS: f64 = 1.0;
 /// Scores of this share of the threshold continue a track.
 pub(super) const LOW: f32 = 0.5;
 
-/// The same for faces, where fainter ones count, too; several of these make a track.
-pub(super) const LOW_OF_FACES: f32 = 0.56;
+/// The same for faces, where several that are fainter bear each other out; several of these make a track.
+pub(super) const LOW_OF_FACES: f32 = 0.8;
 
 /// Scores of this share continue a track of faces where several agree.
 const FAINT: f32 = 0.32;
@@ -224,6 +224,7 @@ fn model(spec: &FilterSpec, params: &Params, files: &Files) -> Result<Model> {
     let labels = labels.map(|file| files.read(file)).transpose()?;
     let labels = labels.map(|bytes| {
         let text = String::from_utf8_lossy(&bytes).into_owned();
+        let text = text.trim_start_matches('\u{feff}');
         text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
     });
     Ok(Model::File { name: name.to_owned(), bytes, labels })
