@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{IsTerminal, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::engine::{self, Begin, EngineConfig, JobOutcome, Links};
 use frameloom_server::journal::Journal;
 use frameloom_server::publish::{self, Ready};
-use frameloom_server::resume::{self, Found, Past};
+use frameloom_server::resume::{self, Found, Past, Publishing};
 use frameloom_server::store::Store;
 use frameloom_server::summary::{self, RunFacts};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::shown;
 use crate::cli::{FilesLie, JobArgs};
 use crate::node::{Node, NodeConfig};
+use crate::outputs::{self, OF_A_FILTER, SOURCE};
 use crate::progress::{Display, Style};
 use crate::random;
 use crate::work_dir::WorkDir;
@@ -61,7 +61,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     slots: Option<u32>,
 
-    /// Replace OUT if it exists.
+    /// Replace OUT, and the file of --detections, if they exist.
     #[arg(long)]
     overwrite: bool,
 
@@ -127,10 +127,12 @@ impl RunArgs {
     }
 }
 
-/// How a run ended otherwise than by an error.
+/// How a run ended otherwise than by an error that another try would meet again.
 enum End {
     Done,
     Stopped(u8),
+    /// By something that the user can mend; what was done so far is of use then.
+    Kept(Error),
 }
 
 /// Runs a job; answers the exit code.
@@ -141,7 +143,7 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
     if !from_pipe {
         super::open_source(&args.input)?;
     }
-    check_output(&args, from_pipe)?;
+    check_outputs(&args, &spec, from_pipe)?;
     check_broker(&args, &spec)?;
     let path = args.work.clone().unwrap_or_else(|| WorkDir::beside(args.out()));
     let work = WorkDir::open(&path)?;
@@ -150,6 +152,12 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
         Ok(End::Stopped(code)) => {
             eprintln!("frameloom: stopped; the same command goes on where it was");
             Ok(code)
+        }
+        Ok(End::Kept(error)) => {
+            eprintln!(
+                "frameloom: the work done so far is kept; once this is mended the same command goes on where it was"
+            );
+            Err(error)
         }
         Err(error) => {
             use ErrorKind::{Conflict, Corrupt, Invalid, NotFound, TooLarge, Unsupported};
@@ -207,6 +215,7 @@ pub(crate) fn look(
     match within(&args, spec, &WorkDir::open(work)?, style)? {
         End::Done => Ok(0),
         End::Stopped(code) => Ok(code),
+        End::Kept(error) => Err(error),
     }
 }
 
@@ -233,44 +242,21 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn dir_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    }
-}
-
-/// Refuses an output that could not be written at the end, before any work.
-fn check_output(args: &RunArgs, from_pipe: bool) -> Result<()> {
-    let mut outputs = vec![args.out()];
-    let beside = [&args.metrics, &args.frame_metrics, &args.detections];
-    outputs.extend(beside.into_iter().filter_map(|path| path.as_deref()));
-    for out in &outputs {
-        let dir = dir_of(out);
-        if !dir.is_dir() {
-            return Err(Error::not_found(format!(
-                "the directory of '{}' does not exist; make it first",
-                shown(out)
-            )));
-        }
-        if out.is_dir() {
-            return Err(Error::invalid(format!("'{}' is a directory; give a file", shown(out))));
-        }
-    }
-    let out = args.out();
-    if !from_pipe {
-        let same = |a: &Path, b: &Path| match (fs::metadata(a), fs::metadata(b)) {
-            (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
-            _ => false,
-        };
-        if outputs.iter().any(|out| same(out, &args.input)) {
-            return Err(Error::invalid(format!(
-                "'{}' is the source itself; give another output",
-                shown(out)
-            )));
-        }
-    }
-    Ok(())
+/// Refuses outputs that could not be written at the end, before any work.
+fn check_outputs(args: &RunArgs, spec: &JobSpec, from_pipe: bool) -> Result<()> {
+    let mut written = vec![(if args.output.is_some() { "-o" } else { "--detections" }, args.out())];
+    let beside = args.detections.as_ref().filter(|_| args.output.is_some());
+    let reports = [
+        ("--metrics", args.metrics.as_ref()),
+        ("--frame-metrics", args.frame_metrics.as_ref()),
+        ("--detections", beside),
+    ];
+    let named = reports.into_iter().filter_map(|(option, path)| Some((option, path?.as_path())));
+    written.extend(named);
+    let of_filters = spec.files.iter().map(|file| (OF_A_FILTER, Path::new(&file.name)));
+    let mut taken: Vec<_> = of_filters.collect();
+    taken.extend((!from_pipe).then_some((SOURCE, args.input.as_path())));
+    outputs::check(&written, &taken)
 }
 
 /// Refuses filters whose frames would reach nobody.
@@ -322,14 +308,13 @@ fn in_work(
 ) -> Result<End> {
     let begun = Instant::now();
     let mut found = past(args, &store, &job, &lock(display))?;
-    if let Some((size, inode)) = found.as_ref().and_then(|found| found.publishing)
-        && publish::is_published(args.out(), size, inode)
-    {
+    let publishing = found.as_ref().and_then(|found| found.publishing);
+    if publishing.is_some_and(|past| publish::is_published(args.out(), past.output)) {
         lock(display).say("the output was there already; only the work directory was left");
         return Ok(End::Done);
     }
-    if args.out().exists() && !args.overwrite {
-        return Err(publish::exists(args.out()));
+    if let Err(error) = check_places(args, publishing) {
+        return if found.is_some() { Ok(End::Kept(error)) } else { Err(error) };
     }
     match &found {
         Some(found) => {
@@ -363,7 +348,9 @@ fn in_work(
         source_kept: summary::kept_by_owner(),
     };
     let metrics = summary::metrics(&job, &outcome, facts);
-    publish_all(args, &store, &job, &outcome, &metrics)?;
+    if let Err(error) = publish_all(args, &store, &job, &outcome, &metrics, publishing) {
+        return Ok(End::Kept(error));
+    }
     let display = lock(display);
     if args.quiet {
         return Ok(End::Done);
@@ -484,34 +471,64 @@ async fn work(
     Ok((ended, stats))
 }
 
-/// Puts the output and the metrics at their places, the output last but for the work directory.
+/// Whether the file at `to` may be replaced: the user says so, or an earlier run has put it there.
+fn may_replace(args: &RunArgs, to: &Path, earlier: Option<(u64, u64)>) -> bool {
+    args.overwrite || earlier.is_some_and(|earlier| publish::is_published(to, earlier))
+}
+
+/// Refuses to replace what may be the user's work.
+///
+/// # Errors
+/// Conflict.
+fn check_places(args: &RunArgs, earlier: Option<Publishing>) -> Result<()> {
+    let detections = earlier.and_then(|earlier| earlier.detections);
+    for (to, earlier) in [(Some(args.out()), None), (args.detections.as_deref(), detections)] {
+        if let Some(to) = to.filter(|to| to.exists() && !may_replace(args, to, earlier)) {
+            return Err(publish::exists(to));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the output and what is beside it at their places, the output last but for the work directory. All of it lies on the
+/// file systems of its places before the first file is put there.
 fn publish_all(
     args: &RunArgs,
     store: &Store,
     job: &JobFile,
     outcome: &JobOutcome,
     metrics: &Metrics,
+    earlier: Option<Publishing>,
 ) -> Result<()> {
     let fault = super::fault(args.fault.clone());
     let text = super::pretty(metrics)?;
+    let mut beside: Vec<(Ready, &Path)> = Vec::new();
     if let (Some(to), Some(from)) = (&args.frame_metrics, &outcome.frame_metrics) {
-        Ready::copy(from, to)?.publish(to, true)?;
-    }
-    if let (Some(to), Some(from)) = (&args.detections, &outcome.detections) {
-        Ready::copy(from, to)?.publish(to, true)?;
+        beside.push((Ready::copy(from, to)?, to));
     }
     if let Some(to) = &args.metrics {
         let from = outcome.output.with_extension("metrics");
         let failed = |e: std::io::Error| Error::io(format!("cannot write '{}'", shown(to)), &e);
         fs::write(&from, &text).map_err(failed)?;
-        Ready::prepare(&from, to)?.publish(to, true)?;
+        beside.push((Ready::prepare(&from, to)?, to));
     }
+    let detections = match (&args.detections, &outcome.detections) {
+        (Some(to), Some(from)) => Some((Ready::copy(from, to)?, to)),
+        _ => None,
+    };
     fault("before intent")?;
     let ready = Ready::prepare(&outcome.output, args.out())?;
     let (size, inode) = ready.identity();
     let (mut journal, _) = Journal::open(&store.job(job.id).journal())?;
-    journal.append(&[Decision::Publishing { size, inode }])?;
+    let identity = detections.as_ref().map(|(ready, _)| ready.identity());
+    journal.append(&[Decision::Publishing { size, inode, detections: identity }])?;
     fault("before publish")?;
+    beside.into_iter().try_for_each(|(ready, to)| ready.publish(to, true))?;
+    if let Some((ready, to)) = detections {
+        let earlier = earlier.and_then(|earlier| earlier.detections);
+        ready.publish(to, may_replace(args, to, earlier))?;
+    }
+    fault("after detections")?;
     ready.publish(args.out(), args.overwrite)?;
     fault("after publish")?;
     Ok(())
