@@ -21,7 +21,7 @@ use frameloom_server::resume::{self, Found, Past, Publishing};
 use frameloom_server::store::Store;
 use frameloom_server::summary::{self, RunFacts};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::shown;
@@ -31,6 +31,9 @@ use crate::outputs::{self, OF_A_FILTER, SOURCE};
 use crate::progress::{Display, Style};
 use crate::random;
 use crate::work_dir::WorkDir;
+
+/// How often is looked whether the work directory is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -147,7 +150,14 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
     check_broker(&args, &spec)?;
     let path = args.work.clone().unwrap_or_else(|| WorkDir::beside(args.out()));
     let work = WorkDir::open(&path)?;
-    match within(&args, spec, &work, style) {
+    let ended = match within(&args, spec, &work, style) {
+        // Whatever failed, it did so for that.
+        Ok(End::Kept(error)) | Err(error) if !work.is_there() => {
+            Err(work.gone().with_source(error))
+        }
+        ended => ended,
+    };
+    match ended {
         Ok(End::Done) => work.remove().map(|()| 0),
         Ok(End::Stopped(code)) => {
             eprintln!("frameloom: stopped; the same command goes on where it was");
@@ -229,7 +239,7 @@ fn within(args: &RunArgs, spec: JobSpec, work: &WorkDir, style: Style) -> Result
     let job = JobFile { id, spec, source, frame_metrics, submission: None };
     let slots = args.slots.map_or_else(cores, |slots| slots as usize);
     let display = Arc::new(Mutex::new(Display::new(style, slots)));
-    let ended = in_work(args, Arc::new(store), job, slots, &display);
+    let ended = in_work(args, work, Arc::new(store), job, slots, &display);
     lock(&display).end();
     ended
 }
@@ -301,6 +311,7 @@ fn spool(args: &RunArgs, work: &WorkDir) -> Result<SourceRef> {
 /// Runs the job within its locked work directory.
 fn in_work(
     args: &RunArgs,
+    directory: &WorkDir,
     store: Arc<Store>,
     mut job: JobFile,
     slots: usize,
@@ -333,7 +344,8 @@ fn in_work(
         .enable_all()
         .build()
         .map_err(|e| Error::io("cannot start", &e))?;
-    let (ended, stats) = runtime.block_on(work(args, &store, &job, found, slots, display))?;
+    let (ended, stats) =
+        runtime.block_on(work(args, directory, &store, &job, found, slots, display))?;
     let outcome = match ended {
         Ok(outcome) => outcome,
         Err(Stop::Signal(code)) => return Ok(End::Stopped(code)),
@@ -393,9 +405,10 @@ enum Stop {
     Error(Error),
 }
 
-/// Runs engine and node until the job ends or somebody stops it.
+/// Runs engine and node until the job ends, somebody stops it, or the work directory takes nothing any more.
 async fn work(
     args: &RunArgs,
+    directory: &WorkDir,
     store: &Arc<Store>,
     job: &JobFile,
     found: Option<Found>,
@@ -407,6 +420,7 @@ async fn work(
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let broker: Arc<dyn Broker> = Arc::new(Memory::new());
     let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+    let (hopeless, mut despair) = mpsc::channel(1);
     let celery = match &args.broker {
         None => None,
         Some(url) => {
@@ -426,6 +440,7 @@ async fn work(
         roots: std::collections::BTreeMap::new(),
         slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
         beat: Duration::from_millis(200),
+        hopeless: Some(hopeless),
     };
     let id = NodeId::from_bits(random::bits()?);
     let node = Node::new(id, Arc::clone(store), Arc::clone(&broker), Arc::clone(&wake), config);
@@ -454,18 +469,26 @@ async fn work(
     let running = engine.run(begin);
     tokio::pin!(running);
     let mut stopped = None;
+    let mut looked = tokio::time::interval(LOOK_EVERY);
     let ended = loop {
-        tokio::select! {
+        let stop = tokio::select! {
             ended = &mut running => break ended,
-            _ = interrupt.recv() => { stopped = Some(130); cancel.cancel(); }
-            _ = terminate.recv() => { stopped = Some(143); cancel.cancel(); }
-        }
+            _ = interrupt.recv() => Stop::Signal(130),
+            _ = terminate.recv() => Stop::Signal(143),
+            Some(error) = despair.recv() => Stop::Error(error),
+            _ = looked.tick() => {
+                if directory.is_there() { continue }
+                Stop::Error(directory.gone())
+            }
+        };
+        stopped = stopped.or(Some(stop));
+        cancel.cancel();
     };
     stop.cancel();
     let stats = node.await.map_err(|e| Error::internal("the node ended").with_source(e))?;
     let ended = match (ended, stopped) {
         (Ok(outcome), _) => Ok(outcome),
-        (Err(error), Some(code)) if error.kind() == ErrorKind::Cancelled => Err(Stop::Signal(code)),
+        (Err(error), Some(stop)) if error.kind() == ErrorKind::Cancelled => Err(stop),
         (Err(error), _) => Err(Stop::Error(error)),
     };
     Ok((ended, stats))
