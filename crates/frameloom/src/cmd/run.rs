@@ -147,6 +147,7 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
         super::open_source(&args.input)?;
     }
     check_outputs(&args, &spec, from_pipe)?;
+    super::check_runtime(&spec)?;
     check_broker(&args, &spec)?;
     let path = args.work.clone().unwrap_or_else(|| WorkDir::beside(args.out()));
     let work = WorkDir::open(&path)?;

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::jobs::plain;
-use super::{open_source, shown};
+use super::{open_file, open_source, shown};
 use crate::cli::{FilesLie, JobArgs};
 use crate::client::{Client, ServerArgs, error_of};
 use crate::outputs::{self, OF_A_FILTER, SOURCE};
@@ -129,7 +129,7 @@ fn request(args: &SubmitArgs, spec: &JobSpec, size: Option<u64>) -> Value {
 /// Sends the files that filters take, where the server does not have them.
 fn attach(client: &Client, spec: &JobSpec) -> Result<()> {
     for SpecFile { name, sha256, size } in &spec.files {
-        let file = open_source(Path::new(name))?;
+        let file = open_file(Path::new(name))?;
         let path = format!("/v1/files/{sha256}");
         client.put(&path, &file, *size).map_err(|e| e.at(format!("file '{name}' of a filter")))?;
     }
