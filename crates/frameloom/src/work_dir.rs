@@ -14,6 +14,9 @@ const LOCK: &str = "frameloom.lock";
 /// What is left of a directory that Celery workers know: they look for it where they start.
 const NAME: &str = "store.json";
 
+/// What of a job's directory tells that it is done.
+const DONE: [&str; 2] = ["job.json", "journal"];
+
 /// A locked work directory.
 #[derive(Debug)]
 pub(crate) struct WorkDir {
@@ -94,6 +97,29 @@ impl WorkDir {
         ))
     }
 
+    /// Removes what the run of a job has made but for what tells that it is done: a run that is killed while it cleans up
+    /// is known to be done until next to nothing is left.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub(crate) fn strip(&self) -> Result<()> {
+        let strip = || -> std::io::Result<()> {
+            for job in fs::read_dir(self.path.join("jobs"))? {
+                for entry in fs::read_dir(job?.path())? {
+                    let entry = entry?;
+                    if entry.file_type()?.is_dir() {
+                        fs::remove_dir_all(entry.path())?;
+                    } else if !DONE.iter().any(|name| entry.file_name() == *name) {
+                        fs::remove_file(entry.path())?;
+                    }
+                }
+            }
+            Ok(())
+        };
+        let name = self.path.display();
+        strip().map_err(|e| Error::io(format!("cannot remove what lies in '{name}'"), &e))
+    }
+
     /// Removes all that a run has put there, and the directory if nothing else is in it; a directory that
     /// Celery workers know stays, with its name. What another run has made there since is left.
     ///
@@ -146,8 +172,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("work");
         let work = WorkDir::open(&path).unwrap();
-        fs::create_dir_all(path.join("jobs/1")).unwrap();
+        fs::create_dir_all(path.join("jobs/1/results")).unwrap();
+        for name in ["job.json", "journal", "source", "results/a"] {
+            fs::write(path.join("jobs/1").join(name), "").unwrap();
+        }
         assert_eq!(WorkDir::open(&path).unwrap_err().kind(), ErrorKind::Conflict);
+        work.strip().unwrap();
+        assert_eq!(fs::read_dir(path.join("jobs/1")).unwrap().count(), 2);
         drop(work);
         WorkDir::open(&path).unwrap().remove().unwrap();
         assert!(!path.exists());

@@ -55,6 +55,17 @@ fn detections_that_are_there_are_not_replaced_unasked() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_is_found_before_any_work() {
+    let place = Place::new(1);
+    let (out, link) = (place.at("out.mp4"), place.at("link.jsonl"));
+    symlink("nowhere.jsonl", &link).unwrap();
+    let (code, said, events) = Watched::start(&place.args(&out, &["--detections", &link])).end();
+    assert_eq!(code, 4, "{said}");
+    assert!(said.contains("link.jsonl' exists already"), "{said}");
+    assert!(events.is_empty() && !place.work(), "{events:?}");
+}
+
+#[test]
 fn a_crash_while_detections_are_published_is_mended_by_the_same_command() {
     let place = Place::new(2);
     let (out, found) = (place.at("out.mp4"), place.at("found.jsonl"));
@@ -65,6 +76,7 @@ fn a_crash_while_detections_are_published_is_mended_by_the_same_command() {
         ("before publish", [false, false]),
         ("after detections", [false, true]),
         ("after publish", [true, true]),
+        ("while removing", [true, true]),
     ] {
         fs::remove_file(&out).unwrap();
         fs::remove_file(&found).unwrap();

@@ -159,7 +159,13 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
         ended => ended,
     };
     match ended {
-        Ok(End::Done) => work.remove().map(|()| 0),
+        Ok(End::Done) => {
+            if work.is_there() {
+                work.strip()?;
+            }
+            super::fault(args.fault)("while removing")?;
+            work.remove().map(|()| 0)
+        }
         Ok(End::Stopped(code)) => {
             eprintln!("frameloom: stopped; the same command goes on where it was");
             Ok(code)
@@ -500,6 +506,11 @@ fn may_replace(args: &RunArgs, to: &Path, earlier: Option<(u64, u64)>) -> bool {
     args.overwrite || earlier.is_some_and(|earlier| publish::is_published(to, earlier))
 }
 
+/// Whether something has this name, be it a link that leads nowhere.
+fn is_taken(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
 /// Refuses to replace what may be the user's work.
 ///
 /// # Errors
@@ -507,7 +518,7 @@ fn may_replace(args: &RunArgs, to: &Path, earlier: Option<(u64, u64)>) -> bool {
 fn check_places(args: &RunArgs, earlier: Option<Publishing>) -> Result<()> {
     let detections = earlier.and_then(|earlier| earlier.detections);
     for (to, earlier) in [(Some(args.out()), None), (args.detections.as_deref(), detections)] {
-        if let Some(to) = to.filter(|to| to.exists() && !may_replace(args, to, earlier)) {
+        if let Some(to) = to.filter(|to| is_taken(to) && !may_replace(args, to, earlier)) {
             return Err(publish::exists(to));
         }
     }
