@@ -346,5 +346,8 @@ pub enum Decision {
         size: u64,
         /// Its inode, by which it is known again.
         inode: u64,
+        /// Size and inode of the detections, where they are put at a place of their own beside it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detections: Option<(u64, u64)>,
     },
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, Parser, Subcommand};
-use frameloom_core::catalogue::one_of;
+use frameloom_core::catalogue::{ParamKind, did_you_mean, one_of};
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::spec::{
     Codec, Container, DetectionsFormat, EncoderSpec, Granularity, JobSpec, KeptMetadata,
@@ -229,7 +229,7 @@ fn may_be_elsewhere(name: &str) -> bool {
 /// A file that a filter takes, known by its content.
 pub(crate) fn file(name: &str) -> Result<SpecFile> {
     let failed = |e: std::io::Error| Error::io(format!("cannot read '{name}'"), &e);
-    let file = cmd::open_source(Path::new(name)).map_err(|e| e.at("file of a filter"))?;
+    let file = cmd::open_file(Path::new(name)).map_err(|e| e.at("file of a filter"))?;
     let size = file.metadata().map_err(failed)?.len();
     if size > LARGEST_FILE {
         // Before it is read, hashed and copied into the work.
@@ -240,6 +240,21 @@ pub(crate) fn file(name: &str) -> Result<SpecFile> {
     }
     let sha256 = sha256_of(&file).map_err(failed)?;
     Ok(SpecFile { name: name.to_owned(), sha256, size })
+}
+
+/// The word that somebody may have meant who names a file that is not there, for a parameter that takes words, too.
+fn near(filters: &[FilterSpec], name: &str) -> String {
+    let takers = filters.iter().filter_map(|spec| {
+        let info = frameloom_media::catalogue().find(&spec.name).ok()?;
+        let (key, _) = spec.params.iter().find(|(_, value)| *value == name)?;
+        Some(&info.params.iter().find(|param| param.name == key)?.kind)
+    });
+    let words = takers.filter_map(|kind| match kind {
+        ParamKind::File { words } => Some(*words),
+        _ => None,
+    });
+    let words: Vec<&str> = words.flatten().copied().collect();
+    did_you_mean(name, &words)
 }
 
 fn seconds(text: &str, what: &str) -> Result<i64> {
@@ -289,7 +304,15 @@ impl JobArgs {
         }
         let files = frameloom_media::catalogue().files(&filters)?;
         let is_here = |name: &&String| lie == FilesLie::Here || !may_be_elsewhere(name);
-        let files = files.iter().filter(is_here).map(|name| file(name)).collect::<Result<_>>()?;
+        let named = |name: &String| {
+            file(name).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => {
+                    Error::not_found(error.message().to_owned() + &near(&filters, name))
+                }
+                _ => error,
+            })
+        };
+        let files = files.iter().filter(is_here).map(named).collect::<Result<_>>()?;
         let is_kept =
             |kept: &KeptMetadata| self.keep_metadata.iter().any(|name| name == kept.name());
         Ok(JobSpec {

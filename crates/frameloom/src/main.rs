@@ -5,6 +5,7 @@ mod client;
 mod cmd;
 mod frames;
 mod node;
+mod outputs;
 mod progress;
 mod random;
 mod slot;

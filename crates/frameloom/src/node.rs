@@ -26,7 +26,7 @@ use frameloom_core::wire::{
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::journal;
 use frameloom_server::store::{DETECTIONS, FRAMES, JobDir, Pending, Store};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,13 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// How often is looked whether a segment that waits for room is still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// After how long a small write that failed is tried again, where somebody waits to hear that it is hopeless.
+const TRY_AGAIN: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1000)];
+
+/// How long signs of life may fail before it is hopeless: the engine believes a node for longer.
+const SILENT_AT_MOST: Duration = Duration::from_secs(3);
 
 /// Jobs whose plan is remembered.
 const MOST_PLANS: usize = 10_000;
@@ -63,6 +70,8 @@ pub(crate) struct NodeConfig {
     pub(crate) slot: SlotConfig,
     /// How often it tells that it lives.
     pub(crate) beat: Duration,
+    /// Hears that the store takes nothing, where its job ends by that instead of waiting until it does.
+    pub(crate) hopeless: Option<mpsc::Sender<Error>>,
 }
 
 /// A node at work.
@@ -309,7 +318,7 @@ impl Node {
 
     /// Tells that the node lives, now and then and whenever something has changed.
     async fn beat(self: Arc<Self>, stop: CancellationToken) {
-        let (mut counter, mut silent) = (0, false);
+        let (mut counter, mut silent) = (0, None);
         loop {
             counter += 1;
             let held = lock(&self.held).values().map(|held| held.told.clone()).collect();
@@ -328,13 +337,18 @@ impl Node {
                 told => told,
             };
             match told {
-                Ok(()) => silent = false,
+                Ok(()) => silent = None,
                 // Said once, not each time.
-                Err(error) if !silent => {
-                    tracing::warn!(%error, "cannot tell that the node lives");
-                    silent = true;
-                }
-                Err(_) => {}
+                Err(error) => match silent {
+                    None => {
+                        if self.config.hopeless.is_none() {
+                            tracing::warn!(%error, "cannot tell that the node lives");
+                        }
+                        silent = Some(Instant::now());
+                    }
+                    Some(since) if since.elapsed() > SILENT_AT_MOST => self.despair(&error),
+                    Some(_) => {}
+                },
             }
             self.wake.notify_one();
             tokio::select! {
@@ -376,7 +390,9 @@ impl Node {
             tokio::select! {
                 () = stop.cancelled() => return,
                 taken = self.take(&message, slot) => if let Err(error) = taken {
-                    tracing::warn!(%error, attempt = %message.attempt, "cannot claim; others may");
+                    if self.config.hopeless.is_none() {
+                        tracing::warn!(%error, attempt = %message.attempt, "cannot claim; others may");
+                    }
                     // A node that sees no store must not take from those that do.
                     if let Err(error) = self.broker.send(queue, message.clone(), 3).await {
                         tracing::debug!(%error, "a message is not given back");
@@ -520,7 +536,7 @@ impl Node {
     /// Of the store, where it cannot be claimed.
     async fn take(&self, message: &TaskMessage, slot: &mut Slot) -> Result<()> {
         let dir = self.store.job(message.job);
-        if !dir.claim(message.attempt)? {
+        if !self.insist(|| dir.claim(message.attempt)).await? {
             return Ok(());
         }
         let events = self.events.get();
@@ -558,11 +574,39 @@ impl Node {
             slot_pid: lock(&self.held).get(&message.attempt).map_or(0, |held| held.told.slot_pid),
             outcome,
         };
-        if let Err(error) = dir.report(&report) {
+        if let Err(error) = self.insist(|| dir.report(&report)).await
+            && self.config.hopeless.is_none()
+        {
             tracing::error!(%error, attempt = %message.attempt, "cannot report");
         }
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Does a small write. Where somebody waits to hear that it is hopeless it is tried a few times, and then told.
+    ///
+    /// # Errors
+    /// Of the last try.
+    async fn insist<T>(&self, mut write: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut done = write();
+        if self.config.hopeless.is_some() {
+            for pause in TRY_AGAIN {
+                if done.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                done = write();
+            }
+        }
+        done.inspect_err(|error| self.despair(error))
+    }
+
+    /// Tells whoever waits for it that the store takes nothing.
+    fn despair(&self, error: &Error) {
+        if let Some(hopeless) = &self.config.hopeless {
+            // The first to be told is enough.
+            drop(hopeless.try_send(error.clone()));
+        }
     }
 
     /// What is wrong with a node of its own says nothing about the job: others may do it.

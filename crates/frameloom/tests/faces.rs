@@ -57,7 +57,7 @@ fn wrong_models_labels_and_detections_are_told_with_their_exit_codes_and_leave_n
         (labels, 2, &["yolox.onnx", "1 labels for the 2 classes"]),
         ("faces:every=0".into(), 2, &["'every=0'", "1 to 1000"]),
         ("objects:classes=persn".into(), 2, &["'persn'", "did you mean 'person'"]),
-        ("faces:model=centreface".into(), 3, &["centreface"]),
+        ("faces:model=centreface".into(), 3, &["did you mean 'centerface'?"]),
         (regions("other.jsonl"), 2, &["other.jsonl", "another video", "trust=true"]),
         (regions("missing.jsonl"), 2, &["missing.jsonl", "pts 2560", "each frame needs a line"]),
     ];
@@ -78,15 +78,23 @@ fn without_onnx_runtime_it_is_said_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let source = face(dir.path(), "in.mp4", 3);
     let out = text(&dir.path().join("out.mp4"));
-    let output = frameloom()
-        .env("FRAMELOOM_ONNXRUNTIME", "/nonexistent")
-        .args(["run", &source, "-o", &out, "-f", "faces"])
-        .output()
-        .unwrap();
-    let (code, said) = said(&output);
-    assert_eq!(code, 6, "{said}");
-    assert!(said.contains("'/nonexistent'") && said.contains("make setup"), "{said}");
-    assert!(!Path::new(&out).exists());
+    for (library, words) in [("/nonexistent", "no file is"), ("/bin/sh", "something else")] {
+        let output = frameloom()
+            .env("FRAMELOOM_ONNXRUNTIME", library)
+            .args(["run", &source, "-o", &out, "-f", "faces"])
+            .output()
+            .unwrap();
+        let (code, said) = said(&output);
+        assert_eq!(code, 6, "{said}");
+        // Said once: what was set by hand is not tried again, and is not to be removed.
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(library) && said.contains(words), "{said}");
+        assert!(
+            said.contains("unset it and run 'make setup'") && !said.contains("remove"),
+            "{said}"
+        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something is left");
+    }
 }
 
 #[test]

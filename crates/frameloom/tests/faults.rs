@@ -237,6 +237,26 @@ fn a_second_run_of_the_same_output_is_told_at_once() {
 }
 
 #[test]
+fn a_run_whose_work_directory_is_removed_ends_in_words() {
+    let place = Place::new(8);
+    let (out, work) = (place.at("out.mp4"), place.at(".out.mp4.frameloom"));
+    let mut args = vec!["run", &place.source, "-o", &out, "--segment", "1"];
+    args.extend(SLOW);
+    let mut run = Watched::start(&args);
+    run.until(|event| segment_is(event, "started")).unwrap();
+    // What is being written may keep a directory from being removed at once.
+    while Path::new(&work).exists() && fs::remove_dir_all(&work).is_err() {}
+    let begun = std::time::Instant::now();
+    let (code, said, _) = run.end();
+    assert_eq!(code, 3, "{said}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(said.contains("was removed while the run was at work"), "{said}");
+    assert!(said.lines().count() < 10, "{said}");
+    assert!(!Path::new(&out).exists() && !Path::new(&work).exists());
+    run_ok(&args);
+}
+
+#[test]
 fn a_changed_source_or_pipeline_starts_over() {
     let place = Place::new(4);
     let out = place.at("out.mp4");

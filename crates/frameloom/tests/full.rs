@@ -1,4 +1,5 @@
-//! A store whose disk is full: jobs wait, nothing is lost, and all goes on when there is room.
+//! A store whose disk is full: jobs wait, nothing is lost, and all goes on when there is room. A run ends, and goes on when it is
+//! started again.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/server.rs"]
@@ -132,4 +133,45 @@ fn frames_on_a_full_disk_are_waited_for_and_none_has_failed() {
     assert!(server.output(&id) == expected, "other bytes than run");
     let logs = server.get(&format!("{path}/logs")).1.to_string();
     assert!(!logs.contains("failed 3 times"), "{logs}");
+}
+
+/// On a disk of 2 MiB of which others have taken `$3` KiB: runs `"$@"` within it, tells the exit code and what is left there;
+/// then the same with room.
+const TWICE: &str = r#"
+set -e
+mount -t tmpfs -o size=2m disk "$1"; cd "$1"; made=$2; taken=$3; shift 3
+dd if=/dev/zero of=filler bs=1k count="$taken" 2>/dev/null
+set +e
+timeout 30 "$@"; echo "first $?"
+test -e "$made" && echo "half-written"
+rm filler
+timeout 60 "$@"; echo "second $?"
+test -s "$made" && test "$(ls -A)" = "$made" && echo "made alone"
+"#;
+
+#[test]
+fn a_run_on_a_full_disk_ends_and_goes_on_once_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 6);
+    let disk = dir.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let cases: [(&str, &str, &[&str]); 4] = [
+        ("2030", "out.mp4", &["-o", "out.mp4", "-f", "blur"]),
+        ("1980", "out.mp4", &["-o", "out.mp4", "-f", "blur"]),
+        ("2030", "out.mp4", &["-o", "out.mp4", "-f", "motion"]),
+        ("2030", "k.csv", &["-f", "motion", "--detections-only", "--detections", "k.csv"]),
+    ];
+    for (taken, made, args) in cases {
+        let output = Command::new("unshare")
+            .args(["-rm", "sh", "-c", TWICE, "sh", &text(&disk), made, taken])
+            .args([env!("CARGO_BIN_EXE_frameloom"), "run", &source, "-q", "--segment", "1"])
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(told, "first 6\nsecond 0\nmade alone\n", "{taken} {args:?}: {said}");
+        assert!(said.contains("make room"), "{said}");
+    }
 }

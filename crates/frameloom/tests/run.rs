@@ -184,6 +184,25 @@ fn bad_input_is_told_in_words_with_its_exit_code_and_leaves_nothing() {
 }
 
 #[test]
+fn what_is_no_file_of_a_filter_is_told_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 1);
+    let at = |name: &str| text(&dir.path().join(name));
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+    for (name, words) in [("pipe", "not a regular file"), ("loop", "leads to no file")] {
+        for filter in ["regions:file=", "faces:model="] {
+            let filter = format!("{filter}{}", at(name));
+            let (code, said) = run(&["run", &source, "-o", &at("out.mp4"), "-f", &filter]);
+            assert_eq!(code, 2, "{filter}: {said}");
+            assert!(said.contains(words) && !said.contains("'-'"), "{filter}: {said}");
+        }
+    }
+    let (code, said) = run(&["run", &at("pipe"), "-o", &at("out.mp4")]);
+    assert!(code == 2 && said.contains("a pipe is taken as '-'"), "{said}");
+}
+
+#[test]
 fn unlucky_sources_work() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| text(&dir.path().join(name));
@@ -199,6 +218,13 @@ fn unlucky_sources_work() {
     );
     run_ok(&["run", &tiny, "-o", &at("tiny.webm"), "-f", "blur", "-f", "edges"]);
     assert_eq!(frames(&at("tiny.webm")).len(), 5);
+    // No line can be cut off this one, so that is not advised; what is, helps.
+    let tiny = make(&["-i", &tiny, "-pix_fmt", "yuv420p", "-c:v", "ffv1"], "halved.mkv");
+    let (code, said) = run(&["run", &tiny, "-o", &at("tiny.mp4")]);
+    assert_eq!(code, 5, "{said}");
+    assert!(!said.contains("crop") && said.contains("vp9"), "{said}");
+    let larger = said.split(" -f ").nth(1).unwrap().trim();
+    run_ok(&["run", &tiny, "-o", &at("tiny.mp4"), "-f", larger]);
 
     let one = make(
         &["-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=0.04", "-pix_fmt", "yuv420p"],

@@ -18,6 +18,8 @@ pub struct Ready {
     from: PathBuf,
     size: u64,
     inode: u64,
+    /// Whether it is a copy, of no use to anybody where it is not published.
+    copied: bool,
 }
 
 impl Ready {
@@ -40,7 +42,7 @@ impl Ready {
         if here.dev() != there.dev() {
             return Self::copy(result, out);
         }
-        Self::of(result.to_owned(), out)
+        Self::of(result.to_owned(), out, false)
     }
 
     /// Copies `result` to the file system of `out`, so that it stays where it is as well: a run that is killed
@@ -58,12 +60,12 @@ impl Ready {
             drop(fs::remove_file(&copy));
             return Err(failed(out)(e));
         }
-        Self::of(copy, out)
+        Self::of(copy, out, true)
     }
 
-    fn of(from: PathBuf, out: &Path) -> Result<Self> {
+    fn of(from: PathBuf, out: &Path, copied: bool) -> Result<Self> {
         let meta = fs::metadata(&from).map_err(failed(out))?;
-        Ok(Self { from, size: meta.size(), inode: meta.ino() })
+        Ok(Self { from, size: meta.size(), inode: meta.ino(), copied })
     }
 
     /// Puts the file at its place by one rename.
@@ -71,6 +73,15 @@ impl Ready {
     /// # Errors
     /// Conflict where something is there and `overwrite` is not given; of the file system.
     pub fn publish(self, out: &Path, overwrite: bool) -> Result<()> {
+        let published = self.put(out, overwrite);
+        if self.copied {
+            // A rename has taken it away; what is left was refused, or linked.
+            drop(fs::remove_file(&self.from));
+        }
+        published
+    }
+
+    fn put(&self, out: &Path, overwrite: bool) -> Result<()> {
         if overwrite {
             fs::rename(&self.from, out).map_err(failed(out))?;
         } else {
@@ -101,7 +112,7 @@ pub fn exists(out: &Path) -> Error {
 }
 
 /// Whether `out` is the file that was about to be published.
-pub fn is_published(out: &Path, size: u64, inode: u64) -> bool {
+pub fn is_published(out: &Path, (size, inode): (u64, u64)) -> bool {
     fs::metadata(out).is_ok_and(|meta| meta.size() == size && meta.ino() == inode)
 }
 
@@ -121,10 +132,14 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert_eq!(fs::read(&out).unwrap(), b"old");
         let ready = Ready::prepare(&from, &out).unwrap();
-        let (size, inode) = ready.identity();
-        assert!(!is_published(&out, size, inode));
+        let identity = ready.identity();
+        assert!(!is_published(&out, identity));
         ready.publish(&out, true).unwrap();
         assert_eq!(fs::read(&out).unwrap(), b"new");
-        assert!(is_published(&out, size, inode));
+        assert!(is_published(&out, identity));
+        // A copy that is refused does not stay beside.
+        fs::write(&from, "newer").unwrap();
+        assert!(Ready::copy(&from, &out).unwrap().publish(&out, false).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

@@ -27,8 +27,17 @@ pub struct Found {
     pub concat: Option<AttemptReport>,
     /// Attempts of which nothing is known but that they were sent.
     pub open: Vec<AttemptId>,
-    /// The identity of an output that was about to be published.
-    pub publishing: Option<(u64, u64)>,
+    /// What was about to be published.
+    pub publishing: Option<Publishing>,
+}
+
+/// The identities, size and inode, of files that were about to be put at their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publishing {
+    /// The output's.
+    pub output: (u64, u64),
+    /// That of the detections beside it.
+    pub detections: Option<(u64, u64)>,
 }
 
 /// What is known of the past.
@@ -111,7 +120,9 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
                     Task::Concat => found.concat = Some(report),
                 }
             }
-            Decision::Publishing { size, inode } => found.publishing = Some((size, inode)),
+            Decision::Publishing { size, inode, detections } => {
+                found.publishing = Some(Publishing { output: (size, inode), detections });
+            }
             Decision::Sent { attempt, .. } => drop(open.insert(attempt)),
             Decision::Failed { attempt, .. } => drop(open.remove(&attempt)),
             Decision::Uploaded { .. }

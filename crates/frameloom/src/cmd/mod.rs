@@ -113,13 +113,27 @@ pub(crate) fn spec(
     Ok(spec)
 }
 
+/// Refuses a job that looks for things by a model where ONNX Runtime is not there: before any work, and once.
+///
+/// # Errors
+/// Unavailable with what to do.
+pub(crate) fn check_runtime(spec: &JobSpec) -> Result<()> {
+    let catalogue = frameloom_media::catalogue();
+    for filter in &spec.filters {
+        if catalogue.find(&filter.name)?.params.iter().any(|param| param.name == "model") {
+            frameloom_media::runtime_or_advice().map_err(|e| e.at(format!("filter '{filter}'")))?;
+        }
+    }
+    Ok(())
+}
+
 /// Copies the files that a job's filters take into its directory.
 ///
 /// # Errors
 /// Conflict where one has changed since it was looked at; of the file system.
 pub(crate) fn attach(dir: &JobDir<'_>, spec: &JobSpec) -> Result<()> {
     for SpecFile { name, sha256, .. } in &spec.files {
-        dir.attach(name, &open_source(Path::new(name))?, sha256)?;
+        dir.attach(name, &open_file(Path::new(name))?, sha256)?;
     }
     Ok(())
 }
@@ -129,18 +143,29 @@ pub(crate) fn attach(dir: &JobDir<'_>, spec: &JobSpec) -> Result<()> {
 /// # Errors
 /// NotFound, Invalid for a directory or a device, and what the system says otherwise.
 pub(crate) fn open_source(path: &Path) -> Result<File> {
+    open_regular(path, "a pipe is taken as '-'")
+}
+
+/// Opens a file that the user named and that is no source; errors as [`open_source`].
+pub(crate) fn open_file(path: &Path) -> Result<File> {
+    open_regular(path, "give a file")
+}
+
+fn open_regular(path: &Path, advice: &str) -> Result<File> {
     let name = shown(path);
+    let circle = rustix::io::Errno::LOOP.raw_os_error();
     let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::not_found(format!("'{name}' does not exist")),
+        _ if e.raw_os_error() == Some(circle) => {
+            Error::invalid(format!("'{name}' is a link that leads to no file, but to itself"))
+        }
         _ => Error::io(format!("cannot read '{name}'"), &e),
     })?;
     if meta.is_dir() {
         return Err(Error::invalid(format!("'{name}' is a directory; give a file")));
     }
     if !meta.is_file() {
-        return Err(Error::invalid(format!(
-            "'{name}' is not a regular file; a pipe is taken as '-'"
-        )));
+        return Err(Error::invalid(format!("'{name}' is not a regular file; {advice}")));
     }
     File::open(path).map_err(|e| Error::io(format!("cannot read '{name}'"), &e))
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{IsTerminal, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,19 +17,23 @@ use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::engine::{self, Begin, EngineConfig, JobOutcome, Links};
 use frameloom_server::journal::Journal;
 use frameloom_server::publish::{self, Ready};
-use frameloom_server::resume::{self, Found, Past};
+use frameloom_server::resume::{self, Found, Past, Publishing};
 use frameloom_server::store::Store;
 use frameloom_server::summary::{self, RunFacts};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::shown;
 use crate::cli::{FilesLie, JobArgs};
 use crate::node::{Node, NodeConfig};
+use crate::outputs::{self, OF_A_FILTER, SOURCE};
 use crate::progress::{Display, Style};
 use crate::random;
 use crate::work_dir::WorkDir;
+
+/// How often is looked whether the work directory is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -61,7 +64,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     slots: Option<u32>,
 
-    /// Replace OUT if it exists.
+    /// Replace OUT, and the file of --detections, if they exist.
     #[arg(long)]
     overwrite: bool,
 
@@ -127,10 +130,12 @@ impl RunArgs {
     }
 }
 
-/// How a run ended otherwise than by an error.
+/// How a run ended otherwise than by an error that another try would meet again.
 enum End {
     Done,
     Stopped(u8),
+    /// By something that the user can mend; what was done so far is of use then.
+    Kept(Error),
 }
 
 /// Runs a job; answers the exit code.
@@ -141,15 +146,35 @@ pub(crate) fn run(args: RunArgs) -> Result<u8> {
     if !from_pipe {
         super::open_source(&args.input)?;
     }
-    check_output(&args, from_pipe)?;
+    check_outputs(&args, &spec, from_pipe)?;
+    super::check_runtime(&spec)?;
     check_broker(&args, &spec)?;
     let path = args.work.clone().unwrap_or_else(|| WorkDir::beside(args.out()));
     let work = WorkDir::open(&path)?;
-    match within(&args, spec, &work, style) {
-        Ok(End::Done) => work.remove().map(|()| 0),
+    let ended = match within(&args, spec, &work, style) {
+        // Whatever failed, it did so for that.
+        Ok(End::Kept(error)) | Err(error) if !work.is_there() => {
+            Err(work.gone().with_source(error))
+        }
+        ended => ended,
+    };
+    match ended {
+        Ok(End::Done) => {
+            if work.is_there() {
+                work.strip()?;
+            }
+            super::fault(args.fault)("while removing")?;
+            work.remove().map(|()| 0)
+        }
         Ok(End::Stopped(code)) => {
             eprintln!("frameloom: stopped; the same command goes on where it was");
             Ok(code)
+        }
+        Ok(End::Kept(error)) => {
+            eprintln!(
+                "frameloom: the work done so far is kept; once this is mended the same command goes on where it was"
+            );
+            Err(error)
         }
         Err(error) => {
             use ErrorKind::{Conflict, Corrupt, Invalid, NotFound, TooLarge, Unsupported};
@@ -207,6 +232,7 @@ pub(crate) fn look(
     match within(&args, spec, &WorkDir::open(work)?, style)? {
         End::Done => Ok(0),
         End::Stopped(code) => Ok(code),
+        End::Kept(error) => Err(error),
     }
 }
 
@@ -220,7 +246,7 @@ fn within(args: &RunArgs, spec: JobSpec, work: &WorkDir, style: Style) -> Result
     let job = JobFile { id, spec, source, frame_metrics, submission: None };
     let slots = args.slots.map_or_else(cores, |slots| slots as usize);
     let display = Arc::new(Mutex::new(Display::new(style, slots)));
-    let ended = in_work(args, Arc::new(store), job, slots, &display);
+    let ended = in_work(args, work, Arc::new(store), job, slots, &display);
     lock(&display).end();
     ended
 }
@@ -233,44 +259,21 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn dir_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    }
-}
-
-/// Refuses an output that could not be written at the end, before any work.
-fn check_output(args: &RunArgs, from_pipe: bool) -> Result<()> {
-    let mut outputs = vec![args.out()];
-    let beside = [&args.metrics, &args.frame_metrics, &args.detections];
-    outputs.extend(beside.into_iter().filter_map(|path| path.as_deref()));
-    for out in &outputs {
-        let dir = dir_of(out);
-        if !dir.is_dir() {
-            return Err(Error::not_found(format!(
-                "the directory of '{}' does not exist; make it first",
-                shown(out)
-            )));
-        }
-        if out.is_dir() {
-            return Err(Error::invalid(format!("'{}' is a directory; give a file", shown(out))));
-        }
-    }
-    let out = args.out();
-    if !from_pipe {
-        let same = |a: &Path, b: &Path| match (fs::metadata(a), fs::metadata(b)) {
-            (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
-            _ => false,
-        };
-        if outputs.iter().any(|out| same(out, &args.input)) {
-            return Err(Error::invalid(format!(
-                "'{}' is the source itself; give another output",
-                shown(out)
-            )));
-        }
-    }
-    Ok(())
+/// Refuses outputs that could not be written at the end, before any work.
+fn check_outputs(args: &RunArgs, spec: &JobSpec, from_pipe: bool) -> Result<()> {
+    let mut written = vec![(if args.output.is_some() { "-o" } else { "--detections" }, args.out())];
+    let beside = args.detections.as_ref().filter(|_| args.output.is_some());
+    let reports = [
+        ("--metrics", args.metrics.as_ref()),
+        ("--frame-metrics", args.frame_metrics.as_ref()),
+        ("--detections", beside),
+    ];
+    let named = reports.into_iter().filter_map(|(option, path)| Some((option, path?.as_path())));
+    written.extend(named);
+    let of_filters = spec.files.iter().map(|file| (OF_A_FILTER, Path::new(&file.name)));
+    let mut taken: Vec<_> = of_filters.collect();
+    taken.extend((!from_pipe).then_some((SOURCE, args.input.as_path())));
+    outputs::check(&written, &taken)
 }
 
 /// Refuses filters whose frames would reach nobody.
@@ -315,6 +318,7 @@ fn spool(args: &RunArgs, work: &WorkDir) -> Result<SourceRef> {
 /// Runs the job within its locked work directory.
 fn in_work(
     args: &RunArgs,
+    directory: &WorkDir,
     store: Arc<Store>,
     mut job: JobFile,
     slots: usize,
@@ -322,14 +326,13 @@ fn in_work(
 ) -> Result<End> {
     let begun = Instant::now();
     let mut found = past(args, &store, &job, &lock(display))?;
-    if let Some((size, inode)) = found.as_ref().and_then(|found| found.publishing)
-        && publish::is_published(args.out(), size, inode)
-    {
+    let publishing = found.as_ref().and_then(|found| found.publishing);
+    if publishing.is_some_and(|past| publish::is_published(args.out(), past.output)) {
         lock(display).say("the output was there already; only the work directory was left");
         return Ok(End::Done);
     }
-    if args.out().exists() && !args.overwrite {
-        return Err(publish::exists(args.out()));
+    if let Err(error) = check_places(args, publishing) {
+        return if found.is_some() { Ok(End::Kept(error)) } else { Err(error) };
     }
     match &found {
         Some(found) => {
@@ -348,7 +351,8 @@ fn in_work(
         .enable_all()
         .build()
         .map_err(|e| Error::io("cannot start", &e))?;
-    let (ended, stats) = runtime.block_on(work(args, &store, &job, found, slots, display))?;
+    let (ended, stats) =
+        runtime.block_on(work(args, directory, &store, &job, found, slots, display))?;
     let outcome = match ended {
         Ok(outcome) => outcome,
         Err(Stop::Signal(code)) => return Ok(End::Stopped(code)),
@@ -363,7 +367,9 @@ fn in_work(
         source_kept: summary::kept_by_owner(),
     };
     let metrics = summary::metrics(&job, &outcome, facts);
-    publish_all(args, &store, &job, &outcome, &metrics)?;
+    if let Err(error) = publish_all(args, &store, &job, &outcome, &metrics, publishing) {
+        return Ok(End::Kept(error));
+    }
     let display = lock(display);
     if args.quiet {
         return Ok(End::Done);
@@ -406,9 +412,10 @@ enum Stop {
     Error(Error),
 }
 
-/// Runs engine and node until the job ends or somebody stops it.
+/// Runs engine and node until the job ends, somebody stops it, or the work directory takes nothing any more.
 async fn work(
     args: &RunArgs,
+    directory: &WorkDir,
     store: &Arc<Store>,
     job: &JobFile,
     found: Option<Found>,
@@ -420,6 +427,7 @@ async fn work(
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let broker: Arc<dyn Broker> = Arc::new(Memory::new());
     let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+    let (hopeless, mut despair) = mpsc::channel(1);
     let celery = match &args.broker {
         None => None,
         Some(url) => {
@@ -439,6 +447,7 @@ async fn work(
         roots: std::collections::BTreeMap::new(),
         slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
         beat: Duration::from_millis(200),
+        hopeless: Some(hopeless),
     };
     let id = NodeId::from_bits(random::bits()?);
     let node = Node::new(id, Arc::clone(store), Arc::clone(&broker), Arc::clone(&wake), config);
@@ -467,51 +476,94 @@ async fn work(
     let running = engine.run(begin);
     tokio::pin!(running);
     let mut stopped = None;
+    let mut looked = tokio::time::interval(LOOK_EVERY);
     let ended = loop {
-        tokio::select! {
+        let stop = tokio::select! {
             ended = &mut running => break ended,
-            _ = interrupt.recv() => { stopped = Some(130); cancel.cancel(); }
-            _ = terminate.recv() => { stopped = Some(143); cancel.cancel(); }
-        }
+            _ = interrupt.recv() => Stop::Signal(130),
+            _ = terminate.recv() => Stop::Signal(143),
+            Some(error) = despair.recv() => Stop::Error(error),
+            _ = looked.tick() => {
+                if directory.is_there() { continue }
+                Stop::Error(directory.gone())
+            }
+        };
+        stopped = stopped.or(Some(stop));
+        cancel.cancel();
     };
     stop.cancel();
     let stats = node.await.map_err(|e| Error::internal("the node ended").with_source(e))?;
     let ended = match (ended, stopped) {
         (Ok(outcome), _) => Ok(outcome),
-        (Err(error), Some(code)) if error.kind() == ErrorKind::Cancelled => Err(Stop::Signal(code)),
+        (Err(error), Some(stop)) if error.kind() == ErrorKind::Cancelled => Err(stop),
         (Err(error), _) => Err(Stop::Error(error)),
     };
     Ok((ended, stats))
 }
 
-/// Puts the output and the metrics at their places, the output last but for the work directory.
+/// Whether the file at `to` may be replaced: the user says so, or an earlier run has put it there.
+fn may_replace(args: &RunArgs, to: &Path, earlier: Option<(u64, u64)>) -> bool {
+    args.overwrite || earlier.is_some_and(|earlier| publish::is_published(to, earlier))
+}
+
+/// Whether something has this name, be it a link that leads nowhere.
+fn is_taken(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// Refuses to replace what may be the user's work.
+///
+/// # Errors
+/// Conflict.
+fn check_places(args: &RunArgs, earlier: Option<Publishing>) -> Result<()> {
+    let detections = earlier.and_then(|earlier| earlier.detections);
+    for (to, earlier) in [(Some(args.out()), None), (args.detections.as_deref(), detections)] {
+        if let Some(to) = to.filter(|to| is_taken(to) && !may_replace(args, to, earlier)) {
+            return Err(publish::exists(to));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the output and what is beside it at their places, the output last but for the work directory. All of it lies on the
+/// file systems of its places before the first file is put there.
 fn publish_all(
     args: &RunArgs,
     store: &Store,
     job: &JobFile,
     outcome: &JobOutcome,
     metrics: &Metrics,
+    earlier: Option<Publishing>,
 ) -> Result<()> {
     let fault = super::fault(args.fault.clone());
     let text = super::pretty(metrics)?;
+    let mut beside: Vec<(Ready, &Path)> = Vec::new();
     if let (Some(to), Some(from)) = (&args.frame_metrics, &outcome.frame_metrics) {
-        Ready::copy(from, to)?.publish(to, true)?;
-    }
-    if let (Some(to), Some(from)) = (&args.detections, &outcome.detections) {
-        Ready::copy(from, to)?.publish(to, true)?;
+        beside.push((Ready::copy(from, to)?, to));
     }
     if let Some(to) = &args.metrics {
         let from = outcome.output.with_extension("metrics");
         let failed = |e: std::io::Error| Error::io(format!("cannot write '{}'", shown(to)), &e);
         fs::write(&from, &text).map_err(failed)?;
-        Ready::prepare(&from, to)?.publish(to, true)?;
+        beside.push((Ready::prepare(&from, to)?, to));
     }
+    let detections = match (&args.detections, &outcome.detections) {
+        (Some(to), Some(from)) => Some((Ready::copy(from, to)?, to)),
+        _ => None,
+    };
     fault("before intent")?;
     let ready = Ready::prepare(&outcome.output, args.out())?;
     let (size, inode) = ready.identity();
     let (mut journal, _) = Journal::open(&store.job(job.id).journal())?;
-    journal.append(&[Decision::Publishing { size, inode }])?;
+    let identity = detections.as_ref().map(|(ready, _)| ready.identity());
+    journal.append(&[Decision::Publishing { size, inode, detections: identity }])?;
     fault("before publish")?;
+    beside.into_iter().try_for_each(|(ready, to)| ready.publish(to, true))?;
+    if let Some((ready, to)) = detections {
+        let earlier = earlier.and_then(|earlier| earlier.detections);
+        ready.publish(to, may_replace(args, to, earlier))?;
+    }
+    fault("after detections")?;
     ready.publish(args.out(), args.overwrite)?;
     fault("after publish")?;
     Ok(())

@@ -429,6 +429,7 @@ async fn serve(
         roots: roots(&args.root)?,
         slot: slot_config.clone(),
         beat: Duration::from_millis(200),
+        hopeless: None,
     };
     let stop_node = CancellationToken::new();
     let id = NodeId::from_bits(random::bits()?);

@@ -12,9 +12,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::jobs::plain;
-use super::{open_source, shown};
+use super::{open_file, open_source, shown};
 use crate::cli::{FilesLie, JobArgs};
 use crate::client::{Client, ServerArgs, error_of};
+use crate::outputs::{self, OF_A_FILTER, SOURCE};
 use crate::random;
 
 /// What to submit.
@@ -54,7 +55,7 @@ pub(crate) struct SubmitArgs {
     #[arg(long)]
     path: bool,
 
-    /// Replace OUT if it exists.
+    /// Replace OUT, and the file of --detections, if they exist.
     #[arg(long)]
     overwrite: bool,
 
@@ -128,22 +129,35 @@ fn request(args: &SubmitArgs, spec: &JobSpec, size: Option<u64>) -> Value {
 /// Sends the files that filters take, where the server does not have them.
 fn attach(client: &Client, spec: &JobSpec) -> Result<()> {
     for SpecFile { name, sha256, size } in &spec.files {
-        let file = open_source(Path::new(name))?;
+        let file = open_file(Path::new(name))?;
         let path = format!("/v1/files/{sha256}");
         client.put(&path, &file, *size).map_err(|e| e.at(format!("file '{name}' of a filter")))?;
     }
     Ok(())
 }
 
+/// Refuses outputs that could not be written at the end, before any work.
+fn check_outputs(args: &SubmitArgs, spec: &JobSpec) -> Result<()> {
+    let named = [
+        ("-o", args.output.as_ref()),
+        ("--detections", args.detections.as_ref()),
+        ("--metrics", args.metrics.as_ref()),
+    ];
+    let named = named.into_iter().filter_map(|(option, path)| Some((option, path?.as_path())));
+    let of_filters = spec.files.iter().map(|file| (OF_A_FILTER, Path::new(&file.name)));
+    let mut taken: Vec<_> = of_filters.collect();
+    taken.extend((!args.path).then_some((SOURCE, args.input.as_path())));
+    outputs::check(&named.collect::<Vec<_>>(), &taken)
+}
+
 /// Submits a job, waits for it and fetches its output.
 pub(crate) fn run(args: SubmitArgs) -> Result<u8> {
     let (output, detections) = (args.output.as_deref(), args.detections.as_deref());
     let spec = super::spec(&args.job, output, detections, FilesLie::HereOrThere)?;
-    if let Some(output) = args.out()
-        && output.exists()
-        && !args.overwrite
-    {
-        return Err(publish::exists(output));
+    check_outputs(&args, &spec)?;
+    let mut replaced = [args.out(), detections].into_iter().flatten().filter(|to| to.exists());
+    if let Some(to) = replaced.next().filter(|_| !args.overwrite) {
+        return Err(publish::exists(to));
     }
     let file = if args.path { None } else { Some(open_source(&args.input)?) };
     let size = match &file {
@@ -181,7 +195,7 @@ pub(crate) fn run(args: SubmitArgs) -> Result<u8> {
             .map_err(|e| Error::io(format!("cannot write '{}'", shown(path)), &e))?;
     }
     if let Some(to) = detections.filter(|_| !args.job.detections_only) {
-        fetch(&client, &id, "detections.jsonl", to, true)?;
+        fetch(&client, &id, "detections.jsonl", to, args.overwrite)?;
     }
     if let Some(output) = args.out() {
         fetch(&client, &id, "output", output, args.overwrite)?;

@@ -216,6 +216,7 @@ async fn work(
         roots: roots(&args.root)?,
         slot: super::slot_config(args.slot_memory << 20, Duration::from_secs(args.slot_timeout))?,
         beat: Duration::from_secs(1),
+        hopeless: None,
     };
     let broker = Arc::clone(&celery) as Arc<dyn frameloom_broker::Broker>;
     let node = Node::new(id, Arc::clone(&store), broker, Arc::new(Notify::new()), config);

@@ -2,7 +2,7 @@
 //!
 //! The first of these that is there is taken:
 //!
-//! 1. the file that `FRAMELOOM_ONNXRUNTIME` names; where that is not there, nothing else is looked for;
+//! 1. the file that `FRAMELOOM_ONNXRUNTIME` names; where that is not there, or is something else, nothing else is looked for;
 //! 2. `libonnxruntime.so*` beside the program;
 //! 3. in `../lib/frameloom` of the program's directory;
 //! 4. in `/usr/local/lib/frameloom`, where `make setup` puts it;
@@ -25,6 +25,9 @@ use ort::ep::ExecutionProvider as _;
 
 /// Names a library's file to take instead of any that is found.
 const VARIABLE: &str = "FRAMELOOM_ONNXRUNTIME";
+
+/// What ONNX Runtime's library offers, and no other.
+const ENTRY: &[u8] = b"OrtGetApiBase";
 
 /// What the library's file is called, up to its version.
 const LIBRARY: &str = "libonnxruntime.so";
@@ -55,7 +58,7 @@ pub fn runtime_or_advice() -> Result<&'static RuntimeInfo> {
     let found = FOUND.get_or_init(|| {
         let program = std::env::current_exe().ok();
         find(&Places {
-            named: std::env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from),
+            named: named(),
             program: program.as_deref().and_then(Path::parent).map(Path::to_owned),
             loader: std::env::var_os("LD_LIBRARY_PATH")
                 .map(|paths| std::env::split_paths(&paths).collect())
@@ -64,6 +67,11 @@ pub fn runtime_or_advice() -> Result<&'static RuntimeInfo> {
         })
     });
     found.as_ref().map_err(Clone::clone)
+}
+
+/// The file that the user names.
+fn named() -> Option<PathBuf> {
+    std::env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(PathBuf::from)
 }
 
 /// Whether the library offers CUDA. This loads it.
@@ -100,12 +108,18 @@ impl Default for Places {
 
 fn find(places: &Places) -> Result<RuntimeInfo> {
     if let Some(named) = &places.named {
-        return info(named).ok_or_else(|| {
+        let wrong = |why: &str| {
             Error::unavailable(format!(
-                "{VARIABLE} names '{}', where no file is; name the file of ONNX Runtime's library, or unset it and run 'make setup'",
+                "{VARIABLE} names '{}', {why}; name the file of ONNX Runtime's library, or unset it and run 'make setup'",
                 named.display()
             ))
-        });
+        };
+        let info = info(named).ok_or_else(|| wrong("where no file is"))?;
+        return match File::open(&info.path).and_then(|mut file| holds(&mut file, ENTRY)) {
+            Ok(true) => Ok(info),
+            Ok(false) => Err(wrong("which is something else")),
+            Err(e) => Err(wrong("which cannot be read").with_source(e)),
+        };
     }
     let program = places.program.iter().cloned();
     let beside = places.program.iter().map(|program| program.join("../lib/frameloom"));
@@ -119,6 +133,23 @@ fn find(places: &Places) -> Result<RuntimeInfo> {
                 "ONNX Runtime, which detectors need, is not installed; run 'make setup', or name its library's file in {VARIABLE}"
             ))
         })
+}
+
+/// Whether these bytes stand somewhere in a file.
+fn holds(file: &mut File, wanted: &[u8]) -> std::io::Result<bool> {
+    let mut chunk = Vec::new();
+    loop {
+        // What may begin at the end of the one before is looked at once more.
+        let kept = chunk.len().saturating_sub(wanted.len() - 1);
+        chunk.drain(..kept);
+        let read = file.by_ref().take(1 << 20).read_to_end(&mut chunk)?;
+        if chunk.windows(wanted.len()).any(|bytes| bytes == wanted) {
+            return Ok(true);
+        }
+        if read == 0 {
+            return Ok(false);
+        }
+    }
 }
 
 /// The library of the highest version in a directory.
@@ -179,11 +210,14 @@ pub(super) fn environment() -> Result<Environment> {
 
 fn load(path: &Path) -> Result<Environment> {
     let unusable = |why: String| {
-        Error::unavailable(format!(
-            "'{}' cannot be loaded as ONNX Runtime; remove it and run 'make setup', or name another one in {VARIABLE}",
-            path.display()
-        ))
-        .with_source(why)
+        let advice = if named().is_some() {
+            format!("correct {VARIABLE}, or unset it and run 'make setup'")
+        } else {
+            format!("remove it and run 'make setup', or name another one in {VARIABLE}")
+        };
+        let name = path.display();
+        Error::unavailable(format!("'{name}' cannot be loaded as ONNX Runtime; {advice}"))
+            .with_source(why)
     };
     check_whole(path).map_err(|e| unusable(e.to_string()))?;
     // The binding panics where the library is one, but does not offer what it should.
@@ -262,6 +296,11 @@ mod tests {
             assert_eq!((found.path, found.version.as_str()), (library(place), "1.32.0"));
         }
         places.named = Some(library("usr"));
+        let error = find(&places).unwrap_err();
+        assert!(error.message().contains("which is something else; name the file"), "{error}");
+        // Across the border of what is read at a time.
+        let text = [&vec![b'.'; (1 << 20) - 5][..], b"OrtGetApiBase\0."].concat();
+        fs::write(library("usr"), text).unwrap();
         assert_eq!(find(&places).unwrap().path, library("usr"));
         places.named = Some(root.join("nothing"));
         let error = find(&places).unwrap_err();

@@ -201,13 +201,16 @@ fn fits_size(name: &str, format: &FrameFormat) -> Result<()> {
     let (x, y) = format.pixel.shift(1.min(format.pixel.planes() - 1));
     let odd = !format.width.is_multiple_of(1 << x) || !format.height.is_multiple_of(1 << y);
     if odd && matches!(name, "libx264" | "libx265" | "h264_nvenc" | "hevc_nvenc" | "libsvtav1") {
+        let (width, height) = (format.width & !1, format.height & !1);
+        let even = if width > 0 && height > 0 {
+            format!("cut a line off with -f crop:w={width}:h={height}")
+        } else {
+            "make it larger with -f scale:w=16:h=16".into()
+        };
         return Err(Error::unsupported(format!(
             "encoder '{name}' takes no odd size, and the picture is {}x{}: choose --codec vp9 (.mp4, .mkv, .webm) \
-             or ffv1 (.mkv), or cut a line off with -f crop:w={}:h={}",
-            format.width,
-            format.height,
-            format.width & !1,
-            format.height & !1
+             or ffv1 (.mkv), or {even}",
+            format.width, format.height
         )));
     }
     let lines = 2 << y;

@@ -307,9 +307,21 @@ pub fn start(config: EngineConfig, links: Links) -> EngineHandle {
 
 impl Engine {
     async fn run(mut self) {
+        let mut blind = false;
         loop {
-            if let Err(error) = self.look() {
-                tracing::warn!(%error, "cannot read the nodes' signs of life");
+            match self.look() {
+                Ok(()) if blind => {
+                    tracing::info!("the store answers again");
+                    blind = false;
+                }
+                Ok(()) => {}
+                // Said once, not each time.
+                Err(error) => {
+                    if !blind {
+                        tracing::warn!(%error, "cannot read the nodes' signs of life; trying again");
+                    }
+                    blind = true;
+                }
             }
             self.end_jobs();
             let dispatched = self.dispatch().await;
