@@ -52,8 +52,9 @@ def contests(args):
         clip = os.path.join(args.clips, name)
         found.append(("faces", clip, {
             "deface": [args.deface, clip, "-o", out("deface.mp4"), "--scale", size, "--ffmpeg-config", DEFACE_X264],
-            **{f"frameloom, every={n}": run(clip, "-o", out(f"faces{n}.mp4"), "-f", f"faces:action=blur:every={n}:size={size}", *encode)
-               for n in (1, 3)},
+            **{f"frameloom, every={n}{', cascade' if more else ''}": run(
+                clip, "-o", out(f"faces{n}.mp4"), "-f", f"faces:action=blur:every={n}:size={size}{more}", *encode)
+               for more in ("", ":cascade=true") for n in (1, 3)},
         }, [out("deface.mp4"), out("faces1.mp4"), out("faces3.mp4")]))
     python = [sys.executable, os.path.join(HERE, "mog2_peer.py")]
     for name in MOTION:

@@ -150,7 +150,14 @@ fn a_detector_that_fires_on_what_hides_is_told_apart() {
     let place = Place::new();
     for action in ["pixelate", "blur"] {
         let out = place.at(&format!("{action}.mp4"));
-        run_ok(&["run", &place.source, "-o", &out, "-f", &format!("faces:action={action}")]);
+        run_ok(&[
+            "run",
+            &place.source,
+            "-o",
+            &out,
+            "-f",
+            &format!("faces:action={action}:margin=20"),
+        ]);
         let (_, report, said) = place.verify(&format!("{action}.mp4"), &["--threshold", "0.05"]);
         let findings = report["findings"].as_array().unwrap();
         let on_it: Vec<_> =

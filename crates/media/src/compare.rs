@@ -160,34 +160,37 @@ impl Frames {
 /// The part of the source's details that is left at a place; none where the pictures do not agree beside it either: one that
 /// was mirrored, turned or moved tells nothing by what it shows there.
 fn left_at(place: &Place, before: &Frame, after: &Frame) -> Result<Option<f32>> {
-    if !alike(before, after, &place.rect)? {
-        return Ok(None);
-    }
-    details_left(before, &place.source_rect, after, &place.rect).map(Some)
+    let Some(sign) = alike(before, after, &place.rect)? else { return Ok(None) };
+    let left = details_left(before, &place.source_rect, after, &place.rect)?;
+    Ok(Some((left * sign).clamp(0.0, 1.0)))
 }
 
-/// Whether two pictures show the same beside a place of the later one; so they do where one of them shows nothing.
+/// The sign by which two pictures show the same beside a place of the later one, −1 where it is inverted; none where they do
+/// not. Where one of them shows nothing, they do.
 #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
-fn alike(before: &Frame, after: &Frame, place: &Rect) -> Result<bool> {
+fn alike(before: &Frame, after: &Frame, place: &Rect) -> Result<Option<f32>> {
     let whole = |frame: &Frame| {
         let (w, h) = (frame.width() as f32, frame.height() as f32);
         (Rect { x: 0.0, y: 0.0, w, h }, (w, h))
     };
     let ((earlier, _), (later, (width, height))) = (whole(before), whole(after));
-    let Some(region) = region_of(after, &later) else { return Ok(true) };
+    let Some(region) = region_of(after, &later) else { return Ok(Some(1.0)) };
     let size = Some(working_size(region, PICTURE_SIDE));
-    let (Some(before), Some(size)) = details(before, &earlier, size)? else { return Ok(true) };
-    let (Some(after), _) = details(after, &later, Some(size))? else { return Ok(true) };
+    let (Some(before), Some(size)) = details(before, &earlier, size)? else {
+        return Ok(Some(1.0));
+    };
+    let (Some(after), _) = details(after, &later, Some(size))? else { return Ok(Some(1.0)) };
     let (across, down) = (width / size.width as f32, height / size.height as f32);
     let beside = |(x, y): (i32, i32)| {
         let (x, y) = ((x as f32 + 0.5) * across, (y as f32 + 0.5) * down);
         !((place.x..place.x + place.w).contains(&x) && (place.y..place.y + place.h).contains(&y))
     };
-    Ok(agreement(&before, &after, size, beside)?.is_none_or(|agreement| agreement >= ALIKE))
+    let agreement = agreement(&before, &after, size, beside)?.unwrap_or(1.0);
+    Ok((agreement.abs() >= ALIKE).then_some(agreement.signum()))
 }
 
-/// The part of a source's details at one place that a later picture still shows at another, 0..=1: how well both agree
-/// in luma, once what is coarser than a blot was taken away. Brightness, contrast and whether it is inverted do not count.
+/// How well a source's details at one place agree in luma with those of a later picture at another, -1..=1, once what is
+/// coarser than a blot was taken away. Brightness and contrast do not count.
 fn details_left(before: &Frame, at: &Rect, after: &Frame, there: &Rect) -> Result<f32> {
     let (Some(before), Some(size)) = details(before, at, None)? else { return Ok(0.0) };
     let (Some(after), _) = details(after, there, Some(size))? else { return Ok(0.0) };
@@ -195,7 +198,7 @@ fn details_left(before: &Frame, at: &Rect, after: &Frame, there: &Rect) -> Resul
     Ok(agreement(&before, &after, size, |sample| in_ellipse(sample, size))?.unwrap_or(0.0))
 }
 
-/// How well the samples of two pictures agree that `counts` names, 0..=1; none where either is flat there.
+/// How well the samples of two pictures agree that `counts` names, -1..=1; none where either is flat there.
 fn agreement(
     before: &Mat,
     after: &Mat,
@@ -218,7 +221,7 @@ fn agreement(
     }
     #[expect(clippy::cast_possible_truncation, reason = "-1..=1")]
     let agreement = (both / (a2 * b2).sqrt()) as f32;
-    Ok(Some(agreement.abs().min(1.0)))
+    Ok(Some(agreement.clamp(-1.0, 1.0)))
 }
 
 /// Whether a sample lies in the ellipse within a picture of this size.

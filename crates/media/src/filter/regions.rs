@@ -292,7 +292,7 @@ mod tests {
         let other = format!("{}\n{line}", header("cd"));
         assert!(read(&other, false).err().unwrap().message().contains("another video"));
         read(&other, true).unwrap();
-        assert!(read(line, false).err().unwrap().message().contains("trust=true"));
+        assert!(read(line, false).err().unwrap().message().contains("with trust"));
         assert!(read(line, true).unwrap().at(0).unwrap().is_empty());
     }
 
