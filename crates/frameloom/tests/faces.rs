@@ -227,7 +227,14 @@ fn a_run_with_faces_that_dies_at_any_step_goes_on_and_does_nothing_twice() {
         let name = format!("step-{i}");
         let args = killed.args(&name);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let (_, _, first) = Watched::start(&[&args[..], &["--fault", step]].concat()).end();
+        let (code, said, first) = Watched::start(&[&args[..], &["--fault", step]].concat()).end();
+        let late = [":7", ":8", ":9"].iter().any(|nth| step.ends_with(nth));
+        if code == 0 && late {
+            // Results that come together are one step, so that there may be fewer.
+            killed.is_right(&name);
+            continue;
+        }
+        assert_ne!(code, 0, "{step} did not come: {said}");
         let done = tasks(&first, "accepted");
         let (code, said, second) = Watched::start(&args).end();
         assert_eq!(code, 0, "{step}: {said}");
@@ -265,9 +272,14 @@ fn a_run_with_faces_killed_at_any_moment_gives_the_same_bytes_and_boxes() {
         phases.extend(stage.map(str::to_owned));
         run.signal("-KILL");
         run.end();
-        assert!(!Path::new(&killed.at("out.mp4")).exists(), "half an output");
+        if Path::new(&killed.at("out.mp4")).exists() {
+            // It came too late: the output was there, whole, and at most the work was not yet cleared away.
+            assert!(fs::read(killed.at("out.mp4")).unwrap() == killed.expected.0, "half an output");
+            break;
+        }
     }
-    if !Path::new(&killed.at("out.mp4")).exists() {
+    let left = Path::new(&killed.at(".out.mp4.frameloom")).exists();
+    if left || !Path::new(&killed.at("out.mp4")).exists() {
         run_ok(&args);
     }
     assert!(phases.len() >= 2, "killed in {phases:?} only");
