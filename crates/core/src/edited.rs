@@ -7,6 +7,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::detection::{BoxSource, DETECTIONS_VERSION, DetectionsHeader, Rect};
+use crate::fingerprint::hex;
 use crate::track::MAX_BOXES;
 use crate::{Error, Result};
 
@@ -37,7 +38,7 @@ pub struct EditedBox {
     /// Its class.
     #[serde(default)]
     pub class: String,
-    /// Its track, from 1; 0 where it has none.
+    /// Its track, from 1, where it has one.
     #[serde(default)]
     pub track: Option<u32>,
     /// How it came to be.
@@ -122,7 +123,7 @@ impl<R: BufRead> DetectionsReader<R> {
 
     /// The SHA-256 of what was read, hexadecimal.
     pub fn sha256(self) -> String {
-        self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.hash.finalize())
     }
 
     /// The next line that is not blank.

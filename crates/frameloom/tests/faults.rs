@@ -7,24 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Watched, clip, kill, run, run_ok, segment_is, text};
-
-struct Place {
-    dir: tempfile::TempDir,
-    source: String,
-}
+use support::{Place, Watched, clip, kill, run, run_ok, segment_is};
 
 impl Place {
-    fn new(seconds: u32) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let source = clip(dir.path(), "in.mp4", seconds);
-        Self { dir, source }
-    }
-
-    fn at(&self, name: &str) -> String {
-        text(&self.dir.path().join(name))
-    }
-
     /// What a run that nobody disturbs makes.
     fn undisturbed(&self, filters: &[&str]) -> Vec<u8> {
         let out = self.at("undisturbed.mp4");

@@ -7,26 +7,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use support::{Watched, clip, run, run_ok, segment_is, text};
+use support::{Place, Watched, run, run_ok, segment_is};
 
 const CORRECTED: &str = "corrected by hand\n";
 
-struct Place {
-    dir: tempfile::TempDir,
-    source: String,
-}
-
 impl Place {
-    fn new(seconds: u32) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let source = clip(dir.path(), "in.mp4", seconds);
-        Self { dir, source }
-    }
-
-    fn at(&self, name: &str) -> String {
-        text(&self.dir.path().join(name))
-    }
-
     /// The arguments of a run to `out.mp4` that looks for motion.
     fn args<'a>(&'a self, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         let mut args = vec!["run", &self.source, "-o", out, "--segment", "1", "-f", "motion"];

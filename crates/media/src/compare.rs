@@ -171,16 +171,16 @@ fn left_at(place: &Place, before: &Frame, after: &Frame) -> Result<Option<f32>> 
 fn alike(before: &Frame, after: &Frame, place: &Rect) -> Result<Option<f32>> {
     let whole = |frame: &Frame| {
         let (w, h) = (frame.width() as f32, frame.height() as f32);
-        (Rect { x: 0.0, y: 0.0, w, h }, (w, h))
+        Rect { x: 0.0, y: 0.0, w, h }
     };
-    let ((earlier, _), (later, (width, height))) = (whole(before), whole(after));
+    let (earlier, later) = (whole(before), whole(after));
     let Some(region) = region_of(after, &later) else { return Ok(Some(1.0)) };
     let size = Some(working_size(region, PICTURE_SIDE));
     let (Some(before), Some(size)) = details(before, &earlier, size)? else {
         return Ok(Some(1.0));
     };
     let (Some(after), _) = details(after, &later, Some(size))? else { return Ok(Some(1.0)) };
-    let (across, down) = (width / size.width as f32, height / size.height as f32);
+    let (across, down) = (later.w / size.width as f32, later.h / size.height as f32);
     let beside = |(x, y): (i32, i32)| {
         let (x, y) = ((x as f32 + 0.5) * across, (y as f32 + 0.5) * down);
         !((place.x..place.x + place.w).contains(&x) && (place.y..place.y + place.h).contains(&y))

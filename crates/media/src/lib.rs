@@ -45,7 +45,7 @@ pub use concat::{Made, concat};
 pub use detect::{ModelInfo, RuntimeInfo, cuda, models, runtime, runtime_or_advice};
 pub use engine::{engine, init};
 pub use filter::{Back, Elsewhere, Exchange, Files, GraphFilters, catalogue, graph_filters};
-pub use follow::{action_hides, hides_things, tells_of_things, track};
+pub use follow::{action_hides, hides_things, is_detector, tells_of_things, track};
 pub use frame_runner::FrameRunner;
 pub use picture::picture;
 pub use planning::make_plan;

@@ -13,6 +13,7 @@
 
 use std::io::{Read, Write};
 
+use frameloom_core::fingerprint::hex;
 use frameloom_core::metrics::FrameCounts;
 use frameloom_core::slot::WrittenFile;
 use frameloom_core::time::TimeBase;
@@ -148,13 +149,6 @@ impl<W: Write> Writer<W> {
         self.inner.flush().map_err(|e| failed(&e))?;
         Ok(WrittenFile { size: self.size, sha256: hex(&self.hash.finalize()) })
     }
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// What a segment file holds, record by record.

@@ -118,13 +118,13 @@ pub(crate) fn spec(
 /// # Errors
 /// Unavailable with what to do.
 pub(crate) fn check_runtime(spec: &JobSpec) -> Result<()> {
-    let catalogue = frameloom_media::catalogue();
-    for filter in &spec.filters {
-        if catalogue.find(&filter.name)?.params.iter().any(|param| param.name == "model") {
-            frameloom_media::runtime_or_advice().map_err(|e| e.at(format!("filter '{filter}'")))?;
-        }
-    }
-    Ok(())
+    spec.filters.iter().filter(|filter| frameloom_media::is_detector(filter)).try_for_each(
+        |filter| {
+            frameloom_media::runtime_or_advice()
+                .map(drop)
+                .map_err(|e| e.at(format!("filter '{filter}'")))
+        },
+    )
 }
 
 /// Copies the files that a job's filters take into its directory.

@@ -32,6 +32,26 @@ pub fn run_ok(args: &[&str]) {
     assert_eq!(code, 0, "{args:?}: {text}");
 }
 
+/// A directory with a clip in it, and what a test puts beside that.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+    pub source: String,
+}
+
+impl Place {
+    /// With a clip of so many seconds.
+    pub fn new(seconds: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let source = clip(dir.path(), "in.mp4", seconds);
+        Self { dir, source }
+    }
+
+    /// The place of a file in it.
+    pub fn at(&self, name: &str) -> String {
+        text(&self.dir.path().join(name))
+    }
+}
+
 /// A clip of `seconds` with sound, made at `dir/name`; a keyframe each second.
 pub fn clip(dir: &Path, name: &str, seconds: u32) -> String {
     let path = dir.join(name);

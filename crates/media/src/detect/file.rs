@@ -1,5 +1,6 @@
 //! A user's model file, looked at before ONNX Runtime gets it.
 
+use frameloom_core::fingerprint::hex;
 use frameloom_core::{Error, ErrorKind, Result};
 use sha2::{Digest, Sha256};
 
@@ -89,7 +90,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 
 /// SHA-256, hexadecimal.
 pub(super) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The models that are part of the program, and what is known of them: see `models/README.md`.
 
+use frameloom_core::fingerprint::hex;
 use sha2::{Digest, Sha256};
 
 use super::Model;
@@ -85,7 +86,7 @@ pub(crate) fn digest() -> String {
     for model in &MODELS {
         hash.update(model.sha256);
     }
-    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize()[..8])
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ impl StreamParameters {
             aspect: (p.sample_aspect_ratio.num, p.sample_aspect_ratio.den),
             video_delay: p.video_delay,
             frame_rate: (rate.num, rate.den),
-            extradata: crate::seg_file::hex(extradata(p)),
+            extradata: frameloom_core::fingerprint::hex(extradata(p)),
         }
     }
 
@@ -97,7 +97,7 @@ impl StreamParameters {
             ff::check(ffi::av_bsf_alloc(filter, &mut context), "codec headers")?;
             let found = self.extract(context, first);
             ffi::av_bsf_free(&mut context);
-            self.extradata = crate::seg_file::hex(&found?);
+            self.extradata = frameloom_core::fingerprint::hex(&found?);
         }
         Ok(())
     }

@@ -158,9 +158,8 @@ impl Watcher {
 
     /// What the detector finds at all the glances of this turn.
     fn find(&mut self, frame: &Frame, turn: i64) -> Result<Vec<Found>> {
-        let zooms = self.detector.zooms();
-        let Ways { zoomed, turned, cascade } = self.params.ways;
-        let ways = Ways { zoomed: zoomed && zooms, turned, cascade: cascade && zooms };
+        let asked = self.params.ways;
+        let ways = Ways { zoomed: asked.zoomed && self.detector.zooms(), ..asked };
         let (sight, gain) = if ways.need_sight() { sight::of(frame)? } else { (Sight::Good, 1.0) };
         let mut found = Vec::new();
         for glance in glances(turn, sight, ways) {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 
+use frameloom_core::fingerprint::hex;
 use frameloom_core::metrics::FrameCounts;
 use frameloom_core::slot::WrittenFile;
 use frameloom_core::time::TimeBase;
@@ -11,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Look;
-use crate::seg_file::hex;
 
 /// Longest line in bytes: a reader trusts nothing.
 const LONGEST: u64 = 16 << 20;

@@ -18,9 +18,9 @@ pub(crate) use look::Looker;
 pub(crate) use look_file::{LookHeader, LookLine, LookRecord, LookWriter};
 pub(crate) use report::{Reporter, WHOLE_FRAME, put as put_detections, write as write_detections};
 pub(crate) use spec::{
-    Action, Shape, hides_by_time, is_detector, looks_first, looks_often_enough, plan_detection,
+    Action, Shape, hides_by_time, looks_first, looks_often_enough, plan_detection,
 };
-pub use spec::{action_hides, hides_things, tells_of_things};
+pub use spec::{action_hides, hides_things, is_detector, tells_of_things};
 pub use track::track;
 pub(crate) use tracks_file::{Tracks, TracksLine, TracksReader, check_tracks};
 

@@ -231,7 +231,7 @@ fn model(spec: &FilterSpec, params: &Params, files: &Files) -> Result<Model> {
 }
 
 /// Whether a filter detects by a model: in a phase of its own, before any frame is processed.
-pub(crate) fn is_detector(spec: &FilterSpec) -> bool {
+pub fn is_detector(spec: &FilterSpec) -> bool {
     BY_MODEL.contains(&spec.name.as_str())
 }
 

@@ -6,12 +6,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use frameloom_core::detection::TrackedBox;
+use frameloom_core::fingerprint::hex;
 use frameloom_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::look_file::LineReader;
-use crate::seg_file::hex;
 
 /// Bytes read at a time.
 const PIECE: usize = 1 << 16;

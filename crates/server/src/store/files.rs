@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use frameloom_core::fingerprint::hex;
 use frameloom_core::{Error, Result};
 use rustix::fs::{Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
@@ -22,10 +23,6 @@ use super::{JobDir, Store, io};
 
 /// What the name of a file ends with that has not come whole.
 const PART: &str = ".part";
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// SHA-256 of a file's content, hexadecimal.
 ///
