@@ -115,12 +115,12 @@ def main():
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--kinds", default="none,invert,blur,edges")
     parser.add_argument("--clip", default="", help="this clip only: generated or bunny")
-    parser.add_argument("--only", default="", help="run these peers only, by name")
+    parser.add_argument("--only", default="", help="run these peers only, by name, with semicolons between")
     args = parser.parse_args()
     folder = os.path.abspath(".cache/bench")
     os.makedirs(folder, exist_ok=True)
     clips = make_clips(args.clips, folder, args.seconds)
-    only = [name for name in args.only.split(",") if name]
+    only = [name for name in args.only.split(";") if name]
     python = os.path.abspath(f"{args.venv}/bin/python")
     rows = []
     with Celery(args.venv, folder) as celery:
