@@ -6,7 +6,7 @@ use frameloom_media::ModelInfo;
 use landlock::LandlockStatus;
 use serde::Serialize;
 
-use crate::slot::sandbox;
+use crate::slot::sandbox::{self, Shut};
 
 /// How to tell.
 #[derive(Debug, Args)]
@@ -56,7 +56,7 @@ pub(crate) fn run(args: DoctorArgs) -> Result<u8> {
     let engine = frameloom_media::engine();
     let found = frameloom_media::runtime_or_advice();
     // From here on this process opens next to nothing: what it loads now, slots can, too.
-    let status = sandbox::enter()?;
+    let shut = sandbox::enter()?;
     let cuda = found.and_then(|_| frameloom_media::cuda());
     let problem = cuda.as_ref().err().cloned();
     let report = Report {
@@ -72,7 +72,7 @@ pub(crate) fn run(args: DoctorArgs) -> Result<u8> {
         }),
         cuda: cuda.unwrap_or(false),
         models: frameloom_media::models().iter().map(Model::from).collect(),
-        sandbox: landlock(status),
+        sandbox: sandbox_in_words(&shut),
         problems: problem.iter().map(told).collect(),
     };
     super::print(&if args.json { super::pretty(&report)? } else { words(&report) })?;
@@ -93,16 +93,18 @@ fn told(error: &Error) -> String {
     }
 }
 
-fn landlock(status: LandlockStatus) -> String {
-    match status {
+fn sandbox_in_words(shut: &Shut) -> String {
+    let files = match shut.landlock {
         LandlockStatus::NotImplemented => {
-            "none: this kernel has no Landlock (Linux 5.13 and later)".into()
+            "no Landlock: this kernel has none (Linux 5.13 and later)".into()
         }
-        LandlockStatus::NotEnabled => "none: this kernel's Landlock is not switched on".into(),
+        LandlockStatus::NotEnabled => "no Landlock: this kernel's is not switched on".into(),
         LandlockStatus::Available { effective_abi, .. } => {
             format!("Landlock, version {}", effective_abi as i32)
         }
-    }
+    };
+    let calls = if shut.filtered { "system calls filtered" } else { "system calls NOT filtered" };
+    format!("{files}; {calls}")
 }
 
 fn words(report: &Report) -> String {

@@ -7,4 +7,5 @@ pub(crate) mod apart;
 pub(crate) mod child;
 pub(crate) mod parent;
 pub(crate) mod sandbox;
+mod syscalls;
 mod wire;

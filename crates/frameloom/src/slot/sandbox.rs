@@ -1,6 +1,7 @@
-//! What a slot may still open, by the kernel's word: libraries, fonts, what tells of the machine,
+//! What a slot may still do, by the kernel's word. Open: libraries, fonts, what tells of the machine,
 //! and the devices of hardware encoders. Sources and outputs come as open descriptors, for which
-//! no rule is asked. Linux's Landlock does it, as far as the kernel has it (5.13 and later).
+//! no rule is asked. Linux's Landlock does it, as far as the kernel has it (5.13 and later). What else could reach
+//! beyond the slot, `syscalls.rs` refuses.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,9 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus, Scope, path_beneath_rules,
 };
+use rustix::process::{Resource, Rlimit};
+
+use super::syscalls;
 
 /// The newest version of Landlock whose rights are asked for; an older kernel gives those it has.
 const VERSION: ABI = ABI::V6;
@@ -36,12 +40,49 @@ const READABLE: [&str; 14] = [
 /// Devices that may be used: none that stores.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dri"];
 
+/// Files that a slot may have open: two for each segment that it joins at a time, libraries, and more than enough.
+const OPEN_FILES: u64 = 1024;
+
+/// The largest file that a slot may write: far more than a video takes, far less than a file system.
+const LARGEST_FILE: u64 = 4 << 40;
+
+/// What the kernel does for a slot.
+pub(crate) struct Shut {
+    /// What it may open.
+    pub(crate) landlock: LandlockStatus,
+    /// Whether its system calls are filtered.
+    pub(crate) filtered: bool,
+}
+
 /// Shuts this thread, and those that it starts from now on, off from everything else. It is to be
 /// called before there is another thread.
 ///
 /// # Errors
 /// Internal where the kernel refuses rules that it knows.
-pub(crate) fn enter() -> Result<LandlockStatus> {
+pub(crate) fn enter() -> Result<Shut> {
+    let landlock = shut_files()?;
+    limit();
+    Ok(Shut { landlock, filtered: syscalls::refuse()? })
+}
+
+/// Bounds what is counted for a process. Not its processor time: a slot lives as long as its node.
+fn limit() {
+    for (resource, most) in [
+        (Resource::Nofile, OPEN_FILES),
+        (Resource::Fsize, LARGEST_FILE),
+        // It would hold frames of somebody's video.
+        (Resource::Core, 0),
+    ] {
+        let now = rustix::process::getrlimit(resource);
+        let most = now.maximum.map_or(most, |allowed| allowed.min(most));
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        if let Err(error) = rustix::process::setrlimit(resource, limit) {
+            tracing::warn!(%error, ?resource, "a slot's limit cannot be set");
+        }
+    }
+}
+
+fn shut_files() -> Result<LandlockStatus> {
     let failed =
         |e: landlock::RulesetError| Error::internal(format!("cannot shut the slot off: {e}"));
     let readable = READABLE.iter().map(PathBuf::from).chain(libraries()).chain(onnx_runtime());

@@ -56,6 +56,11 @@ fn peek() -> Result<()> {
         ("list /", std::fs::read_dir("/").map(drop)),
         ("write a file", std::fs::write(written, "")),
         ("connect", std::net::TcpStream::connect("127.0.0.1:9").map(drop)),
+        ("send", std::net::UdpSocket::bind("127.0.0.1:0").map(drop)),
+        ("talk to a process", std::os::unix::net::UnixDatagram::unbound().map(drop)),
+        ("run a program", std::process::Command::new("/usr/bin/true").status().map(drop)),
+        ("change a mode", change_mode(&std::env::temp_dir())),
+        ("signal its node", signal_parent()),
     ];
     for (what, tried) in tries {
         match tried {
@@ -64,4 +69,15 @@ fn peek() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives a directory the mode that it has.
+fn change_mode(path: &std::path::Path) -> std::io::Result<()> {
+    std::fs::set_permissions(path, std::fs::metadata(path)?.permissions())
+}
+
+fn signal_parent() -> std::io::Result<()> {
+    let parent = rustix::process::getppid();
+    let parent = parent.ok_or_else(|| std::io::Error::other("a slot without a parent"))?;
+    Ok(rustix::process::test_kill_process(parent)?)
 }
