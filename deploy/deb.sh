@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 binary=$target/release/frameloom parts=$target/release/deb
-command -v cargo-deb >/dev/null || cargo install --locked cargo-deb@3
+command -v cargo-deb >/dev/null || cargo install --locked cargo-deb@^3
 mkdir -p "$parts"
 "$binary" man | gzip -9n >"$parts/frameloom.1.gz"
 "$binary" completions bash >"$parts/frameloom.bash"
