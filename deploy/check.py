@@ -71,7 +71,11 @@ def kubernetes():
     for trigger in triggers.values():
         assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in names
     # What KEDA divides by is what a node has.
-    worker = next(item for item in found if item["metadata"]["name"] == "frameloom-worker" and item["kind"] == "Deployment")
+    worker = next(
+        item
+        for item in found
+        if item["metadata"]["name"] == "frameloom-worker" and item["kind"] == "Deployment"
+    )
     arguments = worker["spec"]["template"]["spec"]["containers"][0]["args"]
     assert f"--slots={triggers['metrics-api']['metadata']['targetValue']}" in arguments
     for item in found:

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
-"""Prints what Frameloom's binary is made of, as a CycloneDX document: the crates of Cargo.lock that it is built from,
-ONNX Runtime, and the models. Debian's packages beside it are in the image's own /var/lib/dpkg/status."""
+"""Prints what Frameloom's binary is made of, as a CycloneDX document.
+
+That is the crates of Cargo.lock that it is built from, ONNX Runtime, and the models. Debian's
+packages beside it are in the image's own /var/lib/dpkg/status.
+"""
 
 import hashlib
 import json
@@ -23,7 +26,7 @@ def metadata():
 
 
 def built(graph, root):
-    """The ids of the crates that a release of `root` is built from: those of tests are not among them."""
+    """The ids of the crates that a release of `root` is built from, without those of tests."""
     nodes = {node["id"]: node for node in graph["nodes"]}
     found, open_ = {root}, [root]
     while open_:
@@ -57,7 +60,8 @@ def file(path, kind, **more):
     """A file as a component."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     hashes = [{"alg": "SHA-256", "content": digest}]
-    return {"type": kind, "bom-ref": f"file:{path.name}", "name": path.name, "hashes": hashes, **more}
+    known = {"type": kind, "bom-ref": f"file:{path.name}", "name": path.name, "hashes": hashes}
+    return known | more
 
 
 def main():
@@ -74,8 +78,7 @@ def main():
         for path in sorted(runtime)
     ]
     libraries += [
-        file(path, "machine-learning-model")
-        for path in sorted((ROOT / "models").glob("*.onnx"))
+        file(path, "machine-learning-model") for path in sorted((ROOT / "models").glob("*.onnx"))
     ]
     dependencies = [
         {
