@@ -36,6 +36,14 @@ if docker compose version >/dev/null 2>&1; then compose=(docker compose); else c
 echo "containers"
 "$venv/bin/python" deploy/check.py
 
+echo "list of parts"
+deploy/sbom.py | "$venv/bin/python" -c '
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+problem = JsonStrictValidator(SchemaVersion.V1_5).validate_str(sys.stdin.read())
+sys.exit(f"deploy/sbom.py prints what is no CycloneDX: {problem}" if problem else 0)'
+
 echo "Kubernetes"
 for version in 1.28 1.37; do
     for file in deploy/kubernetes/[!k]*.yaml; do

@@ -6,6 +6,8 @@ target=${CARGO_TARGET_DIR:-target}
 binary=$target/release/frameloom parts=$target/release/deb
 command -v cargo-deb >/dev/null || cargo install --locked cargo-deb@^3
 mkdir -p "$parts"
+strip -o "$parts/frameloom" "$binary"
+chmod 755 "$parts/frameloom"
 "$binary" man | gzip -9n >"$parts/frameloom.1.gz"
 "$binary" completions bash >"$parts/frameloom.bash"
 "$binary" completions zsh >"$parts/_frameloom"
