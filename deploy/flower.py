@@ -21,7 +21,6 @@ sys.argv = ["celery", "flower"]
 app.start(
     [
         "flower",
-        "--address=::",
         "--port=5555",
         f"--basic-auth=frameloom:{secret('flower_password')}",
     ]
