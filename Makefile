@@ -4,7 +4,8 @@ CLIPS := .cache/clips
 BIN   := target/release/frameloom
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames bench-privacy bench-detect fuzz clips
+.PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames bench-privacy bench-detect fuzz clips \
+	image image-source cluster cluster-down cluster-test deb deploy-check
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +60,27 @@ bench-privacy: build clips ## Measure what deface and Frameloom leave to be seen
 
 bench-detect: build clips ## Measure the speed of faces and motion against deface and OpenCV; writes docs/benchmarks.md.
 	@bench/detect/run.sh $(BIN) $(CLIPS)
+
+image: ## Build the container images, of this machine's binary or, on another Debian, from source.
+	@deploy/image.sh
+
+image-source: ## Build the container images from source.
+	@deploy/image.sh --source
+
+cluster: image clips ## Start server, Redis and nodes as containers, send a real clip through, print URLs.
+	@deploy/cluster.sh up $(CLIPS)/vtest.avi
+
+cluster-down: ## Stop the containers; what they have made stays.
+	@deploy/cluster.sh down
+
+cluster-test: image clips ## Pull plugs of a cluster of containers, and compare every output's bytes.
+	@deploy/cluster-test.sh $(CLIPS)/vtest.avi
+
+deb: build ## Make a Debian package in target/debian.
+	@deploy/deb.sh
+
+deploy-check: ## Check what is in deploy/: Compose, units, Kubernetes' schemas, Dockerfiles, shell.
+	@deploy/check.sh
 
 fuzz: setup ## Feed 100,000 mutated files and filter texts to the engine, in process, and as many messages to the broker.
 	PROPTEST_CASES=100000 cargo test --release --locked -p frameloom-broker --lib -- celery::message

@@ -17,7 +17,7 @@ from frameloom.errors import Error
 from frameloom.http import QUIET, converted, headers, problem, verification
 from frameloom.protocol import PAUSES, PIECE, Pause, Reply, Request, Slice, Steps
 from frameloom.stream import EventReader, Progress, ProgressLine, Target, pieces
-from frameloom.types import OVER, Event, Filter, JobOptions, JobView, State, WorkerView
+from frameloom.types import OVER, Event, Filter, JobOptions, JobView, ScaleView, State, WorkerView
 
 T = TypeVar("T")
 
@@ -100,6 +100,10 @@ class Client:
     def workers(self) -> list[WorkerView]:
         """The worker nodes that have told of themselves."""
         return cast(list[WorkerView], self._run(protocol.listing("/v1/workers")))
+
+    def scale(self) -> ScaleView:
+        """How many slots the open jobs of all owners could use, and how many there are."""
+        return cast(ScaleView, self._run(protocol.listing("/v1/scale")))
 
     def _run(self, steps: Steps[T]) -> T:
         """Does what the steps ask for."""

@@ -72,6 +72,14 @@ class JobList(TypedDict):
     total: int
 
 
+class ScaleView(TypedDict):
+    """How many slots the open jobs could use, and how many there are."""
+
+    slots_wanted: int
+    slots: int
+    jobs: int
+
+
 class WorkerView(TypedDict):
     """A worker node."""
 

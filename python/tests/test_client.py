@@ -271,12 +271,13 @@ def _fits(value: Mapping[str, Any], type_: Any) -> bool:
     return set(needed) <= set(value) <= set(known)
 
 
-def test_filters_and_workers_are_as_typed(client: Client) -> None:
+def test_filters_workers_and_scale_are_as_typed(client: Client) -> None:
     for given in client.filters():
         assert _fits(given, types.Filter)
         for param in given["params"]:
             assert _fits(param, types.FilterParam), param
     (worker,) = client.workers()
+    assert _fits(client.scale(), types.ScaleView)
     assert _fits(worker, types.WorkerView)
 
 

@@ -47,6 +47,8 @@ enum Command {
     Logs(cmd::jobs::JobIdArgs),
     /// Get a finished job's output.
     Fetch(cmd::jobs::FetchArgs),
+    /// Ask whether a server or a node answers.
+    Health(cmd::health::HealthArgs),
     /// Show how a video would be cut into segments, without processing it.
     Plan(cmd::plan::PlanArgs),
     /// Look for faces or things in an output in which they should be hidden.
@@ -91,6 +93,7 @@ impl Cli {
             Command::Rm(args) => cmd::jobs::remove(args).map(|()| 0),
             Command::Logs(args) => cmd::jobs::logs(args).map(|()| 0),
             Command::Fetch(args) => cmd::jobs::fetch_output(args).map(|()| 0),
+            Command::Health(args) => cmd::health::run(args).map(|()| 0),
             Command::Plan(args) => cmd::plan::run(args).map(|()| 0),
             Command::Verify(args) => cmd::verify::run(args),
             Command::Probe(args) => cmd::probe::run(args).map(|()| 0),

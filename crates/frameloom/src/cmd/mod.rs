@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod filters;
+pub(crate) mod health;
 pub(crate) mod jobs;
 pub(crate) mod listen;
 pub(crate) mod man;

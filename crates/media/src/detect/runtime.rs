@@ -130,7 +130,8 @@ fn find(places: &Places) -> Result<RuntimeInfo> {
         .or_else(|| noted(&places.loader_cache))
         .ok_or_else(|| {
             Error::unavailable(format!(
-                "ONNX Runtime, which detectors need, is not installed; run 'make setup', or name its library's file in {VARIABLE}"
+                "ONNX Runtime, which detectors need, is not installed; run 'make setup' (with the Debian package \
+                 /usr/share/frameloom/onnxruntime.sh), or name its library's file in {VARIABLE}"
             ))
         })
 }

@@ -28,7 +28,7 @@ const MOST_LISTED: usize = 200;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Frameloom", description = "Heavy per-frame video processing, spread over processes and machines.", license(name = "Apache-2.0 OR MIT")),
-    paths(create, list, show, remove, retry, events, logs, filters, healthz, readyz, super::workers::workers,
+    paths(create, list, show, remove, retry, events, logs, filters, healthz, readyz, super::workers::workers, super::scale::scale,
         super::picture::latest, super::picture::frame, super::picture::gif, super::picture::webp, super::picture::mp4,
         super::output::output, super::output::detections, super::output::metrics, super::files::list, super::files::find_sent, super::files::put, super::files::remove,
         super::upload::offset, super::upload::append,

@@ -15,6 +15,7 @@ mod picture;
 mod problem;
 mod process;
 mod request;
+mod scale;
 mod sight;
 mod trace;
 mod upload;
@@ -283,6 +284,7 @@ impl Server {
             .route("/v1/files", get(files::list))
             .route("/v1/filters", get(api::filters))
             .route("/v1/workers", get(workers::workers))
+            .route("/v1/scale", get(scale::scale))
             .route("/v1/session", post(auth::login))
             .route("/v1/openapi.json", get(api::document))
             .route("/healthz", get(api::healthz))
