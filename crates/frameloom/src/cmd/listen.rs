@@ -24,7 +24,11 @@ pub(crate) enum Place {
 pub(crate) fn places(listen: &[String]) -> Result<Vec<Place>> {
     if listen.is_empty() {
         let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        return Ok(both.map(|ip| Place::Tcp(SocketAddr::new(ip, PORT))).into());
+        let mut here = both.to_vec();
+        // Containers often have one family only. Where there is none at all, binding says why.
+        here.retain(|ip| TcpListener::bind((*ip, 0)).is_ok());
+        let here = if here.is_empty() { both.to_vec() } else { here };
+        return Ok(here.into_iter().map(|ip| Place::Tcp(SocketAddr::new(ip, PORT))).collect());
     }
     let place = |text: &String| match text.strip_prefix("unix:") {
         Some(path) if !path.is_empty() => Ok(Place::Unix(path.into())),
