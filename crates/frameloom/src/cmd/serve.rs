@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::broker::BrokerArgs;
 use super::listen::{Place, bind_all, listeners, own_addresses, places, remove_sockets};
 use super::shown;
 use super::units::{bytes, kept, poll_time, roots, time};
@@ -150,9 +151,8 @@ pub(crate) struct ServeArgs {
     )]
     broker: String,
 
-    /// File with Redis' password.
-    #[arg(long, value_name = "FILE")]
-    broker_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    broker_access: BrokerArgs,
 
     /// Do no segments here: nodes do them.
     #[arg(long, conflicts_with = "slots")]
@@ -328,21 +328,6 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
     stopped
 }
 
-/// Connects to a Redis, and says what should be set otherwise there.
-pub(super) async fn connect(url: &str, password: Option<&Path>, store: StoreId) -> Result<Celery> {
-    if !url.contains("://") {
-        return Err(Error::invalid(format!(
-            "--broker '{}' is neither 'memory' nor an address like redis://HOST:6379/0",
-            url.rsplit('@').next().unwrap_or_default()
-        )));
-    }
-    let celery = Celery::connect(url, password, store).await?;
-    for warning in celery.warnings().await {
-        tracing::warn!("{warning}");
-    }
-    Ok(celery)
-}
-
 /// Shows a node to Celery's tools until `good_bye`.
 pub(super) fn show(
     celery: &Celery,
@@ -406,7 +391,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let celery = match args.broker.as_str() {
         "memory" => None,
-        url => Some(Arc::new(connect(url, args.broker_password_file.as_deref(), store_id).await?)),
+        url => Some(Arc::new(args.broker_access.connect(url, store_id).await?)),
     };
     let stop = CancellationToken::new();
     if let Some(celery) = &celery {

@@ -16,8 +16,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::broker::BrokerArgs;
 use super::listen::{bind_all, listeners, places, remove_sockets};
-use super::serve::{LogFormat, connect, show};
+use super::serve::{LogFormat, show};
 use super::shown;
 use super::units::{roots, time, visibility};
 use crate::node::{Node, NodeConfig};
@@ -42,9 +43,8 @@ pub(crate) struct WorkerArgs {
     #[arg(long, value_name = "URL", env = "FRAMELOOM_BROKER", hide_env_values = true)]
     broker: String,
 
-    /// File with Redis' password.
-    #[arg(long, value_name = "FILE")]
-    broker_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    broker_access: BrokerArgs,
 
     /// The server's store, as this machine sees it.
     #[arg(long, value_name = "DIR")]
@@ -173,8 +173,7 @@ async fn work(
     let store = Arc::new(Store::mounted(data)?);
     let store_id = store.known_as()?.ok_or_else(named)?;
     store.try_out(id)?;
-    let celery =
-        Arc::new(connect(&args.broker, args.broker_password_file.as_deref(), store_id).await?);
+    let celery = Arc::new(args.broker_access.connect(&args.broker, store_id).await?);
     celery.restore_after(args.visibility_timeout);
     let server = tokio::select! {
         server = server(&celery) => server?,

@@ -1,5 +1,6 @@
 use std::fs;
 
+use frameloom_broker::celery::Access;
 use frameloom_core::id::StoreId;
 use frameloom_core::wire::SourceRef;
 
@@ -21,7 +22,13 @@ impl Trial {
     async fn new(more: &str) -> Self {
         let (dir, redis) = (tempfile::tempdir().unwrap(), Redis::start(&[]));
         let store = Arc::new(Store::open(dir.path()).unwrap());
-        let celery = Celery::connect(&redis.url(), None, StoreId::from_bits(7)).await.unwrap();
+        Self::on(store, dir, more).await
+    }
+
+    async fn on(store: Arc<Store>, dir: tempfile::TempDir, more: &str) -> Self {
+        let redis = Redis::start(&[]);
+        let celery =
+            Celery::connect(&redis.url(), &Access::default(), StoreId::from_bits(7)).await.unwrap();
         let celery = Arc::new(celery);
         let filters = vec![format!("celery:task=t:queue=q{more}").parse().unwrap()];
         let source = SourceRef { path: "/in.mp4".into(), name: "in.mp4".into(), root: None };
