@@ -38,6 +38,7 @@ async fn main() -> Result<()> {
         let info = NodeInfo {
             name: format!("sleeper-{n}"),
             slots,
+            gpu_slots: 0,
             within_server: false,
             ..server.clone()
         };

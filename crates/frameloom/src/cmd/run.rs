@@ -439,6 +439,7 @@ async fn work(
     let config = NodeConfig {
         name: super::host_name(),
         slots,
+        gpu_slots: 0,
         frame_slots: slots,
         control: true,
         within_server: true,
@@ -461,6 +462,8 @@ async fn work(
         hold: Box::new(|| false),
         // The lock on the work directory keeps other runs away.
         before_commit: Box::new(|| Ok(())),
+        // Whoever asks for a GPU here has one.
+        gpu_for: None,
     };
     let engine = engine::start(config, Links { store: Arc::clone(store), broker, wake });
     let cancel = CancellationToken::new();
@@ -468,6 +471,7 @@ async fn work(
     let begin = Begin {
         job: job.clone(),
         found,
+        home: None,
         priority: 5,
         watcher: Box::new(move |event| lock(&watching).event(&event)),
         cancel: cancel.clone(),

@@ -407,6 +407,7 @@ async fn serve(
     let node_config = NodeConfig {
         name: format!("{}-server", super::host_name()),
         slots,
+        gpu_slots: if celery.is_some() && slots > 0 { super::gpu_slots(None) } else { 0 },
         frame_slots: slots,
         control: true,
         within_server: true,
@@ -438,6 +439,7 @@ async fn serve(
             fault: super::fault(args.fault.clone()),
             hold: Box::new(move || watched.is_cancelled() || is_full(&held, min_free)),
             before_commit: Box::new(move || deciding.check()),
+            gpu_for: celery.as_ref().map(|_| frameloom_media::engine().id()),
         },
         Links { store: Arc::clone(&store), broker, wake },
     );

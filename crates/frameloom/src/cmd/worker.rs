@@ -54,15 +54,15 @@ pub(crate) struct WorkerArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: Option<u16>,
 
-    /// Queues to receive from: 'frameloom.cpu' for segments, 'frameloom.frame' for single frames,
-    /// 'frameloom.control' for plans and joins.
-    #[arg(
-        long,
-        value_name = "NAMES",
-        value_delimiter = ',',
-        default_value = "frameloom.cpu,frameloom.frame,frameloom.control"
-    )]
+    /// Queues to receive from: 'frameloom.cpu' for segments, 'frameloom.gpu' for those that need a GPU
+    /// (device=cuda, encoders of hardware), 'frameloom.frame' for single frames, 'frameloom.control' for plans
+    /// and joins [default: all, 'frameloom.gpu' where there is an NVIDIA GPU].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     queues: Vec<QueueKind>,
+
+    /// Segments that need a GPU done at a time, beside the others, 1 to 64 [default: 2].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    gpu_slots: Option<u16>,
 
     /// After how long a frame that a Celery client has sent, and that is not done, is given to another
     /// node: as Celery's visibility_timeout, a number with s, m or h, 10s or more.
@@ -104,12 +104,38 @@ enum QueueKind {
     /// Segments, on processors.
     #[value(name = "frameloom.cpu")]
     Cpu,
+    /// Segments that need a GPU.
+    #[value(name = "frameloom.gpu")]
+    Gpu,
     /// Single frames, of jobs with --granularity frame and of whoever sends some.
     #[value(name = "frameloom.frame")]
     Frame,
     /// Plans and joins.
     #[value(name = "frameloom.control")]
     Control,
+}
+
+impl WorkerArgs {
+    /// Whether it receives from a queue.
+    fn listens(&self, queue: QueueKind) -> bool {
+        let asked = self.queues.contains(&queue);
+        asked || (self.queues.is_empty() && queue != QueueKind::Gpu)
+    }
+
+    /// Segments that need a GPU done at a time.
+    ///
+    /// # Errors
+    /// Invalid where their number is given and their queue is not.
+    fn gpu_slots(&self) -> Result<usize> {
+        match (self.listens(QueueKind::Gpu), self.queues.is_empty()) {
+            (true, _) => Ok(self.gpu_slots.map_or(super::GPU_SLOTS, usize::from)),
+            (false, true) => Ok(super::gpu_slots(self.gpu_slots)),
+            (false, false) if self.gpu_slots.is_some() => Err(Error::invalid(
+                "--gpu-slots is for nodes that listen to 'frameloom.gpu'; add it to --queues",
+            )),
+            (false, false) => Ok(0),
+        }
+    }
 }
 
 /// A name that is safe in a list and in Celery's host names.
@@ -207,9 +233,10 @@ async fn work(
             .name
             .clone()
             .unwrap_or_else(|| format!("{}-{}", super::host_name(), std::process::id())),
-        slots: if args.queues.contains(&QueueKind::Cpu) { slots } else { 0 },
-        frame_slots: if args.queues.contains(&QueueKind::Frame) { slots } else { 0 },
-        control: like && args.queues.contains(&QueueKind::Control),
+        slots: if args.listens(QueueKind::Cpu) { slots } else { 0 },
+        gpu_slots: args.gpu_slots()?,
+        frame_slots: if args.listens(QueueKind::Frame) { slots } else { 0 },
+        control: like && args.listens(QueueKind::Control),
         within_server: false,
         celery: Some(Arc::clone(&celery)),
         roots: roots(&args.root)?,
