@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use frameloom_core::id::{AttemptId, EngineId, StoreId};
-use frameloom_core::wire::{FrameMessage, FrameTask, PROTOCOL, Queue, StrangeFrame, TaskMessage};
+use frameloom_core::wire::{FrameMessage, FrameTask, Queue, StrangeFrame, TaskMessage};
 use frameloom_core::{Error, Result};
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
@@ -204,8 +204,7 @@ impl Celery {
         warnings
     }
 
-    /// Sends a task with frames to a queue of Python workers; `fields` are its arguments beside the
-    /// version and the store.
+    /// Sends a task with frames to a queue of Python workers; `fields` are its arguments beside the store.
     ///
     /// # Errors
     /// Unavailable where Redis does not answer.
@@ -218,7 +217,6 @@ impl Celery {
         urgency: Urgency,
     ) -> Result<()> {
         let shared = &self.shared;
-        fields["version"] = PROTOCOL.into();
         fields["store"] = shared.store.to_string().into();
         self.send_task(queue, task, attempt, &fields, urgency).await
     }
