@@ -311,6 +311,9 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
         .map_err(|e| Error::io(format!("cannot use '{}'", shown(&args.data)), &e))?;
     let sockets = bind_all(&places)?;
     let store = Arc::new(Store::open(&data)?);
+    if args.broker != "memory" {
+        store.share()?;
+    }
     let epoch = Arc::new(store.pressing(|| Epoch::take(&data, LEASE, &mut watch))?);
     store.tidy()?;
     let store_id = store.name(StoreId::from_bits(random::bits()?))?;
@@ -470,6 +473,7 @@ async fn serve(
     };
     super::print(&lines)?;
 
+    let answers = celery.is_some();
     let mut counter = 0;
     let mut beat = tokio::time::interval(Duration::from_secs(1));
     let mut stopping: Option<(tokio::time::Instant, u8)> = None;
@@ -486,6 +490,9 @@ async fn serve(
                 tracing::error!(%error, "cannot tell that the server lives");
             }
             told => told?,
+        }
+        if answers && let Err(error) = store.answer_nodes() {
+            tracing::warn!(%error, "nodes that begin are not answered");
         }
         if let Err(error) = epoch.check() {
             stop.cancel();

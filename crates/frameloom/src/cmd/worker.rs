@@ -27,6 +27,9 @@ use crate::random;
 /// How often a node without a server looks for one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a node looks whether the server has tried its files.
+const TRY_EVERY: Duration = Duration::from_millis(50);
+
 /// How often a node looks whether the server is still the one that it knows.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -215,6 +218,12 @@ async fn work(
         )));
     }
     server.clock_fits(jiff::Timestamp::now().as_millisecond())?;
+    let trying = store.try_with_server(id, || tokio::time::sleep(TRY_EVERY));
+    tokio::select! {
+        tried = trying => tried?,
+        _ = interrupt.recv() => return Ok(130),
+        _ = terminate.recv() => return Ok(143),
+    }
     let engine = frameloom_media::engine();
     let like = engine.id() == server.engine && server.protocol == PROTOCOL;
     if !like {
