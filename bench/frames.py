@@ -1,10 +1,11 @@
-"""Frames and segments as tasks over Redis, beside the Celery peer, in turn.
+"""Frames and segments as tasks over Redis, beside the Celery peer and the broker in memory, in turn.
 
 frames.py --bin FRAMELOOM --clips CLIPS --venv VENV [--rounds 3] [--seconds 12] [--kinds blur]
 
 A server without slots of its own and one worker node with a slot a core, their store in memory, as the peer's
-frames are. The same clip, x264 veryfast CRF 20; the job is submitted, done and fetched. Prints a table: frames a
-second, and CPU seconds of all processes together (which other work on the machine changes less).
+frames are; and another server that does all by itself. The same clip, x264 veryfast CRF 20; the job is submitted, done and
+fetched. Prints, and writes to docs/benchmarks.md between two marks, frames a second, CPU seconds of all processes that have
+to do with it together (which other work on the machine changes less), and what Redis costs beside memory.
 """
 
 import argparse
@@ -15,7 +16,12 @@ import subprocess
 import tempfile
 import time
 
-from bench import FILTERS, HERE, Celery, frames_of, make_clips, measure
+import page
+from bench import FILTERS, HERE, Celery, frames_of, make_clips, measure, shell
+
+
+PEERS = ["Celery, a task a frame, mp4v", "Celery, a task a frame, x264"]
+OVER_REDIS, IN_MEMORY = "frameloom, segments over Redis", "frameloom, segments in memory"
 
 
 def cpu_of(roots):
@@ -39,29 +45,34 @@ def cpu_of(roots):
 
 
 class Cluster:
-    """A server and a worker node, over a Redis that runs already."""
+    """A server and a worker node, over a Redis that runs already; without one, a server that does all by itself."""
 
-    def __init__(self, binary, broker):
+    def __init__(self, binary, broker=None):
         self.binary, self.broker = binary, broker
 
     def __enter__(self):
         self.home = tempfile.mkdtemp(dir="/dev/shm")
         data = os.path.join(self.home, "data")
         quiet = {"stderr": subprocess.DEVNULL, "text": True}
-        arguments = ["serve", "--broker", self.broker, "--data", data, "--no-local-slots", "--min-free", "1M"]
-        self.server = subprocess.Popen(
-            [self.binary, *arguments, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, **quiet)
-        self.url = self.server.stdout.readline().split()[-1]
-        self.node = subprocess.Popen(
-            [self.binary, "worker", "--broker", self.broker, "--data", data], stdout=subprocess.DEVNULL, **quiet)
+        over = ["--broker", self.broker, "--data", data] if self.broker else ["--data", data]
+        apart = ["--no-local-slots"] if self.broker else []
+        arguments = ["serve", *over, *apart, "--min-free", "1M", "--listen", "127.0.0.1:0"]
+        self.processes = [subprocess.Popen([self.binary, *arguments], stdout=subprocess.PIPE, **quiet)]
+        self.url = self.processes[0].stdout.readline().split()[-1]
+        if self.broker:
+            node = [self.binary, "worker", *over]
+            self.processes.append(subprocess.Popen(node, stdout=subprocess.DEVNULL, **quiet))
         time.sleep(3)
         return self
 
     def __exit__(self, *_):
-        for process in (self.node, self.server):
+        for process in reversed(self.processes):
             process.terminate()
             process.wait()
         shutil.rmtree(self.home)
+
+    def pids(self):
+        return {process.pid for process in self.processes}
 
     def submit(self, source, kind, granularity):
         return [self.binary, "submit", source, "--server", self.url, "-o", f"{self.home}/o.mp4", "--overwrite",
@@ -82,36 +93,51 @@ def main():
     source = make_clips(args.clips, folder, args.seconds)["bunny"]
     frames = frames_of(source)
     python = os.path.abspath(f"{args.venv}/bin/python")
-    print("| filter | | fps, median | of the rounds | to the Celery peer with mp4v | with x264 | CPU s |")
-    print("|---|---|---|---|---|---|---|")
+    rows, costs = [], []
     # The peer has database 0, Frameloom another one.
     with Celery(args.venv, folder) as celery:
         broker = celery.env["BROKER"].rsplit("/", 1)[0] + "/1"
-        with Cluster(args.bin, broker) as cluster:
+        with Cluster(args.bin, broker) as cluster, Cluster(args.bin) as alone:
+            redis = {celery.redis.pid}
+            theirs, ours = redis | {celery.worker.pid}, redis | cluster.pids()
             for kind in args.kinds.split(","):
                 peer = [python, f"{HERE}/celery_peer.py", source, f"{folder}/c.mp4", kind]
                 turns = {
-                    "Celery, a task a frame, mp4v": ([*peer, "mp4v"], celery.env),
-                    "Celery, a task a frame, x264": ([*peer, "x264"], celery.env),
-                    "frameloom, frames": (cluster.submit(source, kind, "frame"), None),
-                    "frameloom, segments": (cluster.submit(source, kind, "segment"), None),
+                    PEERS[0]: ([*peer, "mp4v"], celery.env, theirs),
+                    PEERS[1]: ([*peer, "x264"], celery.env, theirs),
+                    "frameloom, frames over Redis": (cluster.submit(source, kind, "frame"), None, ours),
+                    OVER_REDIS: (cluster.submit(source, kind, "segment"), None, ours),
+                    IN_MEMORY: (alone.submit(source, kind, "segment"), None, alone.pids()),
                 }
-                roots = {p.pid for p in (celery.redis, celery.worker, cluster.server, cluster.node)}
                 rates, seconds = {name: [] for name in turns}, {name: [] for name in turns}
                 for _ in range(args.rounds):
-                    for name, (command, env) in turns.items():
+                    for name, (command, env, roots) in turns.items():
                         before = cpu_of(roots)
                         wall, cpu = measure([command], env)
                         rates[name].append(frames / wall)
                         seconds[name].append(cpu + cpu_of(roots) - before)
+                        print(f"{kind:7} {name:32} {frames / wall:7.1f} fps {seconds[name][-1]:7.1f} CPU s", flush=True)
                 for name, rounds in rates.items():
                     ratios = [
-                        statistics.median(ours / theirs for ours, theirs in zip(rounds, rates[other]))
-                        for other in list(turns)[:2]
+                        statistics.median(ours / theirs for ours, theirs in zip(rounds, rates[other])) for other in PEERS
                     ]
                     shown = ", ".join(f"{rate:.1f}" for rate in rounds)
-                    print(f"| {kind} | {name} | {statistics.median(rounds):.1f} | {shown} | "
-                          f"{ratios[0]:.2f} × | {ratios[1]:.2f} × | {statistics.median(seconds[name]):.1f} |", flush=True)
+                    rows.append(f"| {kind} | {name} | {statistics.median(rounds):.1f} | {shown} | "
+                                f"{ratios[0]:.2f} × | {ratios[1]:.2f} × | {statistics.median(seconds[name]):.1f} |")
+                cost = [100 * (over / within - 1) for over, within in zip(seconds[OVER_REDIS], seconds[IN_MEMORY])]
+                costs.append(f"`{kind}`: {statistics.median(cost):+.1f} % ({', '.join(f'{c:+.1f}' for c in cost)})")
+    page.write("redis", [
+        f"`make bench` (its second part, `make bench-frames`): {frames} frames of `bunny` at 1080p, {args.rounds} rounds in turn, stores in",
+        f"memory; {page.machine()}, {shell(args.bin, '--version').strip()}.",
+        "",
+        "| filter | | fps, median | of the rounds | to the Celery peer with mp4v | with x264 | CPU s |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        "CPU time of segments over Redis (server, node, Redis and client) beside the same in one process with the broker in memory, "
+        + "median (rounds): " + "; ".join(costs) + ".",
+    ])
+    print("\n".join([*rows, *costs]))
 
 
 if __name__ == "__main__":

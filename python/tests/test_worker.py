@@ -117,6 +117,20 @@ def test_a_batch_is_one_array_and_what_is_over_another(server: Server) -> None:
         assert np.array_equal(server.output(message, at), expected)
 
 
+def test_frames_in_a_row_are_told_by_a_few_numbers(server: Server) -> None:
+    frames = [picture(seed) for seed in range(7)]
+    message = server.message()
+    in_a_row(message, index=9, pts=[100, 1, 1, 1, 1, 1, 1])
+    for at, frame in enumerate(frames):
+        np.save(server.dir / f"{message['frames']['group']}.{at}.in.npy", frame)
+    assert server.result(server.send("tests.batch", message))["outcome"] == "done"
+    for at, frame in enumerate(frames):
+        expected = frame.copy()
+        expected[0, 0] = (4 if at < 4 else 3, 9 + at, 100 + at)
+        came = np.load(server.dir / f"{message['attempt']}.{at}.out.npy")
+        assert np.array_equal(came, expected)
+
+
 def test_a_batch_of_several_sizes_is_refused(server: Server) -> None:
     result = server.run("tests.batch", picture(0, 4, 4), picture(0, 4, 5))
     assert "frames of a batch differ in size: [(4, 4, 3), (4, 5, 3)]" in result["error"]
@@ -250,10 +264,21 @@ def path_of(field: str, path: str) -> Change:
     return change
 
 
+def in_a_row(message: dict[str, Any], **changes: Any) -> None:
+    """Makes it one that tells how its frames' files are named; then with changes."""
+    run = {"group": new_id(), "index": 0, "pts": [0]} | changes
+    message.update(version=2, frames=run)
+
+
 REFUSED: dict[str, Change] = {
-    "version: this worker speaks version 1, got 2": lambda m: m.update(version=2),
-    "version: this worker speaks version 1, got True": lambda m: m.update(version=True),
-    "version: this worker speaks version 1, got None": lambda m: m.pop("version"),
+    "version: this worker speaks versions 1 and 2, got 3": lambda m: m.update(version=3),
+    "version: this worker speaks versions 1 and 2, got True": lambda m: m.update(version=True),
+    "version: this worker speaks versions 1 and 2, got None": lambda m: m.pop("version"),
+    "frames: expected an object, got [": lambda m: m.update(version=2),
+    "group: expected 32 hexadecimal digits, got '../x'": lambda m: in_a_row(m, group="../x"),
+    "frames.index: expected a whole number": lambda m: in_a_row(m, index=None),
+    "frames.pts: expected a list of 1 to 1024, got 7": lambda m: in_a_row(m, pts=7),
+    "frames.pts[1].pts: expected a whole number": lambda m: in_a_row(m, pts=[0, "1"]),
     "store: the message is of store": lambda m: m.update(store=new_id()),
     "store: expected 32 hexadecimal digits, got 7": lambda m: m.update(store=7),
     "job: expected 32 hexadecimal digits, got '../x'": lambda m: m.update(job="../x"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,33 @@ def test_a_killed_worker_leaves_its_claim_and_beats_no_more(tmp_path: Path, redi
     assert not (server.dir / "results" / f"{attempt}.json").exists()
     again.stop()
     assert again.process.returncode == 0
+
+
+def test_an_input_shows_at_once_in_a_view_that_keeps_what_was_absent(
+    tmp_path: Path, redis_url: str
+) -> None:
+    server = Server(tmp_path / "data", redis_url, "late")
+    view = tmp_path / "view"
+    view.mkdir()
+    kept = "negative_timeout=30,entry_timeout=30,attr_timeout=30"
+    shown = ["bindfs", "--no-allow-other", "-o", kept, str(server.root), str(view)]
+    subprocess.run(shown, check=True)
+    try:
+        worker = Worker(tmp_path / "log", redis_url, "late", view)
+        # A worker that is up takes the next one at once.
+        first = server.run("tests.answer", params={"what": "same"})
+        assert first["outcome"] == "done", first
+        message = server.message(params={"what": "same"})
+        source = server.root / message["frames"][0]["input"]
+        source.rename(tmp_path / "later")
+        attempt = server.send("tests.answer", message)
+        wait_for((server.dir / "claims" / attempt).exists, "the claim")
+        (tmp_path / "later").rename(source)
+        result = server.result(attempt)
+        assert result["outcome"] == "done", result
+        worker.stop()
+    finally:
+        subprocess.run(["fusermount3", "-uz", str(view)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ fn frame(number: u64) -> FrameMessage {
 pub async fn check(broker: &dyn Broker) {
     let segments = Queue::Segment(EngineId::from_digest(&[1; 6]));
     let others = Queue::Segment(EngineId::from_digest(&[2; 6]));
+    let gpu = Queue::Gpu(EngineId::from_digest(&[1; 6]));
     // In order, and each queue for itself.
     for i in 0..3u8 {
         broker
@@ -42,10 +43,13 @@ pub async fn check(broker: &dyn Broker) {
     }
     broker.send(Queue::Control, message(Task::Plan, 9), 6).await.unwrap();
     broker.send(others, message(Task::Segment(8), 8), 6).await.unwrap();
+    // A plan, too, may be for whoever has a GPU, or for an engine's nodes.
+    broker.send(gpu, message(Task::Plan, 7), 6).await.unwrap();
     assert_eq!(broker.len(segments).await.unwrap(), 3);
     assert_eq!(broker.len(Queue::Control).await.unwrap(), 1);
     assert_eq!(broker.receive(Queue::Control).await.unwrap(), message(Task::Plan, 9));
     assert_eq!(broker.receive(others).await.unwrap(), message(Task::Segment(8), 8));
+    assert_eq!(broker.receive(gpu).await.unwrap(), message(Task::Plan, 7));
     for i in 0..3u8 {
         let expected = message(Task::Segment(u32::from(i)), u128::from(i));
         assert_eq!(broker.receive(segments).await.unwrap(), expected);

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use frameloom_broker::celery::{Active, Announcement, Celery, Steered, WorkerConfig, queue_name};
+use frameloom_broker::celery::{
+    Access, Active, Announcement, Celery, Steered, WorkerConfig, queue_name,
+};
 use frameloom_broker::{Broker, contract};
 use frameloom_core::ErrorKind;
 use frameloom_core::id::{AttemptId, EngineId, JobId, StoreId};
@@ -58,7 +60,7 @@ fn shown() -> WorkerConfig {
 }
 
 async fn connect(redis: &Redis) -> Celery {
-    Celery::connect(&redis.url(), None, StoreId::from_bits(1)).await.unwrap()
+    Celery::connect(&redis.url(), &Access::default(), StoreId::from_bits(1)).await.unwrap()
 }
 
 #[tokio::test]
@@ -122,7 +124,8 @@ async fn what_nobody_should_send_is_dropped_and_counted_and_the_rest_goes_on() {
     assert_eq!(broker.receive(queue()).await.unwrap(), message(5));
     assert_eq!(broker.refused(), 5);
     // Tasks of another store are for nobody here.
-    let other = Celery::connect(&redis.url(), None, StoreId::from_bits(2)).await.unwrap();
+    let other =
+        Celery::connect(&redis.url(), &Access::default(), StoreId::from_bits(2)).await.unwrap();
     other.send(queue(), message(6), 0).await.unwrap();
     broker.send(queue(), message(7), 0).await.unwrap();
     assert_eq!(broker.receive(queue()).await.unwrap(), message(7));
@@ -134,7 +137,8 @@ async fn what_is_wrong_with_an_address_is_said() {
     let redis = Redis::start(&["--requirepass", "secret", "--databases", "4"]);
     let port = redis.port();
     let kind = |url: String| async move {
-        let error = Celery::connect(&url, None, StoreId::from_bits(1)).await.err().unwrap();
+        let error =
+            Celery::connect(&url, &Access::default(), StoreId::from_bits(1)).await.err().unwrap();
         assert!(!error.message().contains("wrong-word"), "{error}");
         (error.kind(), error.message().to_owned())
     };
@@ -152,7 +156,8 @@ async fn what_is_wrong_with_an_address_is_said() {
     let password = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(password.path(), "secret\n").unwrap();
     let url = format!("redis://127.0.0.1:{port}/0");
-    let broker = Celery::connect(&url, Some(password.path()), StoreId::from_bits(1)).await.unwrap();
+    let access = Access { password: Some(password.path().to_owned()), ..Access::default() };
+    let broker = Celery::connect(&url, &access, StoreId::from_bits(1)).await.unwrap();
     assert!(broker.warnings().await.is_empty(), "{:?}", broker.warnings().await);
 }
 
@@ -409,7 +414,9 @@ async fn tools_see_what_a_node_does_now() {
     assert_eq!(names(&ask(&redis, "active_queues")), queues);
     *told.queues.lock().unwrap() = vec![queue()];
     assert_eq!(names(&ask(&redis, "active_queues")), queues[1..]);
-    assert_eq!(ask(&redis, "registered"), json!(["frameloom.detect", "frameloom.segment"]));
+    // Jobs that are planned anew for an engine are done wholly by nodes of its queue.
+    let all = ["concat", "detect", "plan", "segment", "track"].map(|t| format!("frameloom.{t}"));
+    assert_eq!(ask(&redis, "registered"), json!(all));
     showing.abort();
 }
 

@@ -11,6 +11,7 @@ pub mod fingerprint;
 pub mod frame_task;
 pub mod id;
 pub mod metrics;
+pub mod needs;
 pub mod pipeline;
 pub mod plan;
 pub mod planner;

@@ -70,6 +70,18 @@ pub enum Queue {
     Control,
     /// Segments of plans that this engine made, to look into or to process.
     Segment(EngineId),
+    /// Those of them that need a GPU.
+    Gpu(EngineId),
+}
+
+impl Queue {
+    /// The engine that nodes which listen to it have; none where any will do.
+    pub fn engine(self) -> Option<EngineId> {
+        match self {
+            Self::Control => None,
+            Self::Segment(engine) | Self::Gpu(engine) => Some(engine),
+        }
+    }
 }
 
 /// What a broker carries: a reference to work that lies on the store.
@@ -252,6 +264,9 @@ pub struct Beat {
     pub held: Vec<HeldAttempt>,
     /// Segment slots without work.
     pub free_slots: u32,
+    /// Slots for segments that need a GPU, without work.
+    #[serde(default)]
+    pub free_gpu_slots: u32,
     /// The machine's load, the mean of a minute, in hundredths of a core.
     #[serde(default)]
     pub load: u32,
@@ -271,6 +286,9 @@ pub struct NodeInfo {
     pub pid: u32,
     /// Segments done at a time.
     pub slots: u32,
+    /// Segments that need a GPU done at a time, beside the others.
+    #[serde(default)]
+    pub gpu_slots: u32,
     /// What shapes the bytes that it makes.
     pub engine: Engine,
     /// [`PROTOCOL`].
@@ -336,6 +354,11 @@ pub enum Decision {
     },
     /// A job that had failed is tried again.
     Retried,
+    /// The job is planned anew, and done, by nodes of this engine.
+    Replanned {
+        /// The engine.
+        engine: EngineId,
+    },
     /// The job's webhook was taken.
     Notified,
     /// The job's webhook was not taken for so long that it is given up.

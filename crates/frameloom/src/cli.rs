@@ -40,7 +40,7 @@ enum Command {
     /// Stop a job.
     Cancel(cmd::jobs::JobIdArgs),
     /// Try a failed or cancelled job again; segments that were done stay done.
-    Retry(cmd::jobs::JobIdArgs),
+    Retry(cmd::jobs::RetryArgs),
     /// Erase a job with its source and output.
     Rm(cmd::jobs::JobIdArgs),
     /// Show what was decided about a job's tasks, with the reason of every failure.
@@ -89,7 +89,7 @@ impl Cli {
             Command::Jobs(args) => cmd::jobs::list(args).map(|()| 0),
             Command::Status(args) => cmd::jobs::status(args).map(|()| 0),
             Command::Cancel(args) => cmd::jobs::cancel(args).map(|()| 0),
-            Command::Retry(args) => cmd::jobs::retry(args).map(|()| 0),
+            Command::Retry(args) => cmd::jobs::retry(&args).map(|()| 0),
             Command::Rm(args) => cmd::jobs::remove(args).map(|()| 0),
             Command::Logs(args) => cmd::jobs::logs(args).map(|()| 0),
             Command::Fetch(args) => cmd::jobs::fetch_output(args).map(|()| 0),

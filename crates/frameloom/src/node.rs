@@ -37,6 +37,8 @@ pub(crate) struct NodeConfig {
     pub(crate) name: String,
     /// Segments done at a time.
     pub(crate) slots: usize,
+    /// Segments that need a GPU done at a time, beside the others.
+    pub(crate) gpu_slots: usize,
     /// Frames filtered at a time, beside the segments.
     pub(crate) frame_slots: usize,
     /// Whether it does short tasks, too.
@@ -79,6 +81,8 @@ pub(crate) struct Node {
     frames_ended: Mutex<(u64, u64)>,
     /// Segment slots without work.
     free: Mutex<u32>,
+    /// Those for segments that need a GPU.
+    free_gpu: Mutex<u32>,
     changed: Notify,
     /// What was accepted of each job worked on.
     known: Mutex<BTreeMap<JobId, Known>>,
@@ -114,13 +118,15 @@ impl Node {
         config: NodeConfig,
     ) -> Arc<Self> {
         let slots = u32::try_from(config.slots).unwrap_or(u32::MAX);
-        let free = Mutex::new(slots);
+        let gpu_slots = u32::try_from(config.gpu_slots).unwrap_or(u32::MAX);
+        let (free, free_gpu) = (Mutex::new(slots), Mutex::new(gpu_slots));
         let host = crate::cmd::host_name();
         let info = NodeInfo {
             name: config.name.clone(),
             host,
             pid: std::process::id(),
             slots,
+            gpu_slots,
             engine: frameloom_media::engine(),
             protocol: PROTOCOL,
             within_server: config.within_server,
@@ -141,6 +147,7 @@ impl Node {
             ended: Mutex::new((0, 0)),
             frames_ended: Mutex::new((0, 0)),
             free,
+            free_gpu,
             changed: Notify::new(),
             known: Mutex::new(BTreeMap::new()),
             frame_budget: Semaphore::new(frames::budget()),
@@ -204,16 +211,14 @@ impl Node {
         let quiet = stop.child_token();
         let beating = tokio::spawn(Arc::clone(&self).beat(quiet.clone()));
         let mut workers = Vec::new();
-        let first = usize::from(!self.config.control);
-        for i in first..=self.config.slots {
+        let engine = self.info.engine.id();
+        // The control slot comes first: planning waits for it.
+        let control = self.config.control.then(|| (Queue::Control, "control".to_owned(), 5));
+        let segments = (0..self.config.slots).map(|i| (Queue::Segment(engine), i.to_string(), 0));
+        let gpu = (0..self.config.gpu_slots).map(|i| (Queue::Gpu(engine), format!("gpu.{i}"), 0));
+        for (queue, name, nice) in control.into_iter().chain(segments).chain(gpu) {
             let node = Arc::clone(&self);
             let stop = stop.clone();
-            // The control slot comes first: planning waits for it.
-            let (queue, name, nice) = if i == 0 {
-                (Queue::Control, "control".to_owned(), 5)
-            } else {
-                (Queue::Segment(self.info.engine.id()), (i - 1).to_string(), 0)
-            };
             let config = SlotConfig { nice, ..self.config.slot.clone() };
             workers.push(tokio::spawn(async move {
                 let mut slot = Slot::new(name, config);
@@ -267,11 +272,14 @@ impl Node {
             counter += 1;
             let held = lock(&self.held).values().map(|held| held.told.clone()).collect();
             // A drained node has no slot to offer.
-            let free_slots = if self.drained.is_cancelled() { 0 } else { *lock(&self.free) };
+            let free =
+                |slots: &Mutex<u32>| if self.drained.is_cancelled() { 0 } else { *lock(slots) };
+            let (free_slots, free_gpu_slots) = (free(&self.free), free(&self.free_gpu));
             let load = (self.load()[0] * 100.0).clamp(0.0, 1e9);
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-            let beat =
-                Beat { counter, held, free_slots, load: load as u32, frames: self.framing.held() };
+            let load = load as u32;
+            let frames = self.framing.held();
+            let beat = Beat { counter, held, free_slots, free_gpu_slots, load, frames };
             let told = match self.store.write_beat(self.id, &beat) {
                 // It is new, or was silent for so long that it was forgotten.
                 Err(error) if error.kind() == ErrorKind::NotFound => self
@@ -327,9 +335,13 @@ impl Node {
                     }
                 }
             };
-            let is_segment = matches!(queue, Queue::Segment(_));
-            if is_segment {
-                *lock(&self.free) -= 1;
+            let free = match queue {
+                Queue::Segment(_) => Some(&self.free),
+                Queue::Gpu(_) => Some(&self.free_gpu),
+                Queue::Control => None,
+            };
+            if let Some(free) = free {
+                *lock(free) -= 1;
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -349,8 +361,8 @@ impl Node {
             }
             lock(&self.held).remove(&message.attempt);
             lock(&self.revoked).remove(&message.attempt);
-            if is_segment {
-                *lock(&self.free) += 1;
+            if let Some(free) = free {
+                *lock(free) += 1;
             }
             self.changed.notify_one();
         }
@@ -439,10 +451,12 @@ impl Steered for Node {
         if self.drained.is_cancelled() {
             return Vec::new();
         }
-        let segments = Queue::Segment(self.info.engine.id());
+        let engine = self.info.engine.id();
         let control = self.config.control && !self.apart.is_cancelled();
         let control = control.then_some(Queue::Control);
-        control.into_iter().chain((self.config.slots > 0).then_some(segments)).collect()
+        let segments = (self.config.slots > 0).then_some(Queue::Segment(engine));
+        let gpu = (self.config.gpu_slots > 0).then_some(Queue::Gpu(engine));
+        [control, segments, gpu].into_iter().flatten().collect()
     }
 
     fn frames(&self) -> Option<EngineId> {

@@ -169,3 +169,33 @@ fn a_view_of_the_store_that_keeps_what_was_absent_costs_nothing_but_time() {
     });
     drop((server, two));
 }
+
+#[test]
+fn frames_go_between_nodes_whose_views_keep_what_was_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "in.mp4", 4);
+    let expected = run_bytes(dir.path(), &source, "blur:sigma=2");
+    let (redis, data) = (Redis::start(&[]), dir.path().join("data"));
+    std::fs::create_dir(&data).unwrap();
+    let view = |name: &str| LateView::of(&data, &dir.path().join(name));
+    let (at_server, at_one, at_two) = (view("server"), view("one"), view("two"));
+    let server = serve(&redis, at_server.path());
+    // One cuts the video into frames and joins them, the other filters them.
+    let cuts = ["--slots", "2", "--queues", "frameloom.cpu,frameloom.control"];
+    let filters = ["--slots", "2", "--queues", "frameloom.frame"];
+    let _one = Worker::start(&redis, at_one.path(), "one", &cuts);
+    let _two = Worker::start(&redis, at_two.path(), "two", &filters);
+    until_live(&server, 1);
+    let id = server.submit(
+        &source,
+        &json!({
+            "source": { "upload": true, "name": "in.mp4" },
+            "filters": ["blur:sigma=2"], "segment": 1, "granularity": "frame",
+        }),
+    );
+    // A frame whose absence were believed would come half a minute late.
+    until("all frames are there", 60, || {
+        server.get(&format!("/v1/jobs/{id}")).1["state"] == "succeeded"
+    });
+    assert!(server.output(&id) == expected, "other bytes than run");
+}

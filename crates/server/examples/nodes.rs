@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use frameloom_broker::Broker;
-use frameloom_broker::celery::Celery;
+use frameloom_broker::celery::{Access, Celery};
 use frameloom_core::id::NodeId;
 use frameloom_core::wire::{Beat, NodeInfo, Queue};
 use frameloom_core::{Error, Result};
@@ -29,7 +29,7 @@ async fn main() -> Result<()> {
     let store = Arc::new(Store::mounted(data.as_ref())?);
     let named =
         store.known_as()?.ok_or_else(|| Error::not_found("no server has used this store"))?;
-    let celery = Arc::new(Celery::connect(&broker, None, named).await?);
+    let celery = Arc::new(Celery::connect(&broker, &Access::default(), named).await?);
     let server = store.nodes()?.into_iter().find_map(|node| store.read_node(node).ok().flatten());
     let server = server.ok_or_else(|| Error::not_found("no server runs on this store"))?;
     let done = Arc::new(AtomicU64::new(0));
@@ -38,6 +38,7 @@ async fn main() -> Result<()> {
         let info = NodeInfo {
             name: format!("sleeper-{n}"),
             slots,
+            gpu_slots: 0,
             within_server: false,
             ..server.clone()
         };

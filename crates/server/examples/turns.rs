@@ -85,6 +85,7 @@ async fn measure(
         fault: Box::new(|_| Ok(())),
         hold: Box::new(|| false),
         before_commit: Box::new(|| Ok(())),
+        gpu_for: None,
     };
     let links = Links { store: Arc::clone(&store), broker, wake };
     let handle = engine::start(config, links);
@@ -98,11 +99,13 @@ async fn measure(
         concat: None,
         open: Vec::new(),
         publishing: None,
+        home: None,
     };
     let (cancel, counted) = (CancellationToken::new(), Arc::clone(&done));
     let begin = Begin {
         job,
         found: Some(found),
+        home: None,
         priority: 5,
         watcher: Box::new(move |event| {
             if let JobEvent::Accepted { .. } = event {
@@ -176,6 +179,7 @@ fn sleepers(
         host: "here".into(),
         pid: std::process::id(),
         slots,
+        gpu_slots: 0,
         engine: engine.clone(),
         protocol: PROTOCOL,
         within_server: true,

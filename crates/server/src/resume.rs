@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use frameloom_core::fingerprint::fingerprint;
-use frameloom_core::id::{AttemptId, JobId};
+use frameloom_core::id::{AttemptId, EngineId, JobId};
 use frameloom_core::plan::{Engine, Fingerprint, PLAN_VERSION, Plan};
 use frameloom_core::wire::{AttemptReport, Decision, JobFile, Outcome, Task};
 use frameloom_core::{Error, Result};
@@ -29,6 +29,8 @@ pub struct Found {
     pub open: Vec<AttemptId>,
     /// What was about to be published.
     pub publishing: Option<Publishing>,
+    /// The engine that it was planned anew for.
+    pub home: Option<EngineId>,
 }
 
 /// The identities, size and inode, of files that were about to be put at their places.
@@ -96,6 +98,7 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
         concat: None,
         open: Vec::new(),
         publishing: None,
+        home: None,
     };
     for decision in decisions {
         match decision {
@@ -125,6 +128,10 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
             }
             Decision::Sent { attempt, .. } => drop(open.insert(attempt)),
             Decision::Failed { attempt, .. } => drop(open.remove(&attempt)),
+            Decision::Replanned { engine } => {
+                (found.plan, found.concat, found.home) = (None, None, Some(engine));
+                found.segments.clear();
+            }
             Decision::Uploaded { .. }
             | Decision::Ended { .. }
             | Decision::Retried
@@ -146,7 +153,11 @@ pub fn differs(
     fingerprint: &dyn Fn(bool) -> Result<Fingerprint>,
 ) -> Result<Option<String>> {
     if let Some((_, plan)) = &found.plan {
-        if plan.version != PLAN_VERSION || plan.engine != *engine {
+        let others = match found.home {
+            Some(home) => plan.engine.id() != home,
+            None => plan.engine != *engine,
+        };
+        if plan.version != PLAN_VERSION || others {
             return Ok(Some("it was made by other versions".into()));
         }
         if plan.source.fingerprint != fingerprint(plan.source.fingerprint.whole)? {

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-VERSION = 1
+#: Messages that name each frame's files.
+WRITTEN_OUT = 1
+#: Messages that tell of frames in a row how their files are named.
+IN_A_ROW = 2
+VERSIONS = (WRITTEN_OUT, IN_A_ROW)
 
 #: Frames that one message may name.
 MOST_FRAMES = 1024
@@ -52,22 +56,24 @@ class Message:
         if args:
             raise Rejected(f"args: expected none, got {_shown(list(args))}")
         version = kwargs.get("version")
-        if type(version) is not int or version != VERSION:
+        if type(version) is not int or version not in VERSIONS:
             raise Rejected(
-                f"version: this worker speaks version {VERSION}, got {_shown(version)}; "
-                "update the package 'frameloom' to the server's"
+                f"version: this worker speaks versions {WRITTEN_OUT} and {IN_A_ROW}, got "
+                f"{_shown(version)}; update the package 'frameloom' to the server's"
             )
         job = _id(kwargs, "job")
         params = kwargs.get("params")
         if not isinstance(params, dict):
             raise Rejected(f"params: expected an object, got {_shown(params)}")
+        attempt = _id(kwargs, "attempt")
+        frames = kwargs.get("frames")
         return cls(
             store=_id(kwargs, "store"),
             job=job,
-            attempt=_id(kwargs, "attempt"),
+            attempt=attempt,
             params=params,
             timeout=_timeout(kwargs.get("timeout")),
-            frames=_frames(kwargs.get("frames"), job),
+            frames=_frames(frames, job) if version == WRITTEN_OUT else _in_a_row(frames, attempt),
         )
 
 
@@ -111,6 +117,30 @@ def _path(frame: Mapping[str, Any], field: str, where: str, job: str) -> str:
             f"{where}.{field}: expected 'frames/JOB/NAME.npy' of job {job}, got {_shown(value)}"
         )
     return name
+
+
+def _in_a_row(value: object, attempt: str) -> tuple[FrameRef, ...]:
+    """Frames that follow each other: the first's index, its pts, and the others' steps from it."""
+    if not isinstance(value, dict):
+        raise Rejected(f"frames: expected an object, got {_shown(value)}")
+    group = _id(value, "group")
+    index = _whole(value, "index", "frames")
+    steps = value.get("pts")
+    if not isinstance(steps, list) or not 1 <= len(steps) <= MOST_FRAMES:
+        raise Rejected(f"frames.pts: expected a list of 1 to {MOST_FRAMES}, got {_shown(steps)}")
+    frames = []
+    pts = 0
+    for number in range(len(steps)):
+        pts += _whole({"pts": steps[number]}, "pts", f"frames.pts[{number}]")
+        frames.append(
+            FrameRef(
+                index=index + number,
+                pts=pts,
+                input=f"{group}.{number}.in.npy",
+                output=f"{attempt}.{number}.out.npy",
+            )
+        )
+    return tuple(frames)
 
 
 def _frames(value: object, job: str) -> tuple[FrameRef, ...]:

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, TypeVar
 
+from frameloom.celery.arrays import is_local
+
 #: Names the store's root to a worker.
 VARIABLE = "FRAMELOOM_DATA"
 
@@ -151,6 +153,19 @@ class Store:
             return True
 
         return not_stale(look)
+
+    def look_for(self, parts: tuple[str, ...], name: str) -> None:
+        """Raises FileNotFoundError where a directory of others, read anew, does not list a name.
+
+        To open it there would have the file system remember for a while that it is absent.
+        """
+
+        def look() -> None:
+            with self.directory(parts) as fd:
+                if not is_local(fd) and name not in os.listdir(fd):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+
+        not_stale(look)
 
     def open_file(self, parts: tuple[str, ...], name: str) -> BinaryIO:
         """Opens a regular file for reading."""

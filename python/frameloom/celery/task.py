@@ -170,6 +170,7 @@ def _input(store: Store, directory: tuple[str, ...], name: str) -> BinaryIO:
     """Opens an input; a network file system may show it late."""
     for pause in (*_LATE, None):
         try:
+            store.look_for(directory, name)
             return store.open_file(directory, name)
         except FileNotFoundError as error:
             if pause is None:

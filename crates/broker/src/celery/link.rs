@@ -1,16 +1,19 @@
-//! The way to Redis: its address, without the password in any text, and connections that come back.
+//! The way to Redis: connections that come back, and what it says where they don't.
 
-use std::path::Path;
+mod address;
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use frameloom_core::{Error, Result};
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
-    ServerErrorKind,
-};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ServerErrorKind};
+
+use address::{Address, Way};
+
+pub use address::Access;
 
 /// How long a connection may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -18,30 +21,20 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// How long an answer may take. Longer than any wait that we ask for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a connection may be silent before the other side is asked whether it is there.
-const ASKED_AFTER: Duration = Duration::from_secs(15);
-
-/// How often it is asked then.
-const ASKED_EVERY: Duration = Duration::from_secs(5);
-
-/// How long what was sent may stay unconfirmed before a connection counts as cut.
-const CUT_AFTER: Duration = Duration::from_secs(30);
-
-/// Whoever only listens hears of a silent cut by these alone.
-fn tcp_settings() -> TcpSettings {
-    let alive = TcpKeepalive::new().with_time(ASKED_AFTER).with_interval(ASKED_EVERY);
-    TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(alive.with_retries(3))
-        .set_user_timeout(CUT_AFTER)
-}
+/// How long sentinels may take to say which Redis is the master.
+const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where Redis is.
 #[derive(Clone)]
 pub(super) struct Link {
-    client: Client,
+    way: Way,
     /// The address without a password.
     shown: String,
+    database: i64,
+    /// Whether other machines reach it without a password.
+    is_open: bool,
+    /// The file with the authority that must have signed its certificate.
+    authority: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Link {
@@ -51,70 +44,50 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    /// Reads an address: `redis://`, `rediss://` (TLS), `redis+unix://` or `unix://`, with user,
-    /// password and database number.
+    /// Reads an address, see [`Address::read`].
     ///
     /// # Errors
-    /// Invalid, without quoting a password.
-    pub(super) fn new(url: &str, password_file: Option<&Path>) -> Result<Self> {
-        let wrong = |e: RedisError| {
-            Error::invalid(format!(
-                "broker '{}' is not an address like redis://HOST:6379/0 ({e})",
-                without_password(url)
-            ))
-        };
-        // Celery's spelling of a Unix socket.
-        let url = url.strip_prefix("redis+socket://").map_or_else(
-            || url.to_owned(),
-            |rest| format!("redis+unix://{}", rest.replace("virtual_host=", "db=")),
-        );
-        let mut info = url.as_str().into_connection_info().map_err(wrong)?;
-        if let Some(path) = password_file {
-            let text = std::fs::read_to_string(path).map_err(|e| {
-                Error::io(format!("cannot read the broker's password in '{}'", path.display()), &e)
-            })?;
-            let settings = info.redis_settings().clone().set_password(text.trim());
-            info = info.set_redis_settings(settings);
-        }
-        let shown = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => format!("redis://{}:{port}", host_of(host)),
-            ConnectionAddr::TcpTls { host, port, .. } => {
-                format!("rediss://{}:{port}", host_of(host))
-            }
-            ConnectionAddr::Unix(path) => format!("unix://{}", path.display()),
-            _ => "Redis".to_owned(),
-        };
-        let shown = format!("{shown}/{}", info.redis_settings().db());
-        let client = Client::open(info.set_tcp_settings(tcp_settings())).map_err(wrong)?;
-        Ok(Self { client, shown })
+    /// Invalid, without quoting a password; of the files of `access`.
+    pub(super) fn new(url: &str, access: &Access) -> Result<Self> {
+        let Address { way, shown, database, is_open } = Address::read(url, access)?;
+        Ok(Self { way, shown, database, is_open, authority: access.authority.clone() })
     }
 
     /// The database's number.
     pub(super) fn database(&self) -> i64 {
-        self.client.get_connection_info().redis_settings().db()
+        self.database
     }
 
     /// Whether other machines reach it without a password.
     pub(super) fn is_open(&self) -> bool {
-        let info = self.client.get_connection_info();
-        let local = match info.addr() {
-            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => {
-                matches!(host.as_str(), "localhost" | "::1") || host.starts_with("127.")
+        self.is_open
+    }
+
+    /// The Redis that is the master now.
+    async fn client(&self) -> Result<Client> {
+        match &self.way {
+            Way::One(client) => Ok(client.clone()),
+            Way::Sentinels(sentinels) => {
+                let sentinels = Arc::clone(sentinels);
+                // Its future is a deep one.
+                let found: Pin<Box<dyn Future<Output = RedisResult<Client>> + Send>> =
+                    Box::pin(async move { sentinels.lock().await.async_get_client().await });
+                let found = tokio::time::timeout(FOUND_WITHIN, found).await;
+                found.map_err(|_| self.silent())?.map_err(|e| self.error(&e))
             }
-            _ => true,
-        };
-        !local && info.redis_settings().password().is_none()
+        }
     }
 
     /// A connection of its own.
     ///
     /// # Errors
-    /// Unavailable, Unauthorized or Invalid: which of address, password and database is wrong.
+    /// Unavailable, Unauthorized or Invalid: which of address, certificate, password and database is wrong.
     pub(super) async fn connection(&self) -> Result<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_WITHIN))
             .set_response_timeout(Some(ANSWER_WITHIN));
-        let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        let client = self.client().await?;
+        let made = client.get_multiplexed_async_connection_with_config(&config).await;
         made.map_err(|e| self.error(&e))
     }
 
@@ -123,9 +96,13 @@ impl Link {
     /// # Errors
     /// As [`Link::connection`].
     pub(super) async fn listener(&self) -> Result<redis::aio::PubSub> {
-        let made = tokio::time::timeout(CONNECT_WITHIN, self.client.get_async_pubsub()).await;
-        let late = || Error::unavailable(format!("{} does not answer", self.shown));
-        made.map_err(|_| late())?.map_err(|e| self.error(&e))
+        let client = self.client().await?;
+        let made = tokio::time::timeout(CONNECT_WITHIN, client.get_async_pubsub()).await;
+        made.map_err(|_| self.silent())?.map_err(|e| self.error(&e))
+    }
+
+    fn silent(&self) -> Error {
+        Error::unavailable(format!("{} does not answer", self.shown))
     }
 
     /// What Redis, or the way to it, says.
@@ -138,6 +115,19 @@ impl Link {
                 format!("{at} refuses user or password"),
             ),
             ErrorKind::InvalidClientConfig => Error::invalid(format!("{at}: {text}")),
+            ErrorKind::MasterNameNotFoundBySentinel => Error::unavailable(format!(
+                "{at}: the sentinels know no master of this name that is up"
+            )),
+            _ if text.contains("invalid peer certificate") => self.distrust(&text),
+            _ if text.contains("CertificateRequired") => Error::invalid(format!(
+                "{at} asks for a certificate of this machine: give --broker-cert and --broker-key"
+            )),
+            _ if text.contains("received fatal alert") => Error::invalid(format!(
+                "{at} refuses this machine's certificate, or its way of TLS ({text})"
+            )),
+            _ if text.contains("InvalidContentType") => {
+                Error::invalid(format!("{at} does not speak TLS there ({text})"))
+            }
             _ if text.contains("NOAUTH") || text.contains("WRONGPASS") => Error::new(
                 frameloom_core::ErrorKind::Unauthorized,
                 format!("{at} wants a password: redis://:PASSWORD@HOST or --broker-password-file"),
@@ -158,23 +148,28 @@ impl Link {
         }
     }
 
+    /// Says why its certificate is not believed.
+    fn distrust(&self, text: &str) -> Error {
+        let at = &self.shown;
+        if !text.contains("UnknownIssuer") {
+            return Error::invalid(format!("{at} has a certificate that does not fit it ({text})"));
+        }
+        Error::invalid(match &self.authority {
+            Some(file) => format!(
+                "{at} has a certificate that was not signed by --broker-cacert '{}'; \
+                 give the authority that signed it",
+                file.display()
+            ),
+            None => format!(
+                "{at} has a certificate that was signed by no authority that this machine knows; \
+                 give the one that did as --broker-cacert FILE"
+            ),
+        })
+    }
+
     /// The address without a password.
     pub(super) fn shown(&self) -> &str {
         &self.shown
-    }
-}
-
-fn host_of(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
-}
-
-/// An address as given, with what stands before `@` left out.
-fn without_password(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        _ if url.contains('?') => without_password(url.split('?').next().unwrap_or_default()),
-        (Some(scheme), Some(at)) if at > scheme => format!("{}://…{}", &url[..scheme], &url[at..]),
-        (None, Some(at)) => format!("…{}", &url[at..]),
-        _ => url.to_owned(),
     }
 }
 
@@ -202,27 +197,6 @@ pub(super) fn back_off(tries: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_text_holds_a_password() {
-        let link = Link::new("redis://me:secret@[::1]:7000/3", None).unwrap();
-        assert_eq!(link.shown(), "redis://[::1]:7000/3");
-        assert_eq!((link.database(), link.is_open()), (3, false));
-        for bad in [
-            "redis://me:secret@host:x/0",
-            "http://me:secret@host",
-            "me:secret@host",
-            "unix:///run/x.sock?db=x&pass=secret",
-        ] {
-            let error = Link::new(bad, None).unwrap_err();
-            assert!(!error.message().contains("secret"), "{error}");
-            assert!(error.message().contains("redis://HOST:6379/0"), "{error}");
-        }
-        assert!(Link::new("redis://redis.example/0", None).unwrap().is_open());
-        assert!(!Link::new("redis://:x@redis.example/0", None).unwrap().is_open());
-        let socket = Link::new("redis+socket:///run/redis.sock?virtual_host=2", None).unwrap();
-        assert_eq!(socket.shown(), "unix:///run/redis.sock/2");
-    }
 
     #[test]
     fn waits_grow_and_end() {

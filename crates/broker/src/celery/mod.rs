@@ -15,13 +15,12 @@ mod unacked;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use frameloom_core::id::{AttemptId, EngineId, StoreId};
-use frameloom_core::wire::{FrameMessage, FrameTask, PROTOCOL, Queue, StrangeFrame, TaskMessage};
+use frameloom_core::wire::{FrameMessage, FrameTask, Queue, StrangeFrame, TaskMessage};
 use frameloom_core::{Error, Result};
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
@@ -35,6 +34,7 @@ use receiver::{MADE_KNOWN_EVERY, Receivers, Source};
 use revoked::Revoked;
 
 pub use announced::Announcement;
+pub use link::Access;
 pub use names::{TASKS, queue_name, task_name};
 pub use worker::{Active, Events, Steered, WorkerConfig};
 
@@ -141,9 +141,9 @@ impl Celery {
     /// Connects to the Redis at `url`, for tasks on this store.
     ///
     /// # Errors
-    /// Invalid, Unauthorized or Unavailable: what is wrong with address, password or database.
-    pub async fn connect(url: &str, password: Option<&Path>, store: StoreId) -> Result<Self> {
-        let link = Link::new(url, password)?;
+    /// Invalid, Unauthorized or Unavailable: what is wrong with address, certificate, password or database.
+    pub async fn connect(url: &str, access: &Access, store: StoreId) -> Result<Self> {
+        let link = Link::new(url, access)?;
         let name = host_name();
         let shared = Shared {
             connection: tokio::sync::Mutex::new(None),
@@ -204,8 +204,7 @@ impl Celery {
         warnings
     }
 
-    /// Sends a task with frames to a queue of Python workers; `fields` are its arguments beside the
-    /// version and the store.
+    /// Sends a task with frames to a queue of Python workers; `fields` are its arguments beside the store.
     ///
     /// # Errors
     /// Unavailable where Redis does not answer.
@@ -218,7 +217,6 @@ impl Celery {
         urgency: Urgency,
     ) -> Result<()> {
         let shared = &self.shared;
-        fields["version"] = PROTOCOL.into();
         fields["store"] = shared.store.to_string().into();
         self.send_task(queue, task, attempt, &fields, urgency).await
     }

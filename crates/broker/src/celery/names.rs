@@ -16,6 +16,7 @@ pub fn queue_name(queue: Queue) -> String {
     match queue {
         Queue::Control => format!("frameloom.control.V{PROTOCOL}"),
         Queue::Segment(engine) => format!("frameloom.cpu.{engine}"),
+        Queue::Gpu(engine) => format!("frameloom.gpu.{engine}"),
     }
 }
 
@@ -65,7 +66,16 @@ pub const TASKS: [&str; 6] = [
 pub(super) fn tasks_of(queue: Queue) -> &'static [&'static str] {
     match queue {
         Queue::Control => &["frameloom.plan", "frameloom.track", "frameloom.concat"],
-        Queue::Segment(_) => &["frameloom.detect", "frameloom.segment"],
+        // Those of a job that is planned anew for an engine are all done by it, as is the plan of one
+        // whose encoder needs a GPU.
+        Queue::Segment(_) => &[
+            "frameloom.detect",
+            "frameloom.segment",
+            "frameloom.plan",
+            "frameloom.track",
+            "frameloom.concat",
+        ],
+        Queue::Gpu(_) => &["frameloom.detect", "frameloom.segment", "frameloom.plan"],
     }
 }
 
@@ -88,6 +98,8 @@ mod tests {
     fn lists_are_those_of_kombu() {
         let queue = queue_name(Queue::Segment(EngineId::from_digest(&[0xab; 6])));
         assert_eq!(queue, "frameloom.cpu.abababababab");
+        let queue = queue_name(Queue::Gpu(EngineId::from_digest(&[0xab; 6])));
+        assert_eq!(queue, "frameloom.gpu.abababababab");
         assert_eq!(keys("q"), ["q", "q\x06\x163", "q\x06\x166", "q\x06\x169"].map(str::to_owned));
         for (urgency, key) in [(0, "q"), (2, "q"), (3, "q\x06\x163"), (8, "q\x06\x166")] {
             assert_eq!(super::key("q", urgency), key);
@@ -98,6 +110,7 @@ mod tests {
             queues.iter().flat_map(|queue| tasks_of(*queue)).copied().collect();
         all.push(FRAME_TASK);
         all.sort_unstable();
+        all.dedup();
         assert_eq!(all, TASKS);
         assert_eq!(binding("q").1, "q\x06\x16\x06\x16q");
     }

@@ -298,6 +298,8 @@ impl Visible {
             queues.extend([frame_queue(engine), FRAME_TASK.to_owned()]);
             tasks.push(FRAME_TASK);
         }
+        tasks.sort_unstable();
+        tasks.dedup();
         Some(match call.method.as_str() {
             "ping" => json!({ "ok": "pong" }),
             "stats" => json!({

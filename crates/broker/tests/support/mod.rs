@@ -1,6 +1,9 @@
 #![allow(unreachable_pub, dead_code, reason = "each test file takes what it needs")]
 //! A Redis of a test's own.
 
+pub mod sentinel;
+pub mod tls;
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -36,6 +36,18 @@ pub(crate) struct JobIdArgs {
     server: ServerArgs,
 }
 
+/// How to try a job again.
+#[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    job: JobIdArgs,
+
+    /// Have a job that waits for a node ('no node for engine …') planned anew for nodes that are there, which do it
+    /// from its beginning.
+    #[arg(long)]
+    replan: bool,
+}
+
 /// How to show a job.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
@@ -141,9 +153,11 @@ pub(crate) fn cancel(args: JobIdArgs) -> Result<()> {
     Client::new(&args.server)?.delete(&format!("/v1/jobs/{}", args.id))
 }
 
-/// Tries a failed job again.
-pub(crate) fn retry(args: JobIdArgs) -> Result<()> {
-    Client::new(&args.server)?.post(&format!("/v1/jobs/{}/retry", args.id), None, None).map(drop)
+/// Tries a failed job again, or has one that waits for a node planned anew.
+pub(crate) fn retry(args: &RetryArgs) -> Result<()> {
+    let what = if args.replan { "replan" } else { "retry" };
+    let path = format!("/v1/jobs/{}/{what}", args.job.id);
+    Client::new(&args.job.server)?.post(&path, None, None).map(drop)
 }
 
 /// Prints what was decided about a job's tasks.

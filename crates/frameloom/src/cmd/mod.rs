@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+pub(crate) mod broker;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod filters;
@@ -56,6 +57,16 @@ pub(crate) fn slots(asked: Option<u16>) -> usize {
         usize::from,
     )
 }
+
+/// Segments that need a GPU done at a time: as asked for, or two where the machine has an NVIDIA GPU, and none where
+/// it has not.
+pub(crate) fn gpu_slots(asked: Option<u16>) -> usize {
+    let has_gpu = || Path::new("/dev/nvidiactl").exists();
+    asked.map_or_else(|| if has_gpu() { GPU_SLOTS } else { 0 }, usize::from)
+}
+
+/// Segments that need a GPU done at a time, where nothing else is said: few, for each has a session on the card.
+pub(crate) const GPU_SLOTS: usize = 2;
 
 /// Lets the store's group write what this process makes there, and others read nothing of it.
 pub(crate) fn share_with_group() {

@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::broker::BrokerArgs;
 use super::shown;
 use crate::cli::{FilesLie, JobArgs};
 use crate::node::{Node, NodeConfig};
@@ -76,9 +77,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "URL", requires = "work")]
     broker: Option<String>,
 
-    /// File with Redis' password.
-    #[arg(long, value_name = "FILE", requires = "broker")]
-    broker_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    broker_access: BrokerArgs,
 
     /// Start over, whatever an earlier run has done.
     #[arg(long)]
@@ -213,7 +213,7 @@ pub(crate) fn look(
         output: None,
         job: JobArgs::default(),
         broker: None,
-        broker_password_file: None,
+        broker_access: BrokerArgs::default(),
         slots,
         overwrite: false,
         work: None,
@@ -433,13 +433,13 @@ async fn work(
         Some(url) => {
             // Celery workers know the store by it, also when this run is over.
             let id = store.name(StoreId::from_bits(random::bits()?))?;
-            let password = args.broker_password_file.as_deref();
-            Some(Arc::new(super::serve::connect(url, password, id).await?))
+            Some(Arc::new(args.broker_access.connect(url, id).await?))
         }
     };
     let config = NodeConfig {
         name: super::host_name(),
         slots,
+        gpu_slots: 0,
         frame_slots: slots,
         control: true,
         within_server: true,
@@ -462,6 +462,8 @@ async fn work(
         hold: Box::new(|| false),
         // The lock on the work directory keeps other runs away.
         before_commit: Box::new(|| Ok(())),
+        // Whoever asks for a GPU here has one.
+        gpu_for: None,
     };
     let engine = engine::start(config, Links { store: Arc::clone(store), broker, wake });
     let cancel = CancellationToken::new();
@@ -469,6 +471,7 @@ async fn work(
     let begin = Begin {
         job: job.clone(),
         found,
+        home: None,
         priority: 5,
         watcher: Box::new(move |event| lock(&watching).event(&event)),
         cancel: cancel.clone(),

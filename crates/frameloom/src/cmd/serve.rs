@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::broker::BrokerArgs;
 use super::listen::{Place, bind_all, listeners, own_addresses, places, remove_sockets};
 use super::shown;
 use super::units::{bytes, kept, poll_time, roots, time};
@@ -150,9 +151,8 @@ pub(crate) struct ServeArgs {
     )]
     broker: String,
 
-    /// File with Redis' password.
-    #[arg(long, value_name = "FILE")]
-    broker_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    broker_access: BrokerArgs,
 
     /// Do no segments here: nodes do them.
     #[arg(long, conflicts_with = "slots")]
@@ -311,6 +311,9 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
         .map_err(|e| Error::io(format!("cannot use '{}'", shown(&args.data)), &e))?;
     let sockets = bind_all(&places)?;
     let store = Arc::new(Store::open(&data)?);
+    if args.broker != "memory" {
+        store.share()?;
+    }
     let epoch = Arc::new(store.pressing(|| Epoch::take(&data, LEASE, &mut watch))?);
     store.tidy()?;
     let store_id = store.name(StoreId::from_bits(random::bits()?))?;
@@ -326,21 +329,6 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     remove_sockets(&places);
     stopped
-}
-
-/// Connects to a Redis, and says what should be set otherwise there.
-pub(super) async fn connect(url: &str, password: Option<&Path>, store: StoreId) -> Result<Celery> {
-    if !url.contains("://") {
-        return Err(Error::invalid(format!(
-            "--broker '{}' is neither 'memory' nor an address like redis://HOST:6379/0",
-            url.rsplit('@').next().unwrap_or_default()
-        )));
-    }
-    let celery = Celery::connect(url, password, store).await?;
-    for warning in celery.warnings().await {
-        tracing::warn!("{warning}");
-    }
-    Ok(celery)
 }
 
 /// Shows a node to Celery's tools until `good_bye`.
@@ -406,7 +394,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let celery = match args.broker.as_str() {
         "memory" => None,
-        url => Some(Arc::new(connect(url, args.broker_password_file.as_deref(), store_id).await?)),
+        url => Some(Arc::new(args.broker_access.connect(url, store_id).await?)),
     };
     let stop = CancellationToken::new();
     if let Some(celery) = &celery {
@@ -422,6 +410,7 @@ async fn serve(
     let node_config = NodeConfig {
         name: format!("{}-server", super::host_name()),
         slots,
+        gpu_slots: if celery.is_some() && slots > 0 { super::gpu_slots(None) } else { 0 },
         frame_slots: slots,
         control: true,
         within_server: true,
@@ -453,6 +442,7 @@ async fn serve(
             fault: super::fault(args.fault.clone()),
             hold: Box::new(move || watched.is_cancelled() || is_full(&held, min_free)),
             before_commit: Box::new(move || deciding.check()),
+            gpu_for: celery.as_ref().map(|_| frameloom_media::engine().id()),
         },
         Links { store: Arc::clone(&store), broker, wake },
     );
@@ -483,6 +473,7 @@ async fn serve(
     };
     super::print(&lines)?;
 
+    let answers = celery.is_some();
     let mut counter = 0;
     let mut beat = tokio::time::interval(Duration::from_secs(1));
     let mut stopping: Option<(tokio::time::Instant, u8)> = None;
@@ -499,6 +490,9 @@ async fn serve(
                 tracing::error!(%error, "cannot tell that the server lives");
             }
             told => told?,
+        }
+        if answers && let Err(error) = store.answer_nodes() {
+            tracing::warn!(%error, "nodes that begin are not answered");
         }
         if let Err(error) = epoch.check() {
             stop.cancel();

@@ -16,8 +16,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::broker::BrokerArgs;
 use super::listen::{bind_all, listeners, places, remove_sockets};
-use super::serve::{LogFormat, connect, show};
+use super::serve::{LogFormat, show};
 use super::shown;
 use super::units::{roots, time, visibility};
 use crate::node::{Node, NodeConfig};
@@ -25,6 +26,9 @@ use crate::random;
 
 /// How often a node without a server looks for one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a node looks whether the server has tried its files.
+const TRY_EVERY: Duration = Duration::from_millis(50);
 
 /// How often a node looks whether the server is still the one that it knows.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(10);
@@ -42,9 +46,8 @@ pub(crate) struct WorkerArgs {
     #[arg(long, value_name = "URL", env = "FRAMELOOM_BROKER", hide_env_values = true)]
     broker: String,
 
-    /// File with Redis' password.
-    #[arg(long, value_name = "FILE")]
-    broker_password_file: Option<PathBuf>,
+    #[command(flatten)]
+    broker_access: BrokerArgs,
 
     /// The server's store, as this machine sees it.
     #[arg(long, value_name = "DIR")]
@@ -54,15 +57,15 @@ pub(crate) struct WorkerArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: Option<u16>,
 
-    /// Queues to receive from: 'frameloom.cpu' for segments, 'frameloom.frame' for single frames,
-    /// 'frameloom.control' for plans and joins.
-    #[arg(
-        long,
-        value_name = "NAMES",
-        value_delimiter = ',',
-        default_value = "frameloom.cpu,frameloom.frame,frameloom.control"
-    )]
+    /// Queues to receive from: 'frameloom.cpu' for segments, 'frameloom.gpu' for those that need a GPU
+    /// (device=cuda, encoders of hardware), 'frameloom.frame' for single frames, 'frameloom.control' for plans
+    /// and joins [default: all, 'frameloom.gpu' where there is an NVIDIA GPU].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     queues: Vec<QueueKind>,
+
+    /// Segments that need a GPU done at a time, beside the others, 1 to 64 [default: 2].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    gpu_slots: Option<u16>,
 
     /// After how long a frame that a Celery client has sent, and that is not done, is given to another
     /// node: as Celery's visibility_timeout, a number with s, m or h, 10s or more.
@@ -104,12 +107,38 @@ enum QueueKind {
     /// Segments, on processors.
     #[value(name = "frameloom.cpu")]
     Cpu,
+    /// Segments that need a GPU.
+    #[value(name = "frameloom.gpu")]
+    Gpu,
     /// Single frames, of jobs with --granularity frame and of whoever sends some.
     #[value(name = "frameloom.frame")]
     Frame,
     /// Plans and joins.
     #[value(name = "frameloom.control")]
     Control,
+}
+
+impl WorkerArgs {
+    /// Whether it receives from a queue.
+    fn listens(&self, queue: QueueKind) -> bool {
+        let asked = self.queues.contains(&queue);
+        asked || (self.queues.is_empty() && queue != QueueKind::Gpu)
+    }
+
+    /// Segments that need a GPU done at a time.
+    ///
+    /// # Errors
+    /// Invalid where their number is given and their queue is not.
+    fn gpu_slots(&self) -> Result<usize> {
+        match (self.listens(QueueKind::Gpu), self.queues.is_empty()) {
+            (true, _) => Ok(self.gpu_slots.map_or(super::GPU_SLOTS, usize::from)),
+            (false, true) => Ok(super::gpu_slots(self.gpu_slots)),
+            (false, false) if self.gpu_slots.is_some() => Err(Error::invalid(
+                "--gpu-slots is for nodes that listen to 'frameloom.gpu'; add it to --queues",
+            )),
+            (false, false) => Ok(0),
+        }
+    }
 }
 
 /// A name that is safe in a list and in Celery's host names.
@@ -173,8 +202,7 @@ async fn work(
     let store = Arc::new(Store::mounted(data)?);
     let store_id = store.known_as()?.ok_or_else(named)?;
     store.try_out(id)?;
-    let celery =
-        Arc::new(connect(&args.broker, args.broker_password_file.as_deref(), store_id).await?);
+    let celery = Arc::new(args.broker_access.connect(&args.broker, store_id).await?);
     celery.restore_after(args.visibility_timeout);
     let server = tokio::select! {
         server = server(&celery) => server?,
@@ -190,6 +218,12 @@ async fn work(
         )));
     }
     server.clock_fits(jiff::Timestamp::now().as_millisecond())?;
+    let trying = store.try_with_server(id, || tokio::time::sleep(TRY_EVERY));
+    tokio::select! {
+        tried = trying => tried?,
+        _ = interrupt.recv() => return Ok(130),
+        _ = terminate.recv() => return Ok(143),
+    }
     let engine = frameloom_media::engine();
     let like = engine.id() == server.engine && server.protocol == PROTOCOL;
     if !like {
@@ -208,9 +242,10 @@ async fn work(
             .name
             .clone()
             .unwrap_or_else(|| format!("{}-{}", super::host_name(), std::process::id())),
-        slots: if args.queues.contains(&QueueKind::Cpu) { slots } else { 0 },
-        frame_slots: if args.queues.contains(&QueueKind::Frame) { slots } else { 0 },
-        control: like && args.queues.contains(&QueueKind::Control),
+        slots: if args.listens(QueueKind::Cpu) { slots } else { 0 },
+        gpu_slots: args.gpu_slots()?,
+        frame_slots: if args.listens(QueueKind::Frame) { slots } else { 0 },
+        control: like && args.listens(QueueKind::Control),
         within_server: false,
         celery: Some(Arc::clone(&celery)),
         roots: roots(&args.root)?,

@@ -8,6 +8,7 @@
 //! ```
 
 mod group;
+mod message;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -24,7 +25,7 @@ use frameloom_core::spec::OnError;
 use frameloom_core::wire::JobFile;
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::store::{FrameDir, Store};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::patience::{Depths, Looks};
@@ -33,7 +34,8 @@ use super::{
     begun, is_workers,
 };
 use crate::random;
-use group::{Answer, Going, Group, Next, STORES, notes, output};
+use group::{Answer, Going, Group, Next, STORES, input, notes, output};
+use message::{LONG, Run, SHORT, written_out};
 
 /// Workers that die while they hold a frame, after which it is given up: its function kills them.
 const MOST_LOST: u32 = 5;
@@ -170,7 +172,7 @@ impl PythonFrames {
         };
         let group = state.groups.get_mut(&open).ok_or_else(|| Error::internal("no group"))?;
         let number = group.frames.len();
-        let input = format!("{open}.{number}.in.npy");
+        let input = input(open, number);
         group.frames.push(Going { frame, number, input: input.clone() });
         group.size = number + 1;
         state.of.insert((frame.filter, frame.number), open);
@@ -220,23 +222,17 @@ impl PythonFrames {
             }
             group.resent = now;
             let spec = self.spec(group.filter)?;
-            let dir = format!("frames/{}", self.job);
-            let frames: Vec<Value> = group
-                .frames
-                .iter()
-                .map(|Going { frame, number, input }| {
-                    json!({
-                        "index": frame.number,
-                        "pts": frame.pts,
-                        "input": format!("{dir}/{input}"),
-                        "output": format!("{dir}/{}", output(attempt, *number)),
-                    })
-                })
-                .collect();
-            let message = json!({
+            let mut message = json!({
                 "job": self.job, "attempt": attempt, "params": spec.params,
-                "timeout": spec.timeout, "frames": frames,
+                "timeout": spec.timeout,
             });
+            match Run::of(id, &group.frames) {
+                Some(run) => (message["version"], message["frames"]) = (SHORT.into(), json!(run)),
+                None => {
+                    message["version"] = LONG.into();
+                    message["frames"] = written_out(self.job, attempt, &group.frames);
+                }
+            }
             (spec, message)
         };
         // The disk must not fill with what attempts before have made.

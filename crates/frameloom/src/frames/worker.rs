@@ -245,7 +245,7 @@ impl Worker {
         }
         let mut frames = Vec::new();
         for number in first..=last {
-            let Some(file) = dir.open(&input(group, number))? else { return Ok(Ended::Missed) };
+            let Some(file) = dir.find(&input(group, number))? else { return Ok(Ended::Missed) };
             frames.push(OwnedFd::from(file));
         }
         let job = self.store.job(message.job);

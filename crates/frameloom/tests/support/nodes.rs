@@ -17,8 +17,25 @@ pub struct Worker(Child);
 
 impl Worker {
     pub fn start(redis: &Redis, data: &Path, name: &str, more: &[&str]) -> Self {
+        Self::start_by(&redis.url(), data, name, more)
+    }
+
+    /// The same by a broker's address.
+    pub fn start_by(broker: &str, data: &Path, name: &str, more: &[&str]) -> Self {
+        Self::start_with(broker, data, name, more, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with(
+        broker: &str,
+        data: &Path,
+        name: &str,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let child = frameloom()
-            .args(["worker", "--broker", &redis.url(), "--name", name, "--data"])
+            .envs(variables.iter().copied())
+            .args(["worker", "--broker", broker, "--name", name, "--data"])
             .arg(data)
             .args(more)
             .stdout(Stdio::null())

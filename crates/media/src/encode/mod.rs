@@ -426,8 +426,7 @@ fn number(value: u32) -> Result<c_int> {
 
 fn cannot_open(name: &str, code: c_int, format: &FrameFormat) -> Error {
     let words = ff::describe(code);
-    let hardware = ["nvenc", "qsv", "vaapi", "v4l2", "omx", "amf", "mediacodec", "videotoolbox"];
-    if hardware.iter().any(|kind| name.contains(kind)) {
+    if frameloom_core::needs::is_hardware(name) {
         return Error::unsupported(format!(
             "this machine cannot run encoder '{name}' ({words}): it needs the hardware and its driver; \
              choose another one, like libx264"

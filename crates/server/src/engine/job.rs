@@ -7,13 +7,14 @@ use frameloom_broker::Urgency;
 use frameloom_core::frame_task::sends_frames;
 use frameloom_core::id::{AttemptId, EngineId, NodeId};
 use frameloom_core::metrics::{DepthSample, FrameCounts};
+use frameloom_core::needs::GpuNeeds;
 use frameloom_core::plan::Plan;
 use frameloom_core::scheduler::{Command, Phase, Scheduler, Verdict};
 use frameloom_core::slot::{ConcatOutput, TaskOutput, TrackOutput};
 use frameloom_core::wire::{
     AttemptReport, Beat, Decision, JobFile, Outcome, Queue, Task, TaskMessage,
 };
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use super::{JobEvent, JobOutcome, Progress, Shared, Stage, Watcher};
@@ -72,12 +73,18 @@ pub(super) struct JobRun {
     holders: BTreeMap<AttemptId, (NodeId, Instant)>,
     /// The engine of its plan.
     engine: Option<EngineId>,
+    /// The engine whose nodes do all of it, where it was planned anew for one.
+    home: Option<EngineId>,
+    /// Which of its tasks need a GPU, where those go to nodes that have one.
+    gpu: GpuNeeds,
+    /// The server's own engine, where tasks that need a GPU go to nodes that have one.
+    planner: Option<EngineId>,
     /// Whether nobody takes the frames that its filters have sent to a queue.
     no_worker: bool,
     /// Whether those frames find no room on the store.
     no_room: bool,
-    /// The engine of which no node lives.
-    no_node: Option<EngineId>,
+    /// The queue that it needs and no node listens to.
+    no_node: Option<Queue>,
     /// Frames that tasks at work have done, the furthest attempt of each.
     held: BTreeMap<Task, u64>,
     told: Progress,
@@ -89,11 +96,13 @@ impl JobRun {
         shared: &Shared,
         job: JobFile,
         found: Option<Found>,
+        home: Option<EngineId>,
         watcher: Watcher,
     ) -> Result<Self> {
         let (journal, _) = Journal::open(&shared.store.job(job.id).journal())?;
         let now = Instant::now();
         let patient = job.submission.is_some();
+        let gpu = shared.config.gpu_for.map_or_else(GpuNeeds::default, |_| GpuNeeds::of(&job.spec));
         if sends_frames(&job.spec) {
             // What an earlier run left is of no use to anybody.
             shared.store.frames(job.id).drop_all()?;
@@ -121,6 +130,9 @@ impl JobRun {
             segment_cpu_us: 0,
             holders: BTreeMap::new(),
             engine: None,
+            home,
+            gpu,
+            planner: shared.config.gpu_for,
             no_worker: false,
             no_room: false,
             no_node: None,
@@ -192,9 +204,19 @@ impl JobRun {
 
     /// The queue that its tasks wait in now.
     pub(super) fn queue(&self) -> Option<Queue> {
-        match (self.scheduler.phase(), self.engine) {
-            (Phase::Detecting | Phase::Running, Some(engine)) => Some(Queue::Segment(engine)),
-            (Phase::Planning | Phase::Tracking | Phase::Assembling, _) => Some(Queue::Control),
+        let (phase, engine) = (self.scheduler.phase(), self.engine);
+        let segments = |gpu, engine| if gpu { Queue::Gpu(engine) } else { Queue::Segment(engine) };
+        match (phase, engine) {
+            (Phase::Detecting, Some(engine)) => Some(segments(self.gpu.detect, engine)),
+            (Phase::Running, Some(engine)) => Some(segments(self.gpu.encode, engine)),
+            (Phase::Planning, _) => Some(match (self.home, self.planner) {
+                (Some(home), _) => segments(self.gpu.encode, home),
+                (None, Some(ours)) if self.gpu.encode => Queue::Gpu(ours),
+                _ => Queue::Control,
+            }),
+            (Phase::Tracking | Phase::Assembling, _) => {
+                Some(self.home.map_or(Queue::Control, Queue::Segment))
+            }
             _ => None,
         }
     }
@@ -204,17 +226,14 @@ impl JobRun {
         self.queue().filter(|_| self.scheduler.wants(self.started.elapsed()))
     }
 
-    /// The engine that nodes must have to work on it now.
-    pub(super) fn engine(&self) -> Option<EngineId> {
-        match self.queue() {
-            Some(Queue::Segment(engine)) => Some(engine),
-            _ => None,
-        }
+    /// The queue that nodes must listen to for it to go on, where not all do.
+    pub(super) fn needs_node(&self) -> Option<Queue> {
+        self.queue().filter(|queue| *queue != Queue::Control)
     }
 
-    /// Says of which engine it needs a node and there is none.
-    pub(super) fn misses(&mut self, engine: Option<EngineId>) {
-        self.no_node = engine;
+    /// Says to which queue it needs a node to listen and none does.
+    pub(super) fn misses(&mut self, queue: Option<Queue>) {
+        self.no_node = queue;
     }
 
     /// Sends again what nobody has claimed: at once where the queue has been empty for a while, for then
@@ -252,7 +271,7 @@ impl JobRun {
             } else if lost && !claimed {
                 let message = TaskMessage { job: self.job.id, task, attempt };
                 tracing::info!(job = %self.job.id, %task, %attempt, "not claimed; sent again");
-                shared.broker.send(queue, message, urgency).await?;
+                shared.broker.send(queue, message, urgency).await.map_err(gone)?;
                 if let Some(sent) = self.sent_at.get_mut(&attempt) {
                     (sent.last, sent.again) = (Instant::now(), sent.again + 1);
                 }
@@ -299,7 +318,7 @@ impl JobRun {
         for (task, attempt) in &sent {
             let message = TaskMessage { job: self.job.id, task: *task, attempt: *attempt };
             // Where the broker does not answer, the messages count as lost, and are sent again.
-            shared.broker.send(queue, message, urgency).await?;
+            shared.broker.send(queue, message, urgency).await.map_err(gone)?;
         }
         Ok(sent.len())
     }
@@ -595,5 +614,16 @@ impl JobRun {
             waited_ms: self.waited_ms,
             segment_cpu_us: self.segment_cpu_us,
         })
+    }
+}
+
+/// A broker that took us once and does not now, whose password or certificate is another, say, is gone until it does:
+/// no job is to blame.
+fn gone(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Unauthorized | ErrorKind::Invalid => {
+            Error::unavailable(error.message().to_owned())
+        }
+        _ => error,
     }
 }

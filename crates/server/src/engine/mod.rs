@@ -64,6 +64,8 @@ pub struct EngineConfig {
     pub hold: Box<dyn Fn() -> bool + Send + Sync>,
     /// Called before each decision is written; an error says that this engine may decide no more.
     pub before_commit: Box<dyn Fn() -> Result<()> + Send + Sync>,
+    /// The server's own engine, where tasks that need a GPU go to nodes that have one.
+    pub gpu_for: Option<EngineId>,
 }
 
 /// What connects an engine to the rest of the process.
@@ -169,8 +171,8 @@ pub struct Progress {
     pub no_worker: bool,
     /// Whether those frames find no room on the store.
     pub no_room: bool,
-    /// The engine of which it needs a node, where none has lived for a while.
-    pub no_node: Option<EngineId>,
+    /// The queue to which it needs a node to listen, where none has for a while.
+    pub no_node: Option<Queue>,
 }
 
 /// A job that ended well; its output is not at its place yet.
@@ -205,6 +207,8 @@ pub struct Begin {
     pub job: JobFile,
     /// What an earlier run left.
     pub found: Option<Found>,
+    /// The engine whose nodes do all of it, where that is not the server's.
+    pub home: Option<EngineId>,
     /// 0 to 9; tasks of jobs of higher priority are sent first.
     pub priority: u8,
     /// Hears what happens.
@@ -264,12 +268,12 @@ struct Engine {
     jobs: BTreeMap<JobId, Entry>,
     nodes: Nodes,
     turn: u64,
-    /// The slots that segments of each engine may have.
-    pools: BTreeMap<EngineId, Pool>,
+    /// The slots that the segments of each queue may have.
+    pools: BTreeMap<Queue, Pool>,
     /// Since when queues are empty.
     empty: BTreeMap<Queue, Instant>,
-    /// Since when no node of an engine lives that a job needs.
-    no_node: BTreeMap<EngineId, Instant>,
+    /// Since when no node listens to a queue that a job needs.
+    no_node: BTreeMap<Queue, Instant>,
     status: Arc<Status>,
 }
 
@@ -345,9 +349,9 @@ impl Engine {
     }
 
     fn begin(&mut self, begin: Begin, reply: Reply) {
-        let Begin { job, found, priority, watcher, cancel } = begin;
+        let Begin { job, found, home, priority, watcher, cancel } = begin;
         let id = job.id;
-        match JobRun::new(&self.shared, job, found, watcher) {
+        match JobRun::new(&self.shared, job, found, home, watcher) {
             Ok(run) => {
                 // A new job has its turn at once.
                 let entry = Entry { run, priority, served: 0, cancel, reply };
@@ -362,20 +366,20 @@ impl Engine {
         let look = self.nodes.look(&self.shared.store, self.shared.config.lease)?;
         self.pools = look.pools;
         self.status.set_nodes(look.all);
-        let needed: BTreeSet<EngineId> =
-            self.jobs.values().filter_map(|entry| entry.run.engine()).collect();
-        self.no_node.retain(|engine, _| needed.contains(engine));
-        for engine in needed {
-            if self.pools.get(&engine).is_some_and(|pool| pool.slots > 0) {
-                self.no_node.remove(&engine);
+        let needed: BTreeSet<Queue> =
+            self.jobs.values().filter_map(|entry| entry.run.needs_node()).collect();
+        self.no_node.retain(|queue, _| needed.contains(queue));
+        for queue in needed {
+            if self.pool(queue).slots > 0 {
+                self.no_node.remove(&queue);
             } else {
-                self.no_node.entry(engine).or_insert_with(Instant::now);
+                self.no_node.entry(queue).or_insert_with(Instant::now);
             }
         }
         let mut broken = Vec::new();
         for (id, entry) in &mut self.jobs {
-            let missing = entry.run.engine().filter(|engine| {
-                self.no_node.get(engine).is_some_and(|since| since.elapsed() > NO_NODE_AFTER)
+            let missing = entry.run.needs_node().filter(|queue| {
+                self.no_node.get(queue).is_some_and(|since| since.elapsed() > NO_NODE_AFTER)
             });
             entry.run.misses(missing);
             entry.run.beats(&look.live, &look.lost, self.shared.config.lease);
@@ -443,10 +447,7 @@ impl Engine {
     }
 
     fn pool(&self, queue: Queue) -> Pool {
-        match queue {
-            Queue::Control => Pool::default(),
-            Queue::Segment(engine) => self.pools.get(&engine).copied().unwrap_or_default(),
-        }
+        self.pools.get(&queue).copied().unwrap_or_default()
     }
 
     /// Sends tasks: short ones at once, segments in turns while there is room in their queue.
@@ -504,12 +505,14 @@ impl Engine {
             return Ok(());
         }
         // Slots that idle try slow segments a second time.
-        let mut idle: BTreeMap<EngineId, usize> =
-            self.pools.iter().map(|(engine, pool)| (*engine, pool.idle)).collect();
+        let mut idle: BTreeMap<Queue, usize> =
+            self.pools.iter().map(|(queue, pool)| (*queue, pool.idle)).collect();
         for entry in self.jobs.values_mut() {
-            let Some(Queue::Segment(engine)) = entry.run.queue() else { continue };
-            let depth = waiting.get(&Queue::Segment(engine)).copied().unwrap_or(0);
-            let free = idle.entry(engine).or_default();
+            let Some(queue) = entry.run.queue().filter(|queue| *queue != Queue::Control) else {
+                continue;
+            };
+            let depth = waiting.get(&queue).copied().unwrap_or(0);
+            let free = idle.entry(queue).or_default();
             if *free > 0 && depth == 0 {
                 let urgency = urgency(entry.priority, false);
                 let sent = entry.run.send(&self.shared, 1, *free, urgency).await?;

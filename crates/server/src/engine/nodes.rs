@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use frameloom_core::Result;
 use frameloom_core::id::{EngineId, NodeId};
-use frameloom_core::wire::{Beat, NodeInfo};
+use frameloom_core::wire::{Beat, NodeInfo, Queue};
 use tokio::time::Instant;
 
 use super::status::NodeStatus;
@@ -30,7 +30,7 @@ struct Seen {
     engine: Option<EngineId>,
 }
 
-/// The slots of the nodes of one engine.
+/// The slots of the nodes that listen to a queue.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Pool {
     /// Segment slots.
@@ -48,8 +48,8 @@ pub(super) struct Look {
     pub(super) live: Vec<(NodeId, Beat)>,
     /// Nodes that have been silent for longer than the lease.
     pub(super) lost: Vec<NodeId>,
-    /// The slots that segments of each engine may have.
-    pub(super) pools: BTreeMap<EngineId, Pool>,
+    /// The slots that the segments of each queue may have.
+    pub(super) pools: BTreeMap<Queue, Pool>,
     /// All of them, to be shown.
     pub(super) all: Vec<NodeStatus>,
 }
@@ -93,10 +93,15 @@ impl Nodes {
             if lives {
                 look.live.push((node, seen.beat.clone()));
                 if let (Some(engine), Some(info)) = (seen.engine, &seen.info) {
-                    let pool = look.pools.entry(engine).or_default();
-                    pool.slots += info.slots as usize;
-                    pool.idle += seen.beat.free_slots as usize;
-                    pool.remote += if info.within_server { 0 } else { info.slots as usize };
+                    for (queue, slots, idle) in [
+                        (Queue::Segment(engine), info.slots, seen.beat.free_slots),
+                        (Queue::Gpu(engine), info.gpu_slots, seen.beat.free_gpu_slots),
+                    ] {
+                        let pool = look.pools.entry(queue).or_default();
+                        pool.slots += slots as usize;
+                        pool.idle += idle as usize;
+                        pool.remote += if info.within_server { 0 } else { slots as usize };
+                    }
                 }
             } else {
                 look.lost.push(node);

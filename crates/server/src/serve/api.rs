@@ -28,7 +28,7 @@ const MOST_LISTED: usize = 200;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Frameloom", description = "Heavy per-frame video processing, spread over processes and machines.", license(name = "Apache-2.0 OR MIT")),
-    paths(create, list, show, remove, retry, events, logs, filters, healthz, readyz, super::workers::workers, super::scale::scale,
+    paths(create, list, show, remove, retry, replan, events, logs, filters, healthz, readyz, super::workers::workers, super::scale::scale,
         super::picture::latest, super::picture::frame, super::picture::gif, super::picture::webp, super::picture::mp4,
         super::output::output, super::output::detections, super::output::metrics, super::files::list, super::files::find_sent, super::files::put, super::files::remove,
         super::upload::offset, super::upload::append,
@@ -351,6 +351,21 @@ pub(crate) async fn retry(
     Ok((StatusCode::ACCEPTED, Json(job.view(app.jobs.config.kept()))))
 }
 
+/// Has a job that waits for a node planned anew, and done from its beginning, by nodes of another engine that are
+/// there.
+#[utoipa::path(post, path = "/v1/jobs/{id}/replan", tag = "jobs", params(("id" = String, Path)),
+    responses((status = 202, body = JobView), (status = 401, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem, description = "It waits for no node, or no other node is there.")))]
+pub(crate) async fn replan(
+    State(app): State<Arc<App>>,
+    who: Who,
+    Path(id): Path<String>,
+) -> ApiResult<(StatusCode, Json<JobView>)> {
+    let job = app.jobs.get(&who, &id)?;
+    app.jobs.replan(&job)?;
+    Ok((StatusCode::ACCEPTED, Json(job.view(app.jobs.config.kept()))))
+}
+
 /// Follows a job by server-sent events: `state`, `planned`, `task`, `progress`, and at last `end`.
 /// A client that comes back with `Last-Event-ID` goes on there.
 #[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs",
@@ -422,6 +437,7 @@ pub(crate) async fn logs(
             format!("{at} {end:?}{}\n", why.unwrap_or_default())
         }
         Decision::Retried => "tried again\n".into(),
+        Decision::Replanned { engine } => format!("planned anew for engine {engine}\n"),
         Decision::Notified => "webhook taken\n".into(),
         Decision::Unheard => "webhook given up\n".into(),
         Decision::Publishing { .. } => String::new(),

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use frameloom_core::id::JobId;
+use frameloom_core::id::{EngineId, JobId};
 use frameloom_core::metrics::SourceKept;
 use frameloom_core::plan::{Plan, Segment};
 use frameloom_core::spec::DetectionsFormat;
@@ -61,6 +61,8 @@ struct Live {
     error: Option<Error>,
     ended_ms: Option<i64>,
     cancel: CancellationToken,
+    /// The engine that is to plan it anew once what is at work has stopped.
+    new_planner: Option<EngineId>,
     told: Option<Instant>,
 }
 
@@ -85,6 +87,7 @@ impl Job {
             error: None,
             ended_ms: None,
             cancel: CancellationToken::new(),
+            new_planner: None,
             told: None,
         };
         Self {
@@ -137,7 +140,21 @@ impl Job {
 
     /// Stops what is at work for it.
     pub(crate) fn stop(&self) {
+        self.live().new_planner = None;
         self.stopping().cancel();
+    }
+
+    /// Stops what is at work for it, which is then planned anew by this engine.
+    pub(crate) fn plan_anew_by(&self, engine: EngineId) {
+        self.live().new_planner = Some(engine);
+        self.stopping().cancel();
+    }
+
+    /// Which engine is to plan it anew; told once.
+    pub(crate) fn take_new_planner(&self) -> Option<EngineId> {
+        let mut live = self.live();
+        live.progress.no_node = None;
+        live.new_planner.take()
     }
 
     /// Cancelled once what is at work for it is to stop.

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use frameloom_core::catalogue::Catalogue;
 use frameloom_core::frame_task::{FILTER, FrameTaskSpec};
-use frameloom_core::id::JobId;
+use frameloom_core::id::{EngineId, JobId};
 use frameloom_core::plan::Engine as Versions;
 use frameloom_core::slot::{SlotCommand, TaskOutput, ValidateTask};
 use frameloom_core::spec::JobSpec;
-use frameloom_core::wire::{Decision, End, JobFile, SourceRef, Submission, Task};
+use frameloom_core::wire::{Decision, End, JobFile, Queue, SourceRef, Submission, Task};
 use frameloom_core::{Error, ErrorKind, Result};
 
 use super::ServeConfig;
@@ -472,13 +472,13 @@ impl Jobs {
     }
 
     /// Runs a job in the background.
-    fn begin(self: &Arc<Self>, job: &Arc<Job>) {
+    pub(crate) fn begin(self: &Arc<Self>, job: &Arc<Job>) {
         let (jobs, job) = (Arc::clone(self), Arc::clone(job));
         let cancel = job.begin();
         tokio::spawn(async move {
             let begun = Instant::now();
             let ended = match jobs.find(&job) {
-                Ok(found) => {
+                Ok((found, home)) => {
                     let done = found.as_ref().map(done_tasks).unwrap_or_default();
                     let (watched, timed) = (Arc::clone(&job), Arc::clone(&jobs));
                     let tracer = Tracer::begin(&jobs, &job);
@@ -486,6 +486,7 @@ impl Jobs {
                     let begin = Begin {
                         job: job.file.clone(),
                         found,
+                        home,
                         priority: job.submission.priority,
                         watcher: Box::new(move |event| {
                             if let JobEvent::Accepted { task, took, .. } = &event {
@@ -509,23 +510,24 @@ impl Jobs {
         });
     }
 
-    /// What is on the store of a job that is about to be run: nothing that is no longer of use.
-    fn find(&self, job: &Job) -> Result<Option<Found>> {
+    /// What is on the store of a job that is about to be run: nothing that is no longer of use; and the engine
+    /// that it was planned anew for.
+    fn find(&self, job: &Job) -> Result<(Option<Found>, Option<EngineId>)> {
         let dir = self.parts.store.job(job.id());
         let (_, decisions) = Journal::open(&dir.journal())?;
         let found = resume::found(&dir, decisions)?;
-        let path = &job.file.source.path;
+        let (path, home) = (&job.file.source.path, found.home);
         let differs = resume::differs(&found, &self.parts.versions, &|whole| {
             resume::fingerprint_of(path, whole)
         })?;
         if let Some(why) = differs {
             tracing::info!(job = %job.id(), why, "a job starts over");
             dir.sweep(&found.open, |_| false)?;
-            return Ok(None);
+            return Ok((None, home));
         }
         let kept = found.kept();
         dir.sweep(&found.open, |name| kept.contains(name))?;
-        Ok(Some(found).filter(|found| found.plan.is_some()))
+        Ok((Some(found).filter(|found| found.plan.is_some()), home))
     }
 
     /// A job's run has ended: its output is put in its place, and that is written down.
@@ -535,6 +537,9 @@ impl Jobs {
         }
         // One moment for the end and for what the metrics tell of it.
         let at_ms = now_ms();
+        if ended.as_ref().is_err_and(|e| e.kind() == ErrorKind::Cancelled) && self.begun_anew(job) {
+            return;
+        }
         let ended = ended.and_then(|outcome| self.publish(job, &outcome, wall, at_ms));
         if let Err(error) = self.parts.store.frames(job.id()).drop_all() {
             tracing::warn!(%error, job = %job.id(), "frames on their way are left behind");
@@ -640,7 +645,7 @@ impl Jobs {
             if !state.is_terminal() && !job.awaits_upload() {
                 let progress = job.progress();
                 let wants = match (progress.no_node, progress.no_worker) {
-                    (Some(engine), _) => Some(format!("no node for engine {engine}")),
+                    (Some(queue), _) => Some(no_node(queue)),
                     (None, true) => Some(format!("no worker on queue {}", self.queues_of(&job))),
                     (None, false) => None,
                 };
@@ -671,6 +676,17 @@ impl Jobs {
                 tracing::warn!(%error, job = %job.id(), "a job cannot be deleted");
             }
         }
+    }
+}
+
+/// That no node listens to a queue.
+fn no_node(queue: Queue) -> String {
+    match queue {
+        Queue::Segment(engine) => format!("no node for engine {engine}"),
+        Queue::Gpu(engine) => {
+            format!("no node for engine {engine} with a GPU (queue frameloom.gpu)")
+        }
+        Queue::Control => "no node for plans".into(),
     }
 }
 

@@ -14,6 +14,7 @@ mod page;
 mod picture;
 mod problem;
 mod process;
+mod replan;
 mod request;
 mod scale;
 mod sight;
@@ -281,6 +282,7 @@ impl Server {
             .route("/v1/jobs/{id}/detections.jsonl", get(output::detections))
             .route("/v1/jobs/{id}/metrics", get(output::metrics))
             .route("/v1/jobs/{id}/retry", post(api::retry))
+            .route("/v1/jobs/{id}/replan", post(api::replan))
             .route("/v1/files", get(files::list))
             .route("/v1/filters", get(api::filters))
             .route("/v1/workers", get(workers::workers))

@@ -31,6 +31,8 @@ pub(crate) struct WorkerView {
     host: Option<String>,
     /// Segments that it does at a time.
     slots: Option<u32>,
+    /// Segments that need a GPU that it does at a time, beside the others.
+    gpu_slots: Option<u32>,
     /// Segment slots without work.
     free_slots: u32,
     /// Attempts that it works on.
@@ -80,6 +82,7 @@ impl WorkerView {
             name: info.map(|info| info.name.clone()),
             host: info.map(|info| info.host.clone()),
             slots: info.map(|info| info.slots),
+            gpu_slots: info.map(|info| info.gpu_slots),
             free_slots: node.beat.free_slots,
             held: node.beat.held.len(),
             load: f64::from(node.beat.load) / 100.0,

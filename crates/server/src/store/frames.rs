@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::wire::FrameClaim;
 use frameloom_core::{Error, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
+use super::view::not_stale;
 
 /// Largest answer and sign of life of a worker that is read, in bytes.
 const MOST_SMALL: u64 = 64 << 10;
@@ -29,68 +30,8 @@ pub struct FrameDir<'a> {
 }
 
 /// Who may do what with new files.
-const MODE: Mode =
+pub(super) const MODE: Mode =
     Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP).union(Mode::WGRP).union(Mode::ROTH);
-
-/// A stranger's frame that is about to come back.
-#[derive(Debug)]
-pub struct Coming<'a> {
-    store: &'a Store,
-    output: &'a Path,
-    part: String,
-}
-
-impl Coming<'_> {
-    fn dir(&self) -> rustix::io::Result<OwnedFd> {
-        self.store.directory(self.output.parent().unwrap_or(self.output))
-    }
-
-    fn failed(&self, e: Errno) -> Error {
-        let output = self.output.display();
-        Error::io(format!("cannot put '{output}' in its place in the store"), &e.into())
-    }
-
-    /// Puts the frame in its place; what is there already is left.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn publish(self) -> Result<()> {
-        let name = self.output.file_name().unwrap_or_default();
-        let dir = self.dir().map_err(|e| self.failed(e))?;
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
-        match rustix::fs::renameat_with(&dir, &self.part, &dir, name, flags) {
-            Ok(()) => Ok(()),
-            Err(Errno::EXIST) => {
-                self.discard();
-                Ok(())
-            }
-            // Not every file system knows how.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::renameat(&dir, &self.part, &dir, name).map_err(|e| self.failed(e))
-            }
-            Err(e) => Err(self.failed(e)),
-        }
-    }
-
-    /// Puts the file in its place, whatever is there.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn replace(self) -> Result<()> {
-        let name = self.output.file_name().unwrap_or_default();
-        let dir = self.dir().map_err(|e| self.failed(e))?;
-        rustix::fs::renameat(&dir, &self.part, &dir, name).map_err(|e| self.failed(e))
-    }
-
-    /// Removes what was written.
-    pub fn discard(self) {
-        let removed =
-            self.dir().and_then(|dir| rustix::fs::unlinkat(&dir, &self.part, AtFlags::empty()));
-        if let Err(error) = removed {
-            tracing::trace!(%error, "a frame's file stays until its directory goes");
-        }
-    }
-}
 
 /// A worker's sign of life.
 #[derive(Deserialize)]
@@ -104,40 +45,9 @@ impl Store {
         FrameDir { store: self, relative: PathBuf::from("frames").join(id.to_string()) }
     }
 
-    /// Opens a stranger's frame, by its path in the store; `None` where it is not there.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn open_frame(&self, path: &Path) -> Result<Option<File>> {
-        self.open_file(path)
-    }
-
-    /// A new file for a stranger's frame that is to come back as `output`.
-    ///
-    /// # Errors
-    /// Of the file system; NotFound where its directory is gone.
-    pub fn begin_frame<'a>(&'a self, output: &'a Path, unique: u128) -> Result<(File, Coming<'a>)> {
-        let failed = |e: Errno| {
-            Error::io(format!("cannot make '{}' in the store", output.display()), &e.into())
-        };
-        let name = output.file_name().unwrap_or_default().to_string_lossy();
-        let part = format!("{name}.{unique:032x}.part");
-        let dir = self.directory(output.parent().unwrap_or(output)).map_err(failed)?;
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&dir, &part, flags, MODE).map(File::from).map_err(failed)?;
-        Ok((file, Coming { store: self, output, part }))
-    }
-
     /// Opens a directory beneath the root, over no link.
     pub(super) fn directory(&self, relative: &Path) -> rustix::io::Result<OwnedFd> {
-        rustix::fs::openat2(
-            &self.handle,
-            relative,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        )
+        self.beneath(relative, OFlags::RDONLY | OFlags::DIRECTORY)
     }
 }
 
@@ -191,10 +101,12 @@ impl FrameDir<'_> {
 
     /// Makes a file that is not there yet in a part of the directory.
     fn create_in(&self, part: &str, name: &str) -> rustix::io::Result<File> {
-        let dir = self.store.directory(&self.relative.join(part))?;
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&dir, name, flags, MODE).map(File::from)
+        not_stale(|| {
+            let dir = self.store.directory(&self.relative.join(part))?;
+            rustix::fs::openat(&dir, name, flags, MODE).map(File::from)
+        })
     }
 
     /// A new file for a frame. It can be made again, so it is not synchronised with the disk; who
@@ -206,12 +118,36 @@ impl FrameDir<'_> {
         self.create_in("", name).map_err(self.failed("make", name))
     }
 
-    /// Opens a frame that came back; `None` where it is not there.
+    /// Opens a frame that came back; `None` where it does not show yet.
     ///
     /// # Errors
     /// Of the file system; Internal where something else than a file is there.
     pub fn open(&self, name: &str) -> Result<Option<File>> {
+        if !self.may_hold("", name).map_err(self.failed("look for", name))? {
+            return Ok(None);
+        }
         self.store.open_file(&self.relative.join(name))
+    }
+
+    /// Opens a frame that was told to be there; `None` where it is not.
+    ///
+    /// # Errors
+    /// Of the file system; Internal where something else than a file is there.
+    pub fn find(&self, name: &str) -> Result<Option<File>> {
+        self.store.open_file(&self.relative.join(name))
+    }
+
+    /// See [`Store::may_hold`].
+    fn may_hold(&self, part: &str, name: &str) -> rustix::io::Result<bool> {
+        self.store.may_hold(&self.relative.join(part), name)
+    }
+
+    /// A small file that is looked for until it is there; one that cannot be read is one that did not come.
+    fn note<T: DeserializeOwned>(&self, part: &str, name: &str) -> Option<T> {
+        if !self.may_hold(part, name).unwrap_or(false) {
+            return None;
+        }
+        self.store.read_json(&self.relative.join(part).join(name), MOST_SMALL).ok().flatten()
     }
 
     /// Puts a frame that is written in its place.
@@ -219,8 +155,11 @@ impl FrameDir<'_> {
     /// # Errors
     /// Of the file system; NotFound where the job is over.
     pub fn publish(&self, part: &str, name: &str) -> Result<()> {
-        let dir = self.store.directory(&self.relative).map_err(self.failed("open", ""))?;
-        rustix::fs::renameat(&dir, part, &dir, name).map_err(self.failed("rename", name))
+        let renamed = not_stale(|| {
+            let dir = self.store.directory(&self.relative)?;
+            rustix::fs::renameat(&dir, part, &dir, name)
+        });
+        renamed.map_err(self.failed("rename", name))
     }
 
     /// Whether a file is there.
@@ -228,7 +167,11 @@ impl FrameDir<'_> {
     /// # Errors
     /// Of the file system, where that cannot be told.
     pub fn has(&self, name: &str) -> Result<bool> {
-        self.store.holds(&self.relative, name).map_err(self.failed("look for", name))
+        let there = self.may_hold("", name).and_then(|may| match may {
+            true => self.store.holds(&self.relative, name),
+            false => Ok(false),
+        });
+        there.map_err(self.failed("look for", name))
     }
 
     /// Says that a node works on an attempt. The first one that says so is believed.
@@ -244,9 +187,7 @@ impl FrameDir<'_> {
 
     /// Which node says that it works on an attempt.
     pub fn claim_of(&self, attempt: AttemptId) -> Option<FrameClaim> {
-        let relative = self.relative.join("claims").join(attempt.to_string());
-        // One that cannot be read is one that did not come.
-        self.store.read_json(&relative, MOST_SMALL).ok().flatten()
+        self.note("claims", &attempt.to_string())
     }
 
     /// Says why an attempt's frame does not come back.
@@ -276,20 +217,22 @@ impl FrameDir<'_> {
     /// Internal where it is malformed, or no file; of the file system.
     pub fn answer<T: DeserializeOwned>(&self, attempt: AttemptId) -> Result<Option<T>> {
         let name = format!("{attempt}.json");
+        if !self.may_hold("results", &name).map_err(self.failed("look for", &name))? {
+            return Ok(None);
+        }
         self.store.read_json(&self.relative.join("results").join(name), MOST_SMALL)
     }
 
     /// Whether a worker has taken the attempt.
     pub fn is_claimed(&self, attempt: AttemptId) -> bool {
-        self.store.holds(&self.relative.join("claims"), &attempt.to_string()).unwrap_or(false)
+        let (dir, name) = (self.relative.join("claims"), attempt.to_string());
+        let may = self.may_hold("claims", &name).unwrap_or(false);
+        may && self.store.holds(&dir, &name).unwrap_or(false)
     }
 
     /// The counter of a worker's sign of life.
     pub fn beat(&self, attempt: AttemptId) -> Option<u64> {
-        let relative = self.relative.join("beats").join(attempt.to_string());
-        // One that cannot be read is one that did not come.
-        let read: Option<Counter> = self.store.read_json(&relative, MOST_SMALL).ok().flatten();
-        read.map(|read| read.counter)
+        self.note("beats", &attempt.to_string()).map(|read: Counter| read.counter)
     }
 
     /// Tells workers that an attempt is of no use any more.

@@ -4,6 +4,7 @@
 //! store.json                          which store this is
 //! reserve                             room that is given up where the disk is full
 //! nodes/NODE/info.json  beat          who a node is, and its signs of life
+//! nodes/NODE.ask  NODE.answer         each other's files, tried when a node begins; in frames/, too
 //! jobs/ID/job.json  journal           what was asked for; what was decided
 //! jobs/ID/claims/ATTEMPT              made by a node, exclusively: it works on the attempt
 //! jobs/ID/cancelled/ATTEMPT           made by the server: stop that attempt
@@ -20,23 +21,26 @@
 mod files;
 mod frames;
 mod reserve;
+mod strangers;
+mod trial;
+mod view;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as Io, Read, Seek, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
 use frameloom_core::wire::{AttemptReport, Beat, JobFile, NodeInfo, Task};
 use frameloom_core::{Error, Result};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use files::{SentFile, SentFiles, is_sha256, sha256_of};
-pub use frames::{Coming, FrameDir};
+pub use frames::FrameDir;
 pub use reserve::RESERVE;
+pub use strangers::Coming;
 
 /// Largest report, beat and job file that is read, in bytes.
 const MOST_SMALL: u64 = 1 << 20;
@@ -52,6 +56,7 @@ pub const MOST_PLAN: u64 = 256 << 20;
 pub struct Store {
     root: PathBuf,
     handle: File,
+    view: view::View,
 }
 
 fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Error {
@@ -69,7 +74,7 @@ impl Store {
             fs::create_dir_all(&path).map_err(io(format!("cannot make '{}'", path.display())))?;
         }
         let handle = File::open(root).map_err(io(format!("cannot open '{}'", root.display())))?;
-        Ok(Self { root: root.to_owned(), handle })
+        Ok(Self { root: root.to_owned(), handle, view: view::View::default() })
     }
 
     /// Opens a store that a server made, as a node sees it.
@@ -78,41 +83,7 @@ impl Store {
     /// Of the file system.
     pub fn mounted(root: &Path) -> Result<Self> {
         let handle = File::open(root).map_err(io(format!("cannot open '{}'", root.display())))?;
-        Ok(Self { root: root.to_owned(), handle })
-    }
-
-    /// Tries what a node does to a store: makes a file, renames it, reads it back, removes it.
-    ///
-    /// # Errors
-    /// Conflict with what the system says: where it fails, and what to do.
-    pub fn try_out(&self, node: NodeId) -> Result<()> {
-        // Each may be mounted by itself.
-        ["nodes", "frames"].into_iter().try_for_each(|part| self.try_out_in(part, node))
-    }
-
-    fn try_out_in(&self, part: &str, node: NodeId) -> Result<()> {
-        let dir = self.root.join(part);
-        let fresh = dir.join(format!("{node}.tmp"));
-        let path = dir.join(format!("{node}.try"));
-        let failed = |what: &'static str| {
-            let shown = dir.display().to_string();
-            move |e: std::io::Error| {
-                let by = rustix::process::geteuid().as_raw();
-                Error::conflict(format!(
-                    "cannot {what} in the store, in '{shown}', as user {by} ({e}); \
-                     mount it writable, and run server and nodes as the same user or group"
-                ))
-            }
-        };
-        fs::write(&fresh, node.to_string()).map_err(failed("make a file"))?;
-        fs::rename(&fresh, &path).map_err(failed("rename a file"))?;
-        let read = fs::read_to_string(&path).map_err(failed("read a file"))?;
-        fs::remove_file(&path).map_err(failed("remove a file"))?;
-        if read == node.to_string() {
-            Ok(())
-        } else {
-            Err(Error::conflict(format!("the store '{}' does not keep files", self.root.display())))
-        }
+        Ok(Self { root: root.to_owned(), handle, view: view::View::default() })
     }
 
     /// Where it lies.
@@ -122,13 +93,7 @@ impl Store {
 
     /// Opens a regular file beneath the root to read, following no link.
     fn open_file(&self, relative: &Path) -> Result<Option<File>> {
-        let opened = rustix::fs::openat2(
-            self.handle.as_fd(),
-            relative,
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        );
+        let opened = self.beneath(relative, OFlags::RDONLY | OFlags::NONBLOCK);
         let what = format!("cannot read '{}' in the store", relative.display());
         match opened {
             Ok(descriptor) => {
@@ -151,7 +116,7 @@ impl Store {
     /// Whether a directory, opened anew, holds a name.
     fn holds(&self, directory: &Path, name: &str) -> rustix::io::Result<bool> {
         let look = |handle| rustix::fs::statat(handle, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
-        match self.directory(directory).and_then(look) {
+        match view::not_stale(|| self.directory(directory).and_then(look)) {
             Ok(_) => Ok(true),
             Err(rustix::io::Errno::NOENT) => Ok(false),
             Err(e) => Err(e),
@@ -161,13 +126,15 @@ impl Store {
     /// The same of a small directory whose names are looked for again and again: it is read, for a file system may remember
     /// for half a minute that a name was not there.
     fn lists(&self, directory: &Path, name: &str) -> rustix::io::Result<bool> {
-        let handle = self.directory(directory)?;
-        for entry in rustix::fs::Dir::read_from(&handle)? {
-            if entry?.file_name().to_bytes() == name.as_bytes() {
-                return Ok(true);
+        view::not_stale(|| {
+            let handle = self.directory(directory)?;
+            for entry in rustix::fs::Dir::read_from(&handle)? {
+                if entry?.file_name().to_bytes() == name.as_bytes() {
+                    return Ok(true);
+                }
             }
-        }
-        Ok(false)
+            Ok(false)
+        })
     }
 
     fn read_json<T: DeserializeOwned>(&self, relative: &Path, most: u64) -> Result<Option<T>> {

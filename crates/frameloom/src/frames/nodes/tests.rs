@@ -6,6 +6,11 @@ use frameloom_core::wire::{Beat, FrameClaim, FrameTask};
 
 use super::*;
 
+#[path = "../../../tests/support/late.rs"]
+mod late;
+
+use late::LateView;
+
 struct Trial {
     dir: tempfile::TempDir,
     frames: NodeFrames,
@@ -15,6 +20,10 @@ impl Trial {
     fn new(before: u32, after: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path()).unwrap());
+        Self::on(store, dir, before, after)
+    }
+
+    fn on(store: Arc<Store>, dir: tempfile::TempDir, before: u32, after: u32) -> Self {
         let job = JobId::from_bits(1);
         store.frames(job).make().unwrap();
         let stretch = Stretch { first: 2, end: 3, before, after, input: 9, output: 9 };
@@ -94,6 +103,27 @@ async fn tasks_name_the_neighbours_that_there_are_and_files_go_when_nobody_needs
     assert_eq!(trial.files(), 1, "the last one is kept for a frame to come");
     drop(trial.frames.away(at(0)).unwrap());
     assert_eq!(trial.files(), 1, "what was there before a new beginning is gone");
+}
+
+#[tokio::test]
+async fn a_frame_shows_at_once_in_a_view_that_keeps_what_was_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let there = Store::open(&data).unwrap();
+    let view = LateView::of(&data, &dir.path().join("view"));
+    let trial = Trial::on(Arc::new(Store::mounted(view.path()).unwrap()), dir, 0, 0);
+    trial.write(0).await;
+    let message = trial.message().await;
+    // It is looked for before it comes.
+    let name = output(message.attempt);
+    assert!(trial.frames.dir().open(&name).unwrap().is_none());
+    assert!(!trial.frames.dir().has(&name).unwrap());
+    let other = there.frames(message.job);
+    other.create("part").unwrap();
+    other.publish("part", &name).unwrap();
+    let soon = std::time::Duration::from_secs(15);
+    tokio::time::timeout(soon, trial.frames.back(at(0))).await.expect("it is late").unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -99,6 +99,11 @@ pub(super) enum Next {
     GiveUp(Error),
 }
 
+/// The file of a frame on its way, by the group that it first went with.
+pub(super) fn input(group: AttemptId, number: usize) -> String {
+    format!("{group}.{number}.in.npy")
+}
+
 /// The file of a frame that comes back.
 pub(super) fn output(attempt: AttemptId, number: usize) -> String {
     format!("{attempt}.{number}.out.npy")

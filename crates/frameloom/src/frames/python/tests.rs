@@ -1,5 +1,6 @@
 use std::fs;
 
+use frameloom_broker::celery::Access;
 use frameloom_core::id::StoreId;
 use frameloom_core::wire::SourceRef;
 
@@ -10,6 +11,11 @@ mod redis_server;
 
 use redis_server::Redis;
 
+#[path = "../../../tests/support/late.rs"]
+mod late;
+
+use late::LateView;
+
 struct Trial {
     dir: tempfile::TempDir,
     frames: PythonFrames,
@@ -19,9 +25,15 @@ struct Trial {
 impl Trial {
     /// A job whose frames go to a function, with Redis, and nobody who works.
     async fn new(more: &str) -> Self {
-        let (dir, redis) = (tempfile::tempdir().unwrap(), Redis::start(&[]));
+        let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path()).unwrap());
-        let celery = Celery::connect(&redis.url(), None, StoreId::from_bits(7)).await.unwrap();
+        Self::on(store, dir, more).await
+    }
+
+    async fn on(store: Arc<Store>, dir: tempfile::TempDir, more: &str) -> Self {
+        let redis = Redis::start(&[]);
+        let celery =
+            Celery::connect(&redis.url(), &Access::default(), StoreId::from_bits(7)).await.unwrap();
         let celery = Arc::new(celery);
         let filters = vec![format!("celery:task=t:queue=q{more}").parse().unwrap()];
         let source = SourceRef { path: "/in.mp4".into(), name: "in.mp4".into(), root: None };
@@ -145,6 +157,37 @@ async fn a_batch_that_fails_is_tried_frame_by_frame_and_leaves_no_files_behind()
     assert!(back[1].contains("pts 10") && back[1].contains("(3 tries)"), "{}", back[1]);
     assert_eq!(trial.files(".npy"), 0);
     assert_eq!(fs::read_dir(trial.path().join("results")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn answers_show_at_once_in_a_view_that_keeps_what_was_absent() {
+    let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    Store::open(dir.path()).unwrap();
+    let view = LateView::of(dir.path(), &place.path().join("view"));
+    let trial = Trial::on(Arc::new(Store::mounted(view.path()).unwrap()), dir, "").await;
+    trial.write(0).await;
+    let (attempt, _) = trial.attempt(0, &[]).await;
+    // Nothing of it is there when it is first looked for.
+    let seen = trial.frames.dir();
+    assert!(seen.answer::<Answer>(attempt).unwrap().is_none() && !seen.is_claimed(attempt));
+    assert!(seen.open(&output(attempt, 0)).unwrap().is_none() && seen.beat(attempt).is_none());
+    for (part, text) in [("claims", ""), ("beats", r#"{"counter": 7}"#)] {
+        fs::write(trial.path().join(part).join(attempt.to_string()), text).unwrap();
+    }
+    fs::write(trial.path().join(output(attempt, 0)), "frame 0").unwrap();
+    trial.say(attempt, DONE);
+    let soon = Duration::from_secs(15);
+    tokio::time::timeout(soon, trial.frames.back(at(0))).await.expect("it is late").unwrap();
+    let shown = trial.frames.dir();
+    // Its notes are removed with it; a new one shows as soon.
+    let next = AttemptId::from_bits(9);
+    assert!(!shown.is_claimed(next));
+    fs::write(trial.path().join("claims").join(next.to_string()), "").unwrap();
+    let end = Instant::now() + soon;
+    while !shown.is_claimed(next) {
+        assert!(Instant::now() < end, "a claim is late");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

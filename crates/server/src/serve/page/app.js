@@ -206,6 +206,7 @@ function show(job) {
   $("cancel").hidden = over;
   $("purge").hidden = !over;
   $("retry").hidden = !["failed", "cancelled"].includes(job.state);
+  $("replan").hidden = over || !job.waiting?.startsWith("no node for");
   const done = job.state === "succeeded";
   const video = done && !job.detections_only;
   $("download").hidden = !done;
@@ -341,6 +342,7 @@ const act = (id, options, path) => {
 act("cancel", { method: "DELETE" }, () => `/v1/jobs/${shown.id}`);
 act("purge", { method: "DELETE" }, () => `/v1/jobs/${shown.id}?purge=true`);
 act("retry", { method: "POST" }, () => `/v1/jobs/${shown.id}/retry`);
+act("replan", { method: "POST" }, () => `/v1/jobs/${shown.id}/replan`);
 
 // --- All jobs and workers.
 async function refresh() {
