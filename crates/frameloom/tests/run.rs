@@ -265,6 +265,20 @@ fn unlucky_sources_work() {
     fs::write(&stream, &bytes[..bytes.len() / 2]).unwrap();
     run_ok(&["run", &stream, "-o", &at("cut-out.mp4")]);
     assert!(frames(&at("cut-out.mp4")).len() > 10);
+    for cues in ["0", "10000"] {
+        let name = format!("cut{cues}.mkv");
+        let stream = make(&["-i", &whole, "-c", "copy", "-reserve_index_space", cues], &name);
+        let out = at(&format!("out{cues}.mp4"));
+        let (code, said) = run(&["run", &stream, "-o", &out, "--overwrite"]);
+        assert!(code == 0 && !said.contains("cut off"), "{cues}: {said}");
+        let bytes = fs::read(&stream).unwrap();
+        fs::write(&stream, &bytes[..bytes.len() / 2]).unwrap();
+        let (code, said) = run(&["run", &stream, "-o", &out, "--overwrite"]);
+        assert_eq!(code, 0, "{cues}: {said}");
+        let told = format!("note: the source is cut off: {} of its", bytes.len() / 2);
+        assert!(said.contains(&told), "{cues}: {said}");
+        assert!((10..50).contains(&frames(&out).len()), "{cues}: {}", frames(&out).len());
+    }
 }
 
 #[test]
