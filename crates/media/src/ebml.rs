@@ -37,9 +37,8 @@ pub(crate) fn cut_off(file: &File) -> Result<Option<String>> {
         let Some(size) = size else { return Ok(None) };
         let end = at.saturating_add(length).saturating_add(size);
         if name == SEGMENT {
-            return Ok((end > there).then(|| {
-                format!("the source is cut off: {there} of its {end} bytes are there")
-            }));
+            return Ok((end > there)
+                .then(|| format!("the source is cut off: {there} of its {end} bytes are there")));
         }
         at = end;
     }

@@ -60,7 +60,8 @@ pub fn make_plan(
         unsafe { streams::plan_streams(demuxer.context(), stream, spec, &left_out) }?;
     messages.extend(more);
     // SAFETY: as above.
-    messages.extend(unsafe { streams::dropped_tags(demuxer.context(), &planned_streams, &left_out) });
+    messages
+        .extend(unsafe { streams::dropped_tags(demuxer.context(), &planned_streams, &left_out) });
 
     let working = working_format(spec, &video, &mut messages)?;
     let (filters, output, footprint) = filter::plan_chain(&spec.filters, &working)?;

@@ -158,7 +158,8 @@ fn detections_alone_make_no_video_and_are_given_back_as_regions() {
     assert!(error.message().contains("another video"), "{error}");
     // A frame without a line is told before any segment is begun, whatever the container's index tells.
     let short = dir.path().join("short.jsonl").to_str().unwrap().to_owned();
-    let lines: Vec<&str> = beside.lines().filter(|line| !line.starts_with("{\"frame\":7,")).collect();
+    let lines: Vec<&str> =
+        beside.lines().filter(|line| !line.starts_with("{\"frame\":7,")).collect();
     assert_eq!(lines.len(), 40);
     std::fs::write(&short, lines.join("\n")).unwrap();
     let matroska = dir.path().join("street.mkv");
@@ -227,7 +228,7 @@ fn a_video_in_which_something_is_hidden_tells_of_no_place_device_or_cover() {
     // What is gone is told by name.
     for word in [
         "tags_dropped: tags are left out that may tell of what is hidden: \
-         'com.apple.quicktime.location.ISO6709', 'com.apple.quicktime.model'; \
+         'com.apple.quicktime.location.ISO6709', 'com.apple.quicktime.model', 'handler_name'; \
          --keep-metadata location,device keeps them",
         "stream_dropped: subtitle stream 1 (subrip) is left out: it may tell of what is hidden; \
          --keep-metadata subtitles keeps it",

@@ -427,7 +427,9 @@ impl Muxer {
             (*(**streams.add(stream.unsigned_abs() as usize)).codecpar).codec_type
         };
         let advice = match kind {
-            ffi::AVMediaType::AVMEDIA_TYPE_AUDIO => "its sound cannot be kept as it is; --no-audio leaves it out",
+            ffi::AVMediaType::AVMEDIA_TYPE_AUDIO => {
+                "its sound cannot be kept as it is; --no-audio leaves it out"
+            }
             _ => "it is none of the video",
         };
         Error::new(error.kind(), format!("{}: {advice}", error.message())).with_source(error)

@@ -252,11 +252,11 @@ mod tests {
 
     #[test]
     fn a_face_beside_the_picture_is_none() {
-        let shape = |channels| vec![1, channels, 8, 8];
-        let output = |channels, values| Output { name: "", shape: shape(channels), values };
         let (heat, sizes) = ([0.9; 64], [1.0; 128]);
         for far in [-50.0, 50.0] {
             let away = [far; 128];
+            let shape = |channels| vec![1, channels, 8, 8];
+            let output = |channels, values| Output { name: "", shape: shape(channels), values };
             let outputs = [output(1, &heat), output(2, &sizes), output(2, &away)];
             let faces = centerface(&outputs, (32, 32), 0.5).unwrap();
             assert_eq!(sized(faces, 0.5).unwrap(), [], "{far}");

@@ -19,7 +19,14 @@ const NAN: &[u8] = include_bytes!("../../tests/detect/nan.onnx");
 const CLASSIFIER: &[u8] = include_bytes!("../../tests/detect/classifier.onnx");
 
 fn spec(model: Model) -> DetectorSpec {
-    DetectorSpec { model, size: None, floor: 0.2, sure: 0.5, device: Device::Auto, classes: Vec::new() }
+    DetectorSpec {
+        model,
+        size: None,
+        floor: 0.2,
+        sure: 0.5,
+        device: Device::Auto,
+        classes: Vec::new(),
+    }
 }
 
 fn file(bytes: &[u8], labels: Option<&[&str]>) -> DetectorSpec {

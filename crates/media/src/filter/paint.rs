@@ -498,7 +498,14 @@ mod tests {
     fn a_face_that_the_edge_cuts_is_hidden_up_to_the_edge() {
         let (w, h) = (120u16, 90u16);
         let (wide, high) = (f32::from(w), f32::from(h));
-        for (cx, cy) in [(4.0, 40.0), (wide - 6.0, 40.0), (60.0, 5.0), (60.0, high - 3.0), (0.0, 0.0), (wide, high)] {
+        for (cx, cy) in [
+            (4.0, 40.0),
+            (wide - 6.0, 40.0),
+            (60.0, 5.0),
+            (60.0, high - 3.0),
+            (0.0, 0.0),
+            (wide, high),
+        ] {
             let (rx, ry) = (20.0, 30.0);
             let (left, top) = (f32::max(cx - rx, 0.0), f32::max(cy - ry, 0.0));
             let (right, bottom) = (f32::min(cx + rx, wide), f32::min(cy + ry, high));

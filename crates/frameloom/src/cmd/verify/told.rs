@@ -79,10 +79,7 @@ impl Told {
 }
 
 /// Hands on the lines of a detections file that was written by a run of this command, one after the other.
-pub(super) fn each(
-    path: &Path,
-    mut take: impl FnMut(DetectionsLine) -> Result<()>,
-) -> Result<()> {
+pub(super) fn each(path: &Path, mut take: impl FnMut(DetectionsLine) -> Result<()>) -> Result<()> {
     let failed = |e: std::io::Error| Error::io("cannot read what was found", &e);
     // The first line is the header.
     for line in BufReader::new(open_source(path)?).lines().skip(1) {
