@@ -526,11 +526,11 @@ mod tests {
 
     #[test]
     fn a_face_that_the_edge_cuts_is_blurred_as_much_as_a_whole_one() {
-        // Stripes that are narrower than the blots of a face of 60 samples, and wider than those of one of 30.
+        // Stripes as wide as the blots of a face of 60 samples, and wider than those of one of 30 by far.
         let (width, mut striped) = (200, Frame::new(PixelFormat::Gray8, 200, 80).unwrap());
         let to = striped.plane_mut(0).unwrap();
         for (i, sample) in to.bytes.iter_mut().enumerate() {
-            *sample = if (i % to.stride) / 6 % 2 == 0 { 40 } else { 200 };
+            *sample = if (i % to.stride) / 10 % 2 == 0 { 40 } else { 200 };
         }
         let contrast = |x: f32| {
             let rect = Rect { x, y: 10.0, w: 60.0, h: 60.0 };
