@@ -230,5 +230,7 @@ mod tests {
         let lines = read(line, true).unwrap();
         let rect = lines[0].boxes[0].rect;
         assert!(rect.is_sound() && rect.x < -1e5 && rect.x + rect.w > 1e5, "{rect:?}");
+        // Where sums of numbers still mean something.
+        assert!(rect.x >= -2e6 && rect.w <= 4e6, "{rect:?}");
     }
 }

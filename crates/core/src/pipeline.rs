@@ -117,6 +117,8 @@ impl fmt::Display for FilterSpec {
             if self.name == GRAPH_FILTER {
                 write!(f, ":{value}")?;
             } else {
+                // A key ends at the first '=' that is not escaped.
+                let key = Quoted(key).to_string().replace('=', "\\=");
                 write!(f, ":{key}={}", Quoted(value))?;
             }
         }
@@ -200,6 +202,14 @@ mod tests {
         ] {
             let error = bad.parse::<FilterSpec>().unwrap_err();
             assert!(error.message().contains(&format!("'{bad}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_are_escaped_as_values_are() {
+        for text in ["A:':'=", "a:'x=y'=1:z=2", "a:x\\\\=1"] {
+            let spec: FilterSpec = text.parse().unwrap();
+            assert_eq!(parse(&spec.to_string()), spec, "{text}");
         }
     }
 

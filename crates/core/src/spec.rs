@@ -124,6 +124,8 @@ pub enum KeptMetadata {
     Covers,
     /// Data streams and attachments.
     Data,
+    /// Subtitles: cameras and drones write where they are into such streams.
+    Subtitles,
     /// Tags of place.
     Location,
     /// Tags of the device and its owner.
@@ -132,13 +134,15 @@ pub enum KeptMetadata {
 
 impl KeptMetadata {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Covers, Self::Data, Self::Location, Self::Device];
+    pub const ALL: [Self; 5] =
+        [Self::Covers, Self::Data, Self::Subtitles, Self::Location, Self::Device];
 
     /// Its name on the command line and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Covers => "covers",
             Self::Data => "data",
+            Self::Subtitles => "subtitles",
             Self::Location => "location",
             Self::Device => "device",
         }

@@ -106,6 +106,8 @@ pub struct Verification {
     pub leaks: u64,
     /// Findings that are blots.
     pub blots: u64,
+    /// Leaks that were too many to be compared and are not among `findings`.
+    pub unlisted: u64,
     /// The detector, with the SHA-256 of its file.
     pub detector: String,
     /// See `detector`.

@@ -202,12 +202,13 @@ pub(crate) struct JobArgs {
     #[arg(long)]
     pub(crate) detections_only: bool,
 
-    /// Keep of a source in which something is hidden what may tell of it: covers, data, location or device; may be
-    /// given more than once.
+    /// Keep of a source in which something is hidden what may tell of it: covers, data, subtitles, location or device;
+    /// may be given more than once.
     ///
-    /// With a filter that hides (faces:action=blur), cover pictures, data streams and attachments, and tags of place
-    /// and device are left out otherwise.
-    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = ["covers", "data", "location", "device"])]
+    /// With a filter that hides (faces:action=blur), cover pictures, data streams and attachments, subtitles (drones write
+    /// their places there), and tags of place and device are left out otherwise.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',',
+        value_parser = ["covers", "data", "subtitles", "location", "device"])]
     keep_metadata: Vec<String>,
 
     /// Show previews of frames as they were, though something is hidden in them.

@@ -265,6 +265,36 @@ fn unlucky_sources_work() {
     fs::write(&stream, &bytes[..bytes.len() / 2]).unwrap();
     run_ok(&["run", &stream, "-o", &at("cut-out.mp4")]);
     assert!(frames(&at("cut-out.mp4")).len() > 10);
+    // Sound that cannot be copied, for want of a header: what helps is told, and helps.
+    let damaged = make(&["-i", &whole, "-c", "copy"], "damaged.ts");
+    let mut bytes = fs::read(&damaged).unwrap();
+    let headers: Vec<usize> =
+        (0..bytes.len() - 3).filter(|at| bytes[*at..*at + 3] == [0xff, 0xf1, 0x50]).collect();
+    let header = headers[headers.len() / 2];
+    bytes[header..header + 2].fill(0);
+    fs::write(&damaged, bytes).unwrap();
+    let out = at("damaged.mp4");
+    let (code, said) = run(&["run", &damaged, "-o", &out]);
+    assert_eq!(code, 5, "{said}");
+    assert!(
+        said.contains("output stream 1") && said.contains("--no-audio leaves it out"),
+        "{said}"
+    );
+    run_ok(&["run", &damaged, "-o", &out, "--no-audio"]);
+    for cues in ["0", "10000"] {
+        let name = format!("cut{cues}.mkv");
+        let stream = make(&["-i", &whole, "-c", "copy", "-reserve_index_space", cues], &name);
+        let out = at(&format!("out{cues}.mp4"));
+        let (code, said) = run(&["run", &stream, "-o", &out, "--overwrite"]);
+        assert!(code == 0 && !said.contains("cut off"), "{cues}: {said}");
+        let bytes = fs::read(&stream).unwrap();
+        fs::write(&stream, &bytes[..bytes.len() / 2]).unwrap();
+        let (code, said) = run(&["run", &stream, "-o", &out, "--overwrite"]);
+        assert_eq!(code, 0, "{cues}: {said}");
+        let told = format!("note: the source is cut off: {} of its", bytes.len() / 2);
+        assert!(said.contains(&told), "{cues}: {said}");
+        assert!((10..50).contains(&frames(&out).len()), "{cues}: {}", frames(&out).len());
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub fn engine() -> Engine {
             opencv::core::CV_VERSION_MINOR,
             opencv::core::CV_VERSION_REVISION
         ),
-        onnxruntime: detect::runtime().map(|found| found.version.clone()).unwrap_or_default(),
+        onnxruntime: detect::runtime().map(detect::RuntimeInfo::words).unwrap_or_default(),
         models: detect::digest(),
         cpu: cpu(),
     }

@@ -17,6 +17,7 @@ use frameloom_core::{Error, Result};
 
 use crate::demux::Demuxer;
 use crate::discontinuity;
+use crate::ebml;
 use crate::entry::{self, Entry, KeyFlags};
 use crate::ff::{self, Packet};
 
@@ -105,6 +106,8 @@ pub(crate) struct Index {
     pub(crate) discontinuous: bool,
     /// Bytes read so far.
     pub(crate) bytes_read: u64,
+    /// The times of all frames, in order, where they are known.
+    times: Vec<i64>,
     stream: u32,
     codec: ffi::AVCodecID,
     nal_length: usize,
@@ -137,6 +140,7 @@ impl Index {
             reorder: 0,
             discontinuous: false,
             bytes_read: 0,
+            times: Vec::new(),
             stream,
             codec,
             nal_length: known.nal_length,
@@ -167,6 +171,9 @@ impl Index {
             }
             index.bytes_read += used;
         }
+        if known.format.contains("matroska") && index.damage.is_none() {
+            index.damage = ebml::cut_off(source)?;
+        }
         if flags == KeyFlags::Unknown {
             index.uncut.get_or_insert_with(|| {
                 "nothing is known of where decoding of this codec may begin".to_owned()
@@ -189,6 +196,36 @@ impl Index {
     /// All bytes read from the source for the index.
     pub(crate) fn total_bytes_read(&mut self) -> u64 {
         self.bytes_read + self.demuxer.input().bytes_read()
+    }
+
+    /// The times of the frames that can be shown, in order; all packets are read where they were not listed yet. None
+    /// where it is not known when frames are shown.
+    ///
+    /// # Errors
+    /// Of reading the source.
+    pub(crate) fn times(&mut self, source: &File, name: &str) -> Result<Option<&[i64]>> {
+        if self.decoding_time || self.discontinuous && self.times.is_empty() {
+            return Ok(None);
+        }
+        if self.times.is_empty() {
+            let mut demuxer = Demuxer::open(source, name)?;
+            demuxer.keep_only(|i| i == self.stream);
+            let mut times = Times::default();
+            while demuxer.read(&mut self.packet)? {
+                if u32::try_from(self.packet.raw().stream_index) == Ok(self.stream) {
+                    let hidden = self.packet.raw().flags & ffi::AV_PKT_FLAG_DISCARD != 0;
+                    times.add(self.packet.pts(), self.packet.dts(), 0, hidden);
+                }
+            }
+            self.bytes_read += demuxer.input().bytes_read();
+            if times.distrust().is_none() {
+                self.times = times.pts;
+            }
+        }
+        // What comes before the first place where decoding may begin refers to what is not there.
+        let first = self.keys.first().map_or(i64::MIN, |key| key.pts);
+        let from = self.times.partition_point(|pts| *pts < first);
+        Ok(Some(&self.times[from..]).filter(|times| !times.is_empty()))
     }
 
     /// Whether decoding may really begin at a key.
@@ -396,6 +433,9 @@ impl Index {
         self.end = times.pts.last().map(|last| last.saturating_add(times.last_duration.max(1)));
         self.frames = Some(times.pts.len() as u64);
         self.reorder = times.reorder;
+        if self.uncut.is_none() {
+            self.times = times.pts;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod decode;
 mod demux;
 mod detect;
 mod discontinuity;
+mod ebml;
 mod encode;
 mod engine;
 mod entry;

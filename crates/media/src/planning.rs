@@ -59,6 +59,9 @@ pub fn make_plan(
     let (planned_streams, more) =
         unsafe { streams::plan_streams(demuxer.context(), stream, spec, &left_out) }?;
     messages.extend(more);
+    // SAFETY: as above.
+    messages
+        .extend(unsafe { streams::dropped_tags(demuxer.context(), &planned_streams, &left_out) });
 
     let working = working_format(spec, &video, &mut messages)?;
     let (filters, output, footprint) = filter::plan_chain(&spec.filters, &working)?;
@@ -77,7 +80,7 @@ pub fn make_plan(
         follow::looks_often_enough(&spec.filters, video.frame_rate.to_f64())?;
     }
     let mut detection =
-        follow::plan_detection(&spec.filters, files, regions, spec.detections_only)?;
+        follow::plan_detection(&spec.filters, files, &regions, spec.detections_only)?;
 
     let known = Known::of(&demuxer, stream)?;
     let (format, start_us, duration_us) =
@@ -97,6 +100,14 @@ pub fn make_plan(
     }
     let first = index.first.unwrap_or(0);
     let trim = trim(spec, video.time_base, first, index.end)?;
+    if !regions.is_empty()
+        && let Some(times) = index.times(file, name)?
+    {
+        for planned in &regions {
+            let frames = times.iter().copied().filter(|pts| trim.contains(*pts));
+            messages.extend(planned.tells_of(frames, video.time_base)?);
+        }
+    }
     let mut cutter =
         Cutter { index: &mut index, footprint, trim, entries: Vec::new(), asked: false };
     let reason = cutter.reason();

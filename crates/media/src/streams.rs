@@ -2,12 +2,14 @@
 
 use std::ffi::c_int;
 
+use std::collections::BTreeMap;
+
 use ffmpeg_next::ffi::{self, AVCodecID as C, AVMediaType as M};
 use frameloom_core::plan::{Message, PlannedStream, StreamAction};
 use frameloom_core::spec::{Container, JobSpec, KeptMetadata};
 use frameloom_core::{Error, Result};
 
-use crate::{concat, ff};
+use crate::{concat, ff, tags};
 
 /// Decides what becomes of each stream of an open source.
 ///
@@ -70,6 +72,67 @@ pub(crate) unsafe fn plan_streams(
     Ok((planned, messages))
 }
 
+/// Longest name of a tag that is told whole, and most tags that are told by name.
+const LONGEST_NAME: usize = 80;
+const MOST_NAMES: usize = 40;
+
+/// Tells of the tags of an open source that the output will not have because they may tell of what is hidden, each by its name.
+///
+/// # Safety
+/// `context` is an open format context whose streams are found.
+#[expect(unsafe_code, reason = "reads FFmpeg's structures")]
+pub(crate) unsafe fn dropped_tags(
+    context: *const ffi::AVFormatContext,
+    streams: &[PlannedStream],
+    left_out: &[KeptMetadata],
+) -> Option<Message> {
+    let mut found: BTreeMap<String, KeptMetadata> = BTreeMap::new();
+    // SAFETY: by contract; FFmpeg keeps as many valid pointers as it counts, to streams and chapters with dictionaries or null.
+    unsafe {
+        let context = &*context;
+        let mut look = |dict: *const ffi::AVDictionary| {
+            for (name, _) in ff::dict_entries(dict) {
+                if let Some(kept) = tags::tells(&name).filter(|kept| left_out.contains(kept)) {
+                    found.insert(name, kept);
+                }
+            }
+        };
+        look(context.metadata);
+        for planned in streams.iter().filter(|s| !matches!(s.action, StreamAction::Drop { .. })) {
+            if planned.index < context.nb_streams {
+                look((**context.streams.add(planned.index as usize)).metadata);
+            }
+        }
+        for at in 0..context.nb_chapters as usize {
+            look((**context.chapters.add(at)).metadata);
+        }
+    }
+    if found.is_empty() {
+        return None;
+    }
+    let quoted = |name: &String| {
+        let name: String = name.chars().take(LONGEST_NAME).collect();
+        format!("'{}'", name.escape_debug())
+    };
+    let mut names: Vec<String> = found.keys().take(MOST_NAMES).map(quoted).collect();
+    if found.len() > MOST_NAMES {
+        names.push(format!("{} more", found.len() - MOST_NAMES));
+    }
+    let kinds: Vec<&str> = KeptMetadata::ALL
+        .iter()
+        .filter(|kind| found.values().any(|kept| kept == *kind))
+        .map(|kind| kind.name())
+        .collect();
+    Some(Message::new(
+        "tags_dropped",
+        format!(
+            "tags are left out that may tell of what is hidden: {}; --keep-metadata {} keeps them",
+            names.join(", "),
+            kinds.join(",")
+        ),
+    ))
+}
+
 pub(crate) fn kind_name(kind: M) -> &'static str {
     match kind {
         M::AVMEDIA_TYPE_VIDEO => "video",
@@ -96,6 +159,7 @@ fn action(
     let tells = match p.codec_type {
         M::AVMEDIA_TYPE_VIDEO if cover => Some(KeptMetadata::Covers),
         M::AVMEDIA_TYPE_DATA | M::AVMEDIA_TYPE_ATTACHMENT => Some(KeptMetadata::Data),
+        M::AVMEDIA_TYPE_SUBTITLE => Some(KeptMetadata::Subtitles),
         _ => None,
     };
     if let Some(kept) = tells.filter(|kept| left_out.contains(kept)) {

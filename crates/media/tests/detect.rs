@@ -156,6 +156,31 @@ fn detections_alone_make_no_video_and_are_given_back_as_regions() {
     assert_eq!((told.detectors[0].detector.as_str(), told.frames_hidden), ("regions", 40));
     let error = run(&clip("bikes.mp4"), &spec, dir.path(), 1).err().unwrap();
     assert!(error.message().contains("another video"), "{error}");
+    // A frame without a line is told before any segment is begun, whatever the container's index tells.
+    let short = dir.path().join("short.jsonl").to_str().unwrap().to_owned();
+    let lines: Vec<&str> =
+        beside.lines().filter(|line| !line.starts_with("{\"frame\":7,")).collect();
+    assert_eq!(lines.len(), 40);
+    std::fs::write(&short, lines.join("\n")).unwrap();
+    let matroska = dir.path().join("street.mkv");
+    support::ffmpeg(&["-i", source.to_str().unwrap(), "-c", "copy", matroska.to_str().unwrap()]);
+    for (source, trust) in [(&source, false), (&matroska, true)] {
+        let spec = JobSpec {
+            files: vec![SpecFile { name: short.clone(), sha256: String::new(), size: 0 }],
+            ..job(&[&format!("regions:file={short}:trust={trust}")], Some(1_000_000))
+        };
+        let place = dir.path().join(format!("short{trust}"));
+        std::fs::create_dir_all(&place).unwrap();
+        let error = run(source, &spec, &place, 1).err().unwrap();
+        if trust {
+            // It is told when the frame is met.
+            assert!(error.message().contains("tells nothing of the frame at pts"), "{error}");
+        } else {
+            assert!(error.message().contains("1 of 40 frames"), "{error}");
+            assert!(error.message().contains("(0.700 s)"), "{error}");
+            assert!(!place.join("0.seg").exists());
+        }
+    }
 }
 
 #[test]
@@ -170,7 +195,11 @@ fn a_video_in_which_something_is_hidden_tells_of_no_place_device_or_cover() {
         "com.apple.quicktime.model=Phone 9",
         "title=A walk",
     ];
-    let mut args = vec!["-i", plain, "-c", "copy", "-attach", cover];
+    let srt = dir.path().join("drone.srt");
+    let place = "1\n00:00:00,000 --> 00:00:01,000\n[latitude: 48.2082] [longitude: 16.3738]\n";
+    std::fs::write(&srt, place).unwrap();
+    let mut args = vec!["-i", plain, "-i", srt.to_str().unwrap(), "-map", "0", "-map", "1"];
+    args.extend(["-c", "copy", "-attach", cover]);
     args.extend(["-metadata:s:t", "mimetype=image/jpeg"]);
     args.extend(tags.iter().flat_map(|tag| ["-metadata", tag]));
     args.push(source.to_str().unwrap());
@@ -179,20 +208,39 @@ fn a_video_in_which_something_is_hidden_tells_of_no_place_device_or_cover() {
         let container = frameloom_core::spec::Container::Mkv;
         let spec = JobSpec { keep_metadata: keep.to_vec(), container, ..job(filters, None) };
         let made = run(&source, &spec, dir.path(), 1).unwrap();
-        ffprobe(&made.output, &["-show_entries", "format_tags:stream=codec_name"])
+        let told: Vec<String> =
+            made.plan.messages.into_iter().map(|m| format!("{}: {}", m.code, m.text)).collect();
+        let shown = ffprobe(&made.output, &["-show_entries", "format_tags:stream=codec_name"]);
+        let bytes = std::fs::read(&made.output).unwrap();
+        let has_place = bytes.windows(7).any(|part| part == b"48.2082");
+        (format!("{shown} {has_place}"), told.join("\n"))
     };
-    let open = tags(&["gray"], &[]);
-    for there in ["A walk", "ISO6709", "Phone 9", "mjpeg"] {
+    let (open, told) = tags(&["gray"], &[]);
+    for there in ["A walk", "ISO6709", "Phone 9", "mjpeg", "subrip", "true"] {
         assert!(open.contains(there), "{there}: {open}");
     }
-    let hidden = tags(&["objects:classes=person:action=blur"], &[]);
+    assert!(!told.contains("left out"), "{told}");
+    let (hidden, told) = tags(&["objects:classes=person:action=blur"], &[]);
     assert!(hidden.contains("A walk"), "{hidden}");
-    for gone in ["ISO6709", "48.1", "Phone 9", "mjpeg"] {
+    for gone in ["ISO6709", "48.1", "Phone 9", "mjpeg", "subrip", "true"] {
         assert!(!hidden.contains(gone), "{gone}: {hidden}");
     }
-    let kept =
+    // What is gone is told by name.
+    for word in [
+        "tags_dropped: tags are left out that may tell of what is hidden: \
+         'com.apple.quicktime.location.ISO6709', 'com.apple.quicktime.model', 'handler_name'; \
+         --keep-metadata location,device keeps them",
+        "stream_dropped: subtitle stream 1 (subrip) is left out: it may tell of what is hidden; \
+         --keep-metadata subtitles keeps it",
+        "stream_dropped: video stream 2 (mjpeg) is left out",
+    ] {
+        assert!(told.to_lowercase().contains(&word.to_lowercase()), "{word}\n{told}");
+    }
+    let (kept, told) =
         tags(&["objects:classes=person:action=blur"], &frameloom_core::spec::KeptMetadata::ALL);
     assert!(kept.contains("mjpeg") && kept.contains("Phone 9"), "{kept}");
+    assert!(kept.contains("subrip") && kept.contains("true"), "{kept}");
+    assert!(!told.contains("left out"), "{told}");
 }
 
 #[test]

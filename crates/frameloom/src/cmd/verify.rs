@@ -2,14 +2,15 @@
 //!
 //! Slots look, compare and draw; this process parses no media.
 
+mod told;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use frameloom_core::detection::{DetectedBox, DetectionsHeader, DetectionsLine, Rect};
-use frameloom_core::edited::{DetectionsReader, EditedBox, EditedLine};
+use frameloom_core::detection::{DetectedBox, DetectionsLine, Rect};
 use frameloom_core::id::AttemptId;
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::Plan;
@@ -22,6 +23,10 @@ use frameloom_server::publish::Ready;
 use frameloom_server::resume;
 
 use super::shown;
+use told::{Told, each};
+
+/// Most findings that are compared and listed: they are held in memory. What is found beyond counts as leaks.
+const MOST_FINDINGS: usize = 200_000;
 
 /// What to verify.
 #[derive(Debug, Args)]
@@ -143,7 +148,7 @@ pub(crate) fn run(args: VerifyArgs) -> Result<u8> {
     let form = args.form()?;
     let output = super::open_source(&args.output)?;
     let source = super::open_source(&args.against)?;
-    let told = Told::read(&args)?;
+    let told = Told::read(&args.detections, args.trust)?;
     check_sheet(&args)?;
     let spec = args.spec(args.threshold)?;
     let planned_out = planned(&args.output, &output, &spec)?;
@@ -157,9 +162,8 @@ pub(crate) fn run(args: VerifyArgs) -> Result<u8> {
     if code != 0 {
         return Ok(code);
     }
-    let found = read(&found)?;
-    check_frames(&args, &told, &found, planned_out.source.video.time_base)?;
-    let mut findings = findings(&told, &found, &planned_out);
+    let Seen { frames, mut findings, beyond } =
+        see(&args, &told, &found, &planned_out, MOST_FINDINGS)?;
     let mut shown_places = args.sheet.as_ref().map(|_| 0);
     if !findings.is_empty() {
         let before = work.path().join("source.jsonl");
@@ -169,7 +173,7 @@ pub(crate) fn run(args: VerifyArgs) -> Result<u8> {
         if code != 0 {
             return Ok(code);
         }
-        counterparts(&mut findings, &read(&before)?);
+        counterparts(&mut findings, &before)?;
     }
     if !findings.is_empty() || form.is_some() {
         let videos = [(&args.output, &output, &planned_out), (&args.against, &source, &planned_in)];
@@ -185,7 +189,7 @@ pub(crate) fn run(args: VerifyArgs) -> Result<u8> {
         }
     }
     let findings = findings.into_iter().map(|known| known.finding).collect();
-    let told = verification(&args, findings, found.len() as u64, shown_places, &planned_out);
+    let told = verification(&args, findings, (frames, beyond), shown_places, &planned_out);
     super::print(&if args.json { super::pretty(&told)? } else { words(&args, &told) })?;
     Ok(u8::from(told.rate > told.max_rate))
 }
@@ -214,62 +218,6 @@ fn check_sheet(args: &VerifyArgs) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// What a detections file tells.
-struct Told {
-    header: Option<DetectionsHeader>,
-    /// The frames in order of time.
-    lines: Vec<EditedLine>,
-}
-
-impl Told {
-    /// Reads the file of the arguments, which a person may have edited: as `regions` takes it.
-    fn read(args: &VerifyArgs) -> Result<Self> {
-        let file = BufReader::new(super::open_source(&args.detections)?);
-        let mut reader = DetectionsReader::new(file, &shown(&args.detections), args.trust)?;
-        let header = reader.header().cloned();
-        let mut lines: Vec<EditedLine> = Vec::new();
-        while let Some(line) = reader.next_line()? {
-            lines.push(line);
-        }
-        lines.sort_by_key(|line| line.pts);
-        // What a person added to a frame may stand in a line of its own.
-        lines.dedup_by(|line, before| {
-            let same = line.pts == before.pts;
-            if same {
-                before.boxes.append(&mut line.boxes);
-            }
-            same
-        });
-        if lines.is_empty() {
-            let name = shown(&args.detections);
-            return Err(Error::invalid(format!("detections file '{name}' tells of no frame")));
-        }
-        Ok(Self { header, lines })
-    }
-
-    /// The boxes that hide, by the frame's number; one that a person drew does.
-    fn boxes(&self) -> BTreeMap<u64, (&EditedLine, Vec<Rect>)> {
-        let hides = |found: &&EditedBox| {
-            found.action.as_ref().is_none_or(|action| frameloom_media::action_hides(action))
-        };
-        let rects =
-            |line: &EditedLine| line.boxes.iter().filter(hides).map(|found| found.rect).collect();
-        (0..).zip(&self.lines).map(|(number, line)| (number, (line, rects(line)))).collect()
-    }
-}
-
-/// Reads a detections file that was written by a run of this command.
-fn read(path: &Path) -> Result<Vec<DetectionsLine>> {
-    let failed = |e: std::io::Error| Error::io("cannot read what was found", &e);
-    // The first line is the header.
-    let lines = BufReader::new(super::open_source(path)?).lines().skip(1);
-    let parsed = lines.map(|line| {
-        serde_json::from_str(&line.map_err(failed)?)
-            .map_err(|e| Error::internal("cannot read what was found").with_source(e))
-    });
-    parsed.collect()
 }
 
 /// How a video would be looked at: what there is to know of it.
@@ -311,7 +259,7 @@ fn belong(args: &VerifyArgs, told: &Told, output: &Plan, source: &Plan) -> Resul
             "'{out}' is {width}x{height} and '{against}' {w}x{h}; --trust takes it as scaled as a whole"
         )));
     }
-    let frames = told.lines.len() as u64;
+    let frames = told.frames() as u64;
     if let Some(there) = output.source.video.frames.filter(|there| *there != frames) {
         return Err(other_length(args, there, frames));
     }
@@ -332,39 +280,6 @@ fn other_length(args: &VerifyArgs, there: u64, told: u64) -> Error {
     ))
 }
 
-/// Refuses an output whose frames are not those of the detections file, by number and time.
-fn check_frames(
-    args: &VerifyArgs,
-    told: &Told,
-    found: &[DetectionsLine],
-    base: TimeBase,
-) -> Result<()> {
-    if args.trust {
-        return Ok(());
-    }
-    if found.len() != told.lines.len() {
-        return Err(other_length(args, found.len() as u64, told.lines.len() as u64));
-    }
-    let source_base = told.header.as_ref().map_or(base, |header| header.time_base);
-    // Both round to their own ticks, the first frame and this one.
-    let slack = base.seconds(1) + source_base.seconds(1);
-    let (Some(first), Some(first_told)) = (found.first(), told.lines.first()) else {
-        return Ok(());
-    };
-    for (number, (there, line)) in (0u64..).zip(found.iter().zip(&told.lines)) {
-        let at = base.seconds(there.pts.saturating_sub(first.pts));
-        let wanted = source_base.seconds(line.pts.saturating_sub(first_told.pts));
-        if (at - wanted).abs() > slack {
-            return Err(Error::invalid(format!(
-                "frame {number} of '{}' is at {at:.3} s, but '{}' tells of {wanted:.3} s there; --trust goes on all the same",
-                shown(&args.output),
-                shown(&args.detections),
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// A finding, and where it lies in both videos.
 struct Known {
     finding: Finding,
@@ -373,36 +288,102 @@ struct Known {
     source_rect: Rect,
 }
 
-/// What was found in the output, with the boxes of the detections file that cover it.
-fn findings(told: &Told, found: &[DetectionsLine], output: &Plan) -> Vec<Known> {
-    let boxes = told.boxes();
+/// What is too much to be listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Beyond {
+    frames: u64,
+    findings: u64,
+}
+
+/// What was found in an output.
+struct Seen {
+    /// Frames looked at.
+    frames: u64,
+    findings: Vec<Known>,
+    /// Frames behind those, with their findings.
+    beyond: Beyond,
+}
+
+impl Seen {
+    /// Whether so many findings of one frame are to be listed; they are counted else. Once one frame's are not, no later one's are.
+    fn has_room(&mut self, findings: usize, most: usize) -> bool {
+        let room = self.beyond.frames == 0 && self.findings.len() + findings <= most;
+        if !room && findings > 0 {
+            self.beyond.frames += 1;
+            self.beyond.findings += findings as u64;
+        }
+        room
+    }
+}
+
+/// What was found in the output, as its file tells, with the boxes of the detections file that cover it: `most` findings, and a
+/// count of the others.
+///
+/// # Errors
+/// Invalid for an output whose frames are not those of the detections file, by number and time, unless that is trusted.
+fn see(args: &VerifyArgs, told: &Told, found: &Path, output: &Plan, most: usize) -> Result<Seen> {
+    let base = output.source.video.time_base;
+    let source_base = told.header.as_ref().map_or(base, |header| header.time_base);
+    // Both round to their own ticks, the first frame and this one.
+    let slack = base.seconds(1) + source_base.seconds(1);
     let (width, height) = (output.working.width, output.working.height);
     let size = told.header.as_ref().map_or([width, height], |header| header.size);
     #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
     let ratio = |source: u32, out: u32| source as f32 / out.max(1) as f32;
-    let (x, y) = (ratio(size[0], width), ratio(size[1], height));
-    let mut all = Vec::new();
-    for line in found {
-        let told = boxes.get(&line.frame);
-        for DetectedBox { rect, score, class, .. } in &line.boxes {
-            let source_rect = Rect { x: rect.x * x, y: rect.y * y, w: rect.w * x, h: rect.h * y };
-            let covered = told.map_or(0.0, |(_, boxes)| covered(&source_rect, boxes));
-            let finding = Finding {
-                frame: line.frame,
-                time: line.time,
-                rect: *rect,
-                class: class.clone(),
-                score: *score,
-                covered,
-                source_score: None,
-                kept: None,
-                verdict: Verdict::Leak,
-            };
-            let source_pts = told.map(|(line, _)| line.pts);
-            all.push(Known { finding, pts: line.pts, source_pts, source_rect });
+    let scale = (ratio(size[0], width), ratio(size[1], height));
+    let mut seen = Seen { frames: 0, findings: Vec::new(), beyond: Beyond::default() };
+    let (mut first, mut astray) = (None, None);
+    each(found, |line| {
+        let number = usize::try_from(seen.frames).unwrap_or(usize::MAX);
+        seen.frames += 1;
+        let first = *first.get_or_insert(line.pts);
+        let at = base.seconds(line.pts.saturating_sub(first));
+        if let (Some(pts), Some(from)) = (told.pts(number), told.pts(0)) {
+            let wanted = source_base.seconds(pts.saturating_sub(from));
+            if (at - wanted).abs() > slack {
+                astray.get_or_insert((number, at, wanted));
+            }
         }
+        if seen.has_room(line.boxes.len(), most) {
+            findings(told, &line, scale, &mut seen.findings);
+        }
+        Ok(())
+    })?;
+    if args.trust {
+        return Ok(seen);
     }
-    all
+    if seen.frames != told.frames() as u64 {
+        return Err(other_length(args, seen.frames, told.frames() as u64));
+    }
+    if let Some((number, at, wanted)) = astray {
+        return Err(Error::invalid(format!(
+            "frame {number} of '{}' is at {at:.3} s, but '{}' tells of {wanted:.3} s there; --trust goes on all the same",
+            shown(&args.output),
+            shown(&args.detections),
+        )));
+    }
+    Ok(seen)
+}
+
+/// Adds what was found in a frame.
+fn findings(told: &Told, line: &DetectionsLine, (x, y): (f32, f32), all: &mut Vec<Known>) {
+    let number = usize::try_from(line.frame).unwrap_or(usize::MAX);
+    let (source_pts, boxes) = (told.pts(number), told.boxes(number));
+    for DetectedBox { rect, score, class, .. } in &line.boxes {
+        let source_rect = Rect { x: rect.x * x, y: rect.y * y, w: rect.w * x, h: rect.h * y };
+        let finding = Finding {
+            frame: line.frame,
+            time: line.time,
+            rect: *rect,
+            class: class.clone(),
+            score: *score,
+            covered: covered(&source_rect, &boxes),
+            source_score: None,
+            kept: None,
+            verdict: Verdict::Leak,
+        };
+        all.push(Known { finding, pts: line.pts, source_pts, source_rect });
+    }
 }
 
 /// The job that looks at the source where something was found in the output, with half the threshold.
@@ -420,17 +401,23 @@ fn source_spec(args: &VerifyArgs, findings: &[Known], source: &Plan) -> Result<J
     Ok(JobSpec { from_us, to_us, ..args.spec(args.threshold / 2.0)? })
 }
 
-/// Finds out which findings were there in the source, too.
-fn counterparts(findings: &mut [Known], before: &[DetectionsLine]) {
-    let by_pts: BTreeMap<i64, &DetectionsLine> =
-        before.iter().map(|line| (line.pts, line)).collect();
+/// Finds out which findings were there in the source, too, by the file that tells what was found there.
+fn counterparts(findings: &mut [Known], before: &Path) -> Result<()> {
+    let mut by_pts: BTreeMap<i64, Vec<&mut Known>> = BTreeMap::new();
     for known in findings {
-        let line = known.source_pts.and_then(|pts| by_pts.get(&pts));
-        let same = line.iter().flat_map(|line| &line.boxes).filter(|there| {
-            there.class == known.finding.class && there.rect.iou(&known.source_rect) >= SAME
-        });
-        known.finding.source_score = same.map(|there| there.score).max_by(f32::total_cmp);
+        if let Some(pts) = known.source_pts {
+            by_pts.entry(pts).or_default().push(known);
+        }
     }
+    each(before, |line| {
+        for known in by_pts.get_mut(&line.pts).into_iter().flatten() {
+            let same = line.boxes.iter().filter(|there| {
+                there.class == known.finding.class && there.rect.iou(&known.source_rect) >= SAME
+            });
+            known.finding.source_score = same.map(|there| there.score).max_by(f32::total_cmp);
+        }
+        Ok(())
+    })
 }
 
 /// Compares the pictures at all findings, and draws the sheet.
@@ -475,14 +462,15 @@ fn compare(
 fn verification(
     args: &VerifyArgs,
     findings: Vec<Finding>,
-    frames: u64,
+    (frames, beyond): (u64, Beyond),
     shown: Option<u64>,
     output: &Plan,
 ) -> Verification {
     let leaks = || findings.iter().filter(|finding| finding.verdict == Verdict::Leak);
     let mut leaking: Vec<u64> = leaks().map(|finding| finding.frame).collect();
     leaking.dedup();
-    let (frames_leaking, count) = (leaking.len() as u64, leaks().count() as u64);
+    let count = leaks().count() as u64;
+    let frames_leaking = leaking.len() as u64 + beyond.frames;
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     let rate = frames_leaking as f64 / frames.max(1) as f64;
     let detector = output.detection.iter().flat_map(|found| &found.detectors).next();
@@ -491,7 +479,8 @@ fn verification(
         frames_leaking,
         rate,
         max_rate: args.max_rate,
-        leaks: count,
+        leaks: count + beyond.findings,
+        unlisted: beyond.findings,
         blots: findings.len() as u64 - count,
         detector: detector.map(|detector| detector.name.clone()).unwrap_or_default(),
         sha256: detector.map(|detector| detector.sha256.clone()).unwrap_or_default(),
@@ -534,6 +523,12 @@ fn words(args: &VerifyArgs, told: &Verification) -> String {
              turned, scaled?), or the source has no such frame"
         ));
     }
+    if told.unlisted > 0 {
+        line(format_args!(
+            "{} findings behind these are too many to be compared and count as leaks; a higher --threshold finds fewer",
+            told.unlisted
+        ));
+    }
     line(format_args!(
         "{}: {} of {} frames leak ({:.3}%, allowed {:.3}%): {} leaks, and {} findings on what hides ({} at {})",
         shown(&args.output),
@@ -547,9 +542,44 @@ fn words(args: &VerifyArgs, told: &Verification) -> String {
         told.threshold
     ));
     if let (Some(path), Some(count)) = (&args.sheet, told.shown) {
-        let all = told.findings.len() as u64;
+        let all = told.findings.len() as u64 + told.unlisted;
         let of = if count < all { format!(" of {all}") } else { String::new() };
         line(format_args!("{}: {count}{of} findings", shown(path)));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_beyond_what_memory_is_for_are_counted() {
+        let known = || Known {
+            finding: Finding {
+                frame: 0,
+                time: 0.0,
+                rect: Rect { x: 0.0, y: 0.0, w: 1.0, h: 1.0 },
+                class: "face".into(),
+                score: 1.0,
+                covered: 0.0,
+                source_score: None,
+                kept: None,
+                verdict: Verdict::Leak,
+            },
+            pts: 0,
+            source_pts: None,
+            source_rect: Rect { x: 0.0, y: 0.0, w: 1.0, h: 1.0 },
+        };
+        let mut seen = Seen { frames: 0, findings: Vec::new(), beyond: Beyond::default() };
+        let mut listed = Vec::new();
+        for (frame, count) in [3, 0, 2, 3, 0, 1].into_iter().enumerate() {
+            if seen.has_room(count, 6) && count > 0 {
+                listed.push(frame);
+                seen.findings.extend((0..count).map(|_| known()));
+            }
+        }
+        assert_eq!(listed, [0, 2]);
+        assert_eq!(seen.beyond, Beyond { frames: 2, findings: 4 });
+    }
 }

@@ -412,7 +412,27 @@ impl Muxer {
         let code =
             unsafe { ffi::av_interleaved_write_frame(self.context.as_ptr(), packet.as_mut_ptr()) };
         self.output.fail()?;
-        ff::check(code, &format!("cannot write a packet of output stream {stream}")).map(drop)
+        let written = ff::check(code, &format!("cannot write a packet of output stream {stream}"));
+        written.map(drop).map_err(|error| self.advised(error, stream))
+    }
+
+    /// An error of writing a stream, with what helps where it is one of those beside the video.
+    fn advised(&self, error: Error, stream: c_int) -> Error {
+        if stream == self.video || error.kind() == ErrorKind::Exhausted {
+            return error;
+        }
+        // SAFETY: the stream exists, with its parameters.
+        let kind = unsafe {
+            let streams = (*self.context.as_ptr()).streams;
+            (*(**streams.add(stream.unsigned_abs() as usize)).codecpar).codec_type
+        };
+        let advice = match kind {
+            ffi::AVMediaType::AVMEDIA_TYPE_AUDIO => {
+                "its sound cannot be kept as it is; --no-audio leaves it out"
+            }
+            _ => "it is none of the video",
+        };
+        Error::new(error.kind(), format!("{}: {advice}", error.message())).with_source(error)
     }
 
     /// Writes what is left and the trailer; answers the size of the output in bytes, and what there

@@ -3,6 +3,9 @@
 use frameloom_core::catalogue::did_you_mean;
 use frameloom_core::{Error, Result};
 
+/// The class of a box over a whole frame on which a detector failed: no model's.
+pub(crate) const WHOLE_FRAME: &str = "frame";
+
 /// COCO's 80 classes, in the order of every model trained on them.
 pub(super) const COCO: [&str; 80] = [
     "person",
@@ -103,8 +106,15 @@ pub(super) fn coco() -> Vec<String> {
 /// The names of a user's model's classes.
 ///
 /// # Errors
-/// Invalid where there are more or fewer labels than classes.
+/// Invalid where there are more or fewer labels than classes, or one is what hidden frames are called.
 pub(super) fn named(model: &str, classes: usize, labels: Option<&[String]>) -> Result<Vec<String>> {
+    if let Some(at) = labels.unwrap_or_default().iter().position(|label| label == WHOLE_FRAME) {
+        return Err(Error::invalid(format!(
+            "label {}: '{WHOLE_FRAME}' is what detections files call a frame that is hidden whole; name this class of model '{model}' \
+             something else",
+            at + 1
+        )));
+    }
     match labels {
         Some(labels) if labels.len() == classes => Ok(labels.to_vec()),
         Some(labels) => Err(Error::invalid(format!(
@@ -190,6 +200,8 @@ mod tests {
                 "{error}"
             );
         }
+        let error = named("m", 2, Some(&["a".into(), "frame".into()])).unwrap_err();
+        assert!(error.message().contains("label 2: 'frame'"), "{error}");
         assert_eq!(named("m", 80, None).unwrap()[8], "boat");
         assert_eq!(named("m", 2, None).unwrap(), ["0", "1"]);
     }

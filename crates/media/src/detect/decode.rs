@@ -21,11 +21,11 @@ const THING_OVERLAP: f32 = 0.5;
 /// A side of BlazeFace's grids, and the anchors in each of its cells.
 const BLAZE_GRIDS: [(u16, usize); 2] = [(16, 2), (8, 6)];
 
-/// A box from two corners.
+/// A box from two corners; its sides may be nothing or less, see [`sized`].
 ///
 /// # Errors
 /// Corrupt where a side is no number.
-pub(super) fn found(corners: [f32; 4], score: f32, class: usize) -> Result<Option<Found>> {
+pub(super) fn found(corners: [f32; 4], score: f32, class: usize) -> Result<Found> {
     let [left, top, right, bottom] = corners;
     let rect = Rect { x: left, y: top, w: right - left, h: bottom - top };
     if ![rect.x, rect.y, rect.w, rect.h, score].iter().all(|value| value.is_finite()) {
@@ -40,7 +40,24 @@ pub(super) fn found(corners: [f32; 4], score: f32, class: usize) -> Result<Optio
     }
     let class = u16::try_from(class).map_err(|_| Error::unsupported("it has too many classes"))?;
     let score = score.clamp(0.0, 1.0);
-    Ok((rect.w > 0.0 && rect.h > 0.0).then_some(Found { rect, score, class }))
+    Ok(Found { rect, score, class })
+}
+
+/// The boxes that have a size. Of what a network is sure must be a place: it would not be hidden.
+///
+/// # Errors
+/// Corrupt where a box as sure as `sure` has none.
+pub(super) fn sized(mut boxes: Vec<Found>, sure: f32) -> Result<Vec<Found>> {
+    let has_size = |found: &Found| found.rect.w > 0.0 && found.rect.h > 0.0;
+    if let Some(odd) = boxes.iter().find(|found| found.score >= sure && !has_size(found)) {
+        let Rect { x, y, w, h } = odd.rect;
+        return Err(Error::corrupt(format!(
+            "it is sure of a box (score {:.3}) that has no size: {w}×{h} at {x}, {y}",
+            odd.score
+        )));
+    }
+    boxes.retain(has_size);
+    Ok(boxes)
 }
 
 /// Keeps the surest of boxes of one class that overlap by more than `overlap`; by falling score, then in the order given.
@@ -102,8 +119,12 @@ pub(super) fn centerface(
         if !(w.is_finite() && h.is_finite()) {
             return Err(Error::corrupt("it gave a face of endless size"));
         }
-        let corners = [left, top, (left + w).min(width), (top + h).min(height)];
-        boxes.extend(found(corners, *score, 0)?);
+        let (right, bottom) = (((x + dx + 0.5) * 4.0 + w / 2.0), ((y + dy + 0.5) * 4.0 + h / 2.0));
+        // Of a face beside the picture nothing is to be seen.
+        if left < width && top < height && right > 0.0 && bottom > 0.0 {
+            let corners = [left, top, (left + w).min(width), (top + h).min(height)];
+            boxes.push(found(corners, *score, 0)?);
+        }
     }
     Ok(suppress(boxes, FACE_OVERLAP))
 }
@@ -144,7 +165,7 @@ pub(super) fn blaze(
         let (x, y) = (place[0] + anchor_x * side, place[1] + anchor_y * side);
         let (w, h) = (place[2], place[3]);
         let corners = [x - w / 2.0, y - h / 2.0, x + w / 2.0, y + h / 2.0];
-        boxes.extend(found(corners, score, 0)?);
+        boxes.push(found(corners, score, 0)?);
     }
     Ok(suppress(boxes, FACE_OVERLAP))
 }
@@ -166,7 +187,7 @@ pub(super) fn ssd(
         if score >= floor {
             let [top, left, bottom, right] = [place[0], place[1], place[2], place[3]];
             let corners = [left * width, top * height, right * width, bottom * height];
-            boxes.extend(found(corners, score, class)?);
+            boxes.push(found(corners, score, class)?);
         }
     }
     Ok(suppress(boxes, THING_OVERLAP))
@@ -210,13 +231,36 @@ mod tests {
 
     #[test]
     fn boxes_that_are_none_do_not_come_out() {
-        assert_eq!(found([5.0, 0.0, 5.0, 9.0], 0.5, 0).unwrap(), None);
         for odd in [f32::NAN, f32::INFINITY] {
             assert!(found([0.0, odd, 1.0, 1.0], 0.5, 0).is_err());
             assert!(found([0.0, 0.0, 1.0, 1.0], odd, 0).is_err());
         }
         let error = found([0.0, 0.0, 1.0, 1.0], 3.5, 0).unwrap_err();
         assert!(error.message().contains("3.5"), "{error}");
+    }
+
+    #[test]
+    fn a_box_without_size_is_an_error_where_the_network_is_sure_of_it() {
+        for corners in [[5.0, 0.0, 5.0, 9.0], [5.0, 9.0, 8.0, 2.0]] {
+            let boxes = vec![thing(0.0, 0.9, 0), found(corners, 0.4, 0).unwrap()];
+            assert_eq!(sized(boxes.clone(), 0.5).unwrap(), [thing(0.0, 0.9, 0)]);
+            let error = sized(boxes, 0.4).unwrap_err();
+            assert_eq!(error.kind(), frameloom_core::ErrorKind::Corrupt);
+            assert!(error.message().contains("score 0.400"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_face_beside_the_picture_is_none() {
+        let (heat, sizes) = ([0.9; 64], [1.0; 128]);
+        for far in [-50.0, 50.0] {
+            let away = [far; 128];
+            let shape = |channels| vec![1, channels, 8, 8];
+            let output = |channels, values| Output { name: "", shape: shape(channels), values };
+            let outputs = [output(1, &heat), output(2, &sizes), output(2, &away)];
+            let faces = centerface(&outputs, (32, 32), 0.5).unwrap();
+            assert_eq!(sized(faces, 0.5).unwrap(), [], "{far}");
+        }
     }
 
     #[test]

@@ -33,6 +33,9 @@ const SIDES: std::ops::RangeInclusive<u32> = 32..=4096;
 /// Longest side of CenterFace's input where none is asked for.
 const LONGEST: u32 = 960;
 
+/// The picture that a network of any input runs on once.
+const WARMING: (u32, u32) = (64, 64);
+
 /// Which network.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Model {
@@ -79,6 +82,8 @@ pub(crate) struct DetectorSpec {
     pub(crate) size: Option<(u32, u32)>,
     /// Lowest score that is given back, 0..=1.
     pub(crate) floor: f32,
+    /// From this score on a box that has no size is an error.
+    pub(crate) sure: f32,
     /// What it runs on.
     pub(crate) device: Device,
     /// The classes to look for, by name; all where none is named.
@@ -161,6 +166,48 @@ pub(crate) fn open(spec: &DetectorSpec) -> Result<Box<dyn Detector>> {
     Ok(Box::new(Looker::open(spec)?))
 }
 
+/// The names of the classes of a network as [`open`] would load it, once what may be wrong is known not to be: the
+/// program's own networks are not loaded for that, a user's is.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn check(spec: &DetectorSpec) -> Result<Vec<String>> {
+    if spec.device == Device::Cuda || matches!(spec.model, Model::File { .. }) {
+        return Ok(open(spec)?.classes().to_vec());
+    }
+    check_asked(spec)?;
+    runtime::environment()?;
+    let classes = built_in_classes(&spec.model);
+    spec.classes.iter().try_for_each(|class| classes::class_index(&classes, class).map(drop))?;
+    Ok(classes)
+}
+
+/// Refuses what no network can do, or not the one asked for.
+fn check_asked(spec: &DetectorSpec) -> Result<()> {
+    if !(0.0..=1.0).contains(&spec.floor) {
+        return Err(Error::invalid(format!("score '{}' is not from 0 to 1", spec.floor)));
+    }
+    let Some(asked) = spec.size else { return Ok(()) };
+    check_size(asked)?;
+    match models::built_in(&spec.model) {
+        Ok(models::BuiltIn { info, size: Some(fixed), .. }) if fixed != asked => {
+            Err(Error::invalid(format!(
+                "size '{}x{}': {} looks at {}x{} only; leave size out",
+                asked.0, asked.1, info.name, fixed.0, fixed.1
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names of the classes of the program's own networks.
+fn built_in_classes(model: &Model) -> Vec<String> {
+    match model {
+        Model::SsdLite => classes::coco(),
+        _ => vec!["face".into()],
+    }
+}
+
 /// What says which network a spec names.
 pub(crate) fn identity(spec: &DetectorSpec) -> Identity {
     match models::built_in(&spec.model) {
@@ -189,6 +236,7 @@ struct Looker {
     /// The input's size; none where it follows the frame's.
     size: Option<(u32, u32)>,
     floor: f32,
+    sure: f32,
     classes: Vec<String>,
     /// The classes that count; all where there are none.
     wanted: Vec<u16>,
@@ -196,12 +244,7 @@ struct Looker {
 
 impl Looker {
     fn open(spec: &DetectorSpec) -> Result<Self> {
-        if !(0.0..=1.0).contains(&spec.floor) {
-            return Err(Error::invalid(format!("score '{}' is not from 0 to 1", spec.floor)));
-        }
-        if let Some(size) = spec.size {
-            check_size(size)?;
-        }
+        check_asked(spec)?;
         let mut looker = match models::built_in(&spec.model) {
             Ok(built_in) => Self::of_built_in(spec, &built_in)?,
             Err((name, bytes)) => Self::of_file(spec, name, bytes)?,
@@ -214,23 +257,13 @@ impl Looker {
 
     fn of_built_in(spec: &DetectorSpec, built_in: &models::BuiltIn) -> Result<Self> {
         let name = built_in.info.name;
-        if let (Some(asked), Some(fixed)) = (spec.size, built_in.size)
-            && asked != fixed
-        {
-            return Err(Error::invalid(format!(
-                "size '{}x{}': {name} looks at {}x{} only; leave size out",
-                asked.0, asked.1, fixed.0, fixed.1
-            )));
-        }
         let net = Net::open(name, built_in.bytes, spec.device)?;
-        let (reading, recipe, classes) = match spec.model {
-            Model::CenterFace | Model::CenterFaceInt8 => {
-                (Reading::CenterFace, Recipe::CENTERFACE, vec!["face".into()])
-            }
+        let (reading, recipe) = match spec.model {
+            Model::CenterFace | Model::CenterFaceInt8 => (Reading::CenterFace, Recipe::CENTERFACE),
             Model::BlazeFaceFront | Model::BlazeFaceBack => {
-                (Reading::Blaze(decode::blaze_anchors()), Recipe::BLAZE, vec!["face".into()])
+                (Reading::Blaze(decode::blaze_anchors()), Recipe::BLAZE)
             }
-            _ => (Reading::Ssd, Recipe::SSD, classes::coco()),
+            _ => (Reading::Ssd, Recipe::SSD),
         };
         Ok(Self {
             net,
@@ -239,7 +272,8 @@ impl Looker {
             inputs: Zoom::ALL.map(|_| Input::new(recipe)),
             size: spec.size.or(built_in.size),
             floor: spec.floor,
-            classes,
+            sure: spec.sure,
+            classes: built_in_classes(&spec.model),
             wanted: Vec::new(),
         })
     }
@@ -266,22 +300,25 @@ impl Looker {
             reading: Reading::Yolo(yolo),
             size: Some(size),
             floor: spec.floor,
+            sure: spec.sure,
             classes,
             wanted: Vec::new(),
         })
     }
 
-    /// Runs on a blank frame.
+    /// Runs on a blank frame: a small one where any does.
     fn warm(&mut self) -> Result<()> {
-        let (width, height) = self.size.unwrap_or((LONGEST, LONGEST * 3 / 4));
-        let mut frame = Frame::new(crate::frame::PixelFormat::Gray8, width, height)?;
+        let size = self.size.filter(|_| !self.zooms()).unwrap_or(WARMING);
+        let mut frame = Frame::new(crate::frame::PixelFormat::Gray8, size.0, size.1)?;
         frame.plane_mut(0)?.bytes.fill(128);
-        self.detect(&frame, View::OWN).map(drop)
+        self.inputs[Zoom::Own as usize].take(&frame, size, false, 1.0)?;
+        self.look(Zoom::Own).map(drop)
     }
 
     /// What the network finds in its input as it stands, in pixels of the input.
     fn look(&mut self, zoom: Zoom) -> Result<Vec<Found>> {
         let (reading, floor, name, wanted) = (&self.reading, self.floor, &self.name, &self.wanted);
+        let sure = self.sure;
         let input = &self.inputs[zoom as usize];
         let (width, height) = input.size();
         self.net.run(&input.shape(), input.values(), |outputs| {
@@ -291,6 +328,7 @@ impl Looker {
                 Reading::Ssd => decode::ssd(outputs, (width, height), floor, wanted),
                 Reading::Yolo(yolo) => yolo.decode(outputs, floor, wanted),
             }
+            .and_then(|found| decode::sized(found, sure))
             .map_err(|e| e.at(format!("model '{name}'")))
         })
     }

@@ -44,6 +44,35 @@ pub struct RuntimeInfo {
     pub version: String,
 }
 
+/// The part of the library that runs on NVIDIA cards, beside it.
+const CUDA_PART: &str = "libonnxruntime_providers_cuda.so";
+
+impl RuntimeInfo {
+    /// What shapes a detector's numbers: the version, and whether cards take part in it, which count otherwise. Nothing is loaded.
+    pub(crate) fn words(&self) -> String {
+        self.words_with(Path::new("/dev"))
+    }
+
+    fn words_with(&self, devices: &Path) -> String {
+        let part = self.path.with_file_name(CUDA_PART).is_file();
+        if part && has_card(devices) {
+            format!("{}, CUDA", self.version)
+        } else {
+            self.version.clone()
+        }
+    }
+}
+
+/// Whether there is an NVIDIA card: `nvidia0` and so on in the directory of devices.
+fn has_card(devices: &Path) -> bool {
+    let entries = std::fs::read_dir(devices).into_iter().flatten().flatten();
+    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.any(|name| {
+        let number = name.strip_prefix("nvidia").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
 /// The library that this process uses, if there is one. It is looked for once; a slot must ask before it is shut off.
 pub fn runtime() -> Option<&'static RuntimeInfo> {
     runtime_or_advice().ok()
@@ -325,6 +354,25 @@ mod tests {
         fs::create_dir(&plain).unwrap();
         fs::write(plain.join(LIBRARY), "12345").unwrap();
         assert_eq!(newest(&plain).unwrap().version, "5 bytes");
+    }
+
+    #[test]
+    fn a_library_on_a_card_is_another_engine() {
+        let root = tempfile::tempdir().unwrap();
+        let devices = root.path().join("dev");
+        fs::create_dir(&devices).unwrap();
+        let path = root.path().join("libonnxruntime.so.1.32.0");
+        let info = RuntimeInfo { path, version: "1.32.0".into() };
+        assert_eq!(info.words_with(&devices), "1.32.0");
+        for name in ["nvidiactl", "nvidia-uvm", "nvidia"] {
+            fs::write(devices.join(name), "").unwrap();
+        }
+        fs::write(root.path().join(CUDA_PART), "").unwrap();
+        assert_eq!(info.words_with(&devices), "1.32.0");
+        fs::write(devices.join("nvidia1"), "").unwrap();
+        assert_eq!(info.words_with(&devices), "1.32.0, CUDA");
+        fs::remove_file(root.path().join(CUDA_PART)).unwrap();
+        assert_eq!(info.words_with(&devices), "1.32.0");
     }
 
     #[test]

@@ -19,7 +19,14 @@ const NAN: &[u8] = include_bytes!("../../tests/detect/nan.onnx");
 const CLASSIFIER: &[u8] = include_bytes!("../../tests/detect/classifier.onnx");
 
 fn spec(model: Model) -> DetectorSpec {
-    DetectorSpec { model, size: None, floor: 0.2, device: Device::Auto, classes: Vec::new() }
+    DetectorSpec {
+        model,
+        size: None,
+        floor: 0.2,
+        sure: 0.5,
+        device: Device::Auto,
+        classes: Vec::new(),
+    }
 }
 
 fn file(bytes: &[u8], labels: Option<&[&str]>) -> DetectorSpec {
@@ -267,6 +274,27 @@ fn sizes_and_scores_that_cannot_be_are_refused() {
     let error = with(Model::SsdLite, Some((320, 320)), 0.5);
     assert!(error.message().contains("looks at 300x300 only"), "{error}");
     assert_eq!(with(Model::CenterFace, None, f32::NAN).kind(), ErrorKind::Invalid);
+}
+
+/// What is told of a network that is not loaded is what would be told of one that is.
+#[test]
+fn what_is_wrong_is_told_without_loading_the_programs_own_networks() {
+    for (model, ..) in cases() {
+        let fine = spec(model);
+        assert_eq!(check(&fine).unwrap(), open(&fine).unwrap().classes());
+        for wrong in [
+            DetectorSpec { size: Some((33, 64)), ..fine.clone() },
+            DetectorSpec { floor: f32::NAN, ..fine.clone() },
+            DetectorSpec { classes: vec!["elefant".into()], ..fine.clone() },
+        ] {
+            let error = open(&wrong).map(drop).unwrap_err();
+            assert_eq!(check(&wrong).unwrap_err(), error, "{wrong:?}");
+        }
+    }
+    let fixed = DetectorSpec { size: Some((320, 320)), ..spec(Model::SsdLite) };
+    assert_eq!(check(&fixed).unwrap_err(), open(&fixed).map(drop).unwrap_err());
+    assert_eq!(check(&file(YOLOX, None)).unwrap(), ["0", "1"]);
+    assert!(check(&file(NAN, None)).is_err());
 }
 
 #[test]

@@ -158,7 +158,7 @@ impl Yolo {
                 (w, h) = (w.exp() * stride, h.exp() * stride);
             }
             let corners = [x - w / 2.0, y - h / 2.0, x + w / 2.0, y + h / 2.0];
-            boxes.extend(found(corners, score, class)?);
+            boxes.push(found(corners, score, class)?);
         }
         Ok(suppress(boxes, OVERLAP))
     }

@@ -40,7 +40,7 @@ pub use files::Files;
 pub use graph_rules::{GraphFilters, graph_filters};
 pub(crate) use notes::Notes;
 pub(crate) use plane::{failed as opencv_failed, mat_of, mat_of_mut};
-pub(crate) use regions::{Pictured, REGIONS, RegionsKept, plan_regions};
+pub(crate) use regions::{Pictured, PlannedRegions, REGIONS, RegionsKept, plan_regions};
 pub use table::catalogue;
 
 use frameloom_core::Result;

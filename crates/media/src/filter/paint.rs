@@ -136,11 +136,11 @@ impl Paint {
             // What is to be hidden here cannot be told.
             return Err(Error::internal(format!("a box that is none: {rect:?}")));
         }
-        let block = block_size(rect);
+        let (block, cut) = (block_size(rect), Cut::of(rect, frame));
         for plane in 0..self.pixel.planes() {
             let shift = self.pixel.shift(plane);
             let mut to = frame.plane_mut(plane)?;
-            let Some(mask) = Mask::new(rect, shape, shift, &to) else { continue };
+            let Some(mask) = Mask::new(rect, shape, cut, shift, &to) else { continue };
             match self.action {
                 Action::Fill => {
                     let black = match (plane, full) {
@@ -208,6 +208,34 @@ fn block_size(rect: Rect) -> usize {
     side.next_power_of_two()
 }
 
+/// A box this near to the picture's edge, as a part of its side, is what the edge leaves of a thing.
+const AT_EDGE: f32 = 0.05;
+
+/// At which edges of the picture a box ends: left or right, upper or lower. Detectors tell of what is in the picture, so that half a
+/// face at its edge would be painted as a whole one, and be seen where that is narrow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Cut {
+    left: bool,
+    right: bool,
+    top: bool,
+    bottom: bool,
+}
+
+impl Cut {
+    /// Of a box that is to be hidden, in a picture.
+    #[expect(clippy::cast_precision_loss, reason = "sides of a picture")]
+    fn of(rect: Rect, frame: &Frame) -> Self {
+        let (width, height) = (frame.width() as f32, frame.height() as f32);
+        let (across, down) = ((rect.w * AT_EDGE).max(1.0), (rect.h * AT_EDGE).max(1.0));
+        Self {
+            left: rect.x <= across,
+            right: rect.x + rect.w >= width - across,
+            top: rect.y <= down,
+            bottom: rect.y + rect.h >= height - down,
+        }
+    }
+}
+
 /// The part of a plane that is painted over.
 struct Mask {
     x: usize,
@@ -216,6 +244,7 @@ struct Mask {
     h: usize,
     rect: Rect,
     shape: Shape,
+    cut: Cut,
     shift: (u32, u32),
 }
 
@@ -227,14 +256,20 @@ impl Mask {
         clippy::cast_precision_loss,
         reason = "clamped to the plane"
     )]
-    fn new(rect: Rect, shape: Shape, shift: (u32, u32), plane: &PlaneMut<'_>) -> Option<Self> {
+    fn new(
+        rect: Rect,
+        shape: Shape,
+        cut: Cut,
+        shift: (u32, u32),
+        plane: &PlaneMut<'_>,
+    ) -> Option<Self> {
         let (sx, sy) = ((1u32 << shift.0) as f32, (1u32 << shift.1) as f32);
         let clamp = |v: f32, most: usize| v.clamp(0.0, most as f32) as usize;
         let (left, top) = ((rect.x / sx).floor(), (rect.y / sy).floor());
         let (right, bottom) = (((rect.x + rect.w) / sx).ceil(), ((rect.y + rect.h) / sy).ceil());
         let (x, y) = (clamp(left, plane.width), clamp(top, plane.height));
         let (w, h) = (clamp(right, plane.width) - x, clamp(bottom, plane.height) - y);
-        (rect.is_sound() && w > 0 && h > 0).then_some(Self { x, y, w, h, rect, shape, shift })
+        (rect.is_sound() && w > 0 && h > 0).then_some(Self { x, y, w, h, rect, shape, cut, shift })
     }
 
     /// The samples of row `y` of the plane that are painted over, as `[from, to)`.
@@ -253,13 +288,17 @@ impl Mask {
         let (cx, cy) = self.rect.center();
         // The sample's part that lies nearest to the middle: what an edge only touches is covered, too.
         let (top, bottom) = (y as f32 * sy, (y + 1) as f32 * sy);
-        let away = if cy < top { top - cy } else { (cy - bottom).max(0.0) };
+        let away = match (cy < top, self.cut) {
+            (true, Cut { bottom: true, .. }) | (false, Cut { top: true, .. }) => 0.0,
+            (true, _) => top - cy,
+            (false, _) => (cy - bottom).max(0.0),
+        };
         let high = (away / (self.rect.h / 2.0)).min(1.0);
         let half = self.rect.w / 2.0 * (1.0 - high * high).sqrt();
         let left = ((cx - half) / sx).floor().max(0.0) as usize;
         let right = ((cx + half) / sx).ceil().max(0.0) as usize;
-        let left = left.clamp(from, to);
-        (left, right.clamp(left, to))
+        let left = if self.cut.left { from } else { left.clamp(from, to) };
+        (left, if self.cut.right { to } else { right.clamp(left, to) })
     }
 
     /// Calls `change` with the part of each row that is painted over, and where it begins.
@@ -359,7 +398,8 @@ fn outline(
     thick: (usize, usize),
     value: u8,
 ) {
-    let Some(mask) = Mask::new(rect, Shape::Box, shift, plane) else { return };
+    let cut = Cut::default();
+    let Some(mask) = Mask::new(rect, Shape::Box, cut, shift, plane) else { return };
     let (left, right) = (mask.x, mask.x + mask.w);
     let (top, bottom) = (mask.y, mask.y + mask.h);
     let (tx, ty) = (thick.0.min(mask.w), thick.1.min(mask.h));
@@ -453,13 +493,44 @@ mod tests {
         assert!((0.78..0.84).contains(&within), "{within}");
     }
 
+    /// The detector's box ends where the picture does; all that is left of the face must go, without any margin.
+    #[test]
+    fn a_face_that_the_edge_cuts_is_hidden_up_to_the_edge() {
+        let (w, h) = (120u16, 90u16);
+        let (wide, high) = (f32::from(w), f32::from(h));
+        for (cx, cy) in [
+            (4.0, 40.0),
+            (wide - 6.0, 40.0),
+            (60.0, 5.0),
+            (60.0, high - 3.0),
+            (0.0, 0.0),
+            (wide, high),
+        ] {
+            let (rx, ry) = (20.0, 30.0);
+            let (left, top) = (f32::max(cx - rx, 0.0), f32::max(cy - ry, 0.0));
+            let (right, bottom) = (f32::min(cx + rx, wide), f32::min(cy + ry, high));
+            let rect = Rect { x: left, y: top, w: right - left, h: bottom - top };
+            let mut hidden = Frame::new(PixelFormat::Gray8, w.into(), h.into()).unwrap();
+            hidden.plane_mut(0).unwrap().bytes.fill(200);
+            let filter = paint(Action::Fill, Shape::Ellipse, PixelFormat::Gray8);
+            filter.hide(&mut hidden, rect, Shape::Ellipse).unwrap();
+            let plane = hidden.plane(0).unwrap();
+            let seen = (0..h).flat_map(|y| (0..w).map(move |x| (x, y))).filter(|(x, y)| {
+                let (dx, dy) = ((f32::from(*x) + 0.5 - cx) / rx, (f32::from(*y) + 0.5 - cy) / ry);
+                let inside = dx * dx + dy * dy < 1.0;
+                inside && plane.bytes[usize::from(*y) * plane.stride + usize::from(*x)] == 200
+            });
+            assert_eq!(seen.count(), 0, "at {cx}, {cy}");
+        }
+    }
+
     #[test]
     fn a_face_that_the_edge_cuts_is_blurred_as_much_as_a_whole_one() {
-        // Stripes that are narrower than the blots of a face of 60 samples, and wider than those of one of 30.
+        // Stripes as wide as the blots of a face of 60 samples, and wider than those of one of 30 by far.
         let (width, mut striped) = (200, Frame::new(PixelFormat::Gray8, 200, 80).unwrap());
         let to = striped.plane_mut(0).unwrap();
         for (i, sample) in to.bytes.iter_mut().enumerate() {
-            *sample = if (i % to.stride) / 6 % 2 == 0 { 40 } else { 200 };
+            *sample = if (i % to.stride) / 10 % 2 == 0 { 40 } else { 200 };
         }
         let contrast = |x: f32| {
             let rect = Rect { x, y: 10.0, w: 60.0, h: 60.0 };

@@ -8,7 +8,7 @@ use frameloom_core::catalogue::Params;
 use frameloom_core::detection::{BoxSource, DetectionsHeader, Rect, TrackedBox};
 use frameloom_core::edited::{DetectionsReader, EditedLine};
 use frameloom_core::pipeline::FilterSpec;
-use frameloom_core::plan::{Fingerprint, PlannedDetector};
+use frameloom_core::plan::{Fingerprint, Message, PlannedDetector};
 use frameloom_core::time::{Rounding, TimeBase};
 use frameloom_core::track::MAX_BOXES;
 use frameloom_core::{Error, Result};
@@ -32,7 +32,56 @@ pub(crate) struct Pictured<'a> {
     pub(crate) size: (u32, u32),
 }
 
-/// Checks the files of the filters `regions` before any work begins; answers what the plan holds of each.
+/// A detections file as it is planned for.
+pub(crate) struct PlannedRegions {
+    /// What the plan holds of it.
+    pub(crate) detector: PlannedDetector,
+    /// The filter as written, and what the file is called.
+    filter: String,
+    name: String,
+    trust: bool,
+    /// The times of its lines, in order.
+    lines: Vec<i64>,
+}
+
+impl PlannedRegions {
+    /// Looks whether there is a line for each of some frames, whose times are in order.
+    ///
+    /// # Errors
+    /// Invalid, with the first frame that has none; with `trust` that is a message.
+    pub(crate) fn tells_of(
+        &self,
+        frames: impl Iterator<Item = i64>,
+        time_base: TimeBase,
+    ) -> Result<Option<Message>> {
+        let (mut all, mut missing, mut first) = (0u64, 0u64, None);
+        let mut lines = self.lines.iter().copied().peekable();
+        for pts in frames {
+            all += 1;
+            while lines.next_if(|line| *line < pts).is_some() {}
+            if lines.peek() != Some(&pts) {
+                missing += 1;
+                first.get_or_insert(pts);
+            }
+        }
+        let Some(first) = first else { return Ok(None) };
+        let text = format!(
+            "filter '{}': detections file '{}' tells nothing of {missing} of {all} frames, the first at pts {first} ({:.3} s): each \
+             frame needs a line, with no boxes where there is nothing",
+            self.filter,
+            self.name,
+            time_base.seconds(first)
+        );
+        if self.trust {
+            return Ok(Some(Message::new("regions_missing", text)));
+        }
+        Err(Error::invalid(format!(
+            "{text}; where those cannot be decoded anyway, trust=true goes on"
+        )))
+    }
+}
+
+/// Checks the files of the filters `regions` before any work begins.
 ///
 /// # Errors
 /// As [`Regions::read`].
@@ -40,19 +89,25 @@ pub(crate) fn plan_regions(
     filters: &[FilterSpec],
     files: &Files,
     of: &Pictured<'_>,
-) -> Result<Vec<PlannedDetector>> {
+) -> Result<Vec<PlannedRegions>> {
     let asked = filters.iter().enumerate().filter(|(_, spec)| spec.name == REGIONS);
     let planned = asked.map(|(at, spec)| {
         let params = catalogue().check(spec)?;
         let regions =
             Regions::read(&params, files, of).map_err(|e| e.at(format!("filter '{spec}'")))?;
-        Ok(PlannedDetector {
-            filter: u32::try_from(at).unwrap_or(u32::MAX),
-            name: REGIONS.into(),
-            sha256: regions.sha256,
-            classes: regions.classes,
-            action: params.text("action")?.to_owned(),
-            tracking: None,
+        Ok(PlannedRegions {
+            detector: PlannedDetector {
+                filter: u32::try_from(at).unwrap_or(u32::MAX),
+                name: REGIONS.into(),
+                sha256: regions.sha256,
+                classes: regions.classes,
+                action: params.text("action")?.to_owned(),
+                tracking: None,
+            },
+            filter: spec.to_string(),
+            name: regions.name,
+            trust: params.boolean("trust")?,
+            lines: regions.lines.iter().map(|(pts, ..)| *pts).collect(),
         })
     });
     planned.collect()
@@ -284,6 +339,39 @@ mod tests {
         assert_eq!(classes(80), ["a", "b"]);
         assert_eq!(classes(0), ["b"]);
         assert!(regions.at(40).is_err());
+    }
+
+    #[test]
+    fn frames_without_a_line_are_told_before_any_work() {
+        let base = TimeBase::new(1, 1000).unwrap();
+        let told = |lines: &[i64], frames: &[i64], trust| {
+            let planned = PlannedRegions {
+                detector: PlannedDetector {
+                    filter: 0,
+                    name: REGIONS.into(),
+                    sha256: String::new(),
+                    classes: Vec::new(),
+                    action: "blur".into(),
+                    tracking: None,
+                },
+                filter: "regions:file=x.jsonl".into(),
+                name: "x.jsonl".into(),
+                trust,
+                lines: lines.to_vec(),
+            };
+            planned.tells_of(frames.iter().copied(), base)
+        };
+        assert_eq!(told(&[0, 40, 80], &[0, 40, 80], false).unwrap(), None);
+        // Lines may stand twice, and for frames that are not there.
+        assert_eq!(told(&[0, 20, 40, 40, 80, 99], &[40, 80], false).unwrap(), None);
+        for lines in [&[0, 120][..], &[0, 20, 120], &[0, 90, 120, 130]] {
+            let error = told(lines, &[0, 40, 80, 120], false).unwrap_err();
+            for word in ["'x.jsonl'", "2 of 4 frames", "pts 40 (0.040 s)", "trust=true"] {
+                assert!(error.message().contains(word), "{error}");
+            }
+        }
+        let message = told(&[0], &[0, 40], true).unwrap().unwrap();
+        assert!(message.text.contains("1 of 2 frames"), "{}", message.text);
     }
 
     #[test]

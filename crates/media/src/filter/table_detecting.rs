@@ -79,8 +79,8 @@ pub(super) const DETECTING: &[Row] = &[
             details: "Three phases: a model (CenterFace; BlazeFace is faster and finds large faces only) looks at the frames, what it \
                       finds is followed over the whole video in both directions, and then the frames are painted on \
                       their planes. Several looks that agree count as much as a sure one. The picture is decoded twice. A frame on which the model fails is never shown as it is. With an \
-                      action that hides, cover pictures, data streams and tags of place and device are left out of the \
-                      output. See also --detections, which tells of every box.",
+                      action that hides, cover pictures, data streams, subtitles (drones write their places there) and tags of place \
+                      and device are left out of the output, and the summary names them (--keep-metadata keeps them). See also --detections, which tells of every box.",
             example: "faces:action=blur",
             params: &[
                 choice(
@@ -98,7 +98,14 @@ pub(super) const DETECTING: &[Row] = &[
                      graphics card take centerface), or an ONNX file of your own (YOLOX, YOLOv5, YOLOv8 or YOLO11)",
                 ),
                 threshold("0.25"),
-                EVERY,
+                integer(
+                    "every",
+                    1,
+                    1000,
+                    "1",
+                    "look at the first frame of each so many frame durations, three times as often where it is dark or noisy (unless turned and \
+                     zoomed are off); between them boxes are interpolated",
+                ),
                 flag(
                     "turned",
                     "true",

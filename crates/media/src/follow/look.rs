@@ -16,6 +16,14 @@ use crate::detect::{self, Detector, View};
 use crate::filter::Files;
 use crate::frame::Frame;
 
+/// Where little can be seen of a frame it is looked at so many times as often: what is missed in one is found in another.
+const OFTENER: u32 = 3;
+
+/// Of so many frames one is looked at where little can be seen.
+fn poorly_seen(every: u32) -> u32 {
+    (every / OFTENER).max(1)
+}
+
 /// The detectors of a plan.
 pub(crate) struct Looker {
     watchers: Vec<Watcher>,
@@ -30,8 +38,8 @@ struct Watcher {
     name: String,
     detector: Box<dyn Detector>,
     params: DetectorParams,
-    /// The turn in which it looked last.
-    last: Option<i64>,
+    /// When the frame before was shown.
+    before: Option<i64>,
 }
 
 /// Counts frame durations from the stream's start.
@@ -61,9 +69,9 @@ impl FrameClock {
         i64::try_from(turn).unwrap_or(i64::MAX)
     }
 
-    /// The turn of the frame before one that is the first of its segment: a frame's duration earlier.
-    fn turn_before(self, pts: i64, every: u32) -> i64 {
-        self.turn(pts.saturating_sub((self.frame / 1000).max(1)), every)
+    /// When the frame before one was shown that is the first of its segment: a frame's duration earlier.
+    fn before(self, pts: i64) -> i64 {
+        pts.saturating_sub((self.frame / 1000).max(1))
     }
 }
 
@@ -99,14 +107,14 @@ impl Looker {
                     detect::open(&params.detector).map_err(|e| e.at(name.clone()))?
                 }
             };
-            watchers.push(Watcher { number, name, detector, params, last: None });
+            watchers.push(Watcher { number, name, detector, params, before: None });
         }
         Ok(Self { watchers, clock: FrameClock::of(plan) })
     }
 
     /// Begins a segment: nothing is known of the frame before.
     pub(crate) fn begin(&mut self) {
-        self.watchers.iter_mut().for_each(|watcher| watcher.last = None);
+        self.watchers.iter_mut().for_each(|watcher| watcher.before = None);
     }
 
     /// What its steps are called.
@@ -139,28 +147,42 @@ impl Looker {
 
 impl Watcher {
     fn look(&mut self, frame: &Frame, clock: FrameClock) -> Result<Look> {
-        let every = self.params.every;
-        let turn = clock.turn(frame.pts(), every);
-        let last = self.last.replace(turn);
+        let (pts, every) = (frame.pts(), self.params.every);
         // Frames may come faster than the rate that the source tells of: each is looked at where each is to be.
-        if every > 1 && last.unwrap_or_else(|| clock.turn_before(frame.pts(), every)) == turn {
+        let before = self.before.replace(pts).unwrap_or_else(|| clock.before(pts));
+        let begins = |every| every == 1 || clock.turn(pts, every) != clock.turn(before, every);
+        let in_turn = begins(every);
+        if !in_turn && !begins(poorly_seen(every)) {
             return Ok(Look::default());
         }
-        match self.find(frame, turn) {
-            Ok(found) => Ok(Look { looked: true, failed: false, found }),
+        match self.find(frame, clock, in_turn) {
+            Ok(Some(found)) => Ok(Look { looked: true, failed: false, found }),
+            Ok(None) => Ok(Look::default()),
             Err(error) if self.params.on_error == OnError::Hide => {
-                tracing::warn!(%error, pts = frame.pts(), filter = self.name, "a frame is hidden");
+                tracing::warn!(%error, pts, filter = self.name, "a frame is hidden");
                 Ok(Look { looked: true, failed: true, found: Vec::new() })
             }
-            Err(error) => Err(error.at(format!("{}, frame at {}", self.name, frame.pts()))),
+            Err(error) => Err(error.at(format!("{}, frame at {pts}", self.name))),
         }
     }
 
-    /// What the detector finds at all the glances of this turn.
-    fn find(&mut self, frame: &Frame, turn: i64) -> Result<Vec<Found>> {
-        let asked = self.params.ways;
+    /// What the detector finds at all the glances of this frame's turn; none where it is not looked at, being no frame
+    /// `in_turn` and well seen.
+    fn find(
+        &mut self,
+        frame: &Frame,
+        clock: FrameClock,
+        in_turn: bool,
+    ) -> Result<Option<Vec<Found>>> {
+        let (asked, every) = (self.params.ways, self.params.every);
         let ways = Ways { zoomed: asked.zoomed && self.detector.zooms(), ..asked };
         let (sight, gain) = if ways.need_sight() { sight::of(frame)? } else { (Sight::Good, 1.0) };
+        let every = match sight {
+            Sight::Good if !in_turn => return Ok(None),
+            Sight::Good => every,
+            _ => poorly_seen(every),
+        };
+        let turn = clock.turn(frame.pts(), every);
         let mut found = Vec::new();
         for glance in glances(turn, sight, ways) {
             match glance {
@@ -174,13 +196,14 @@ impl Watcher {
                 }
             }
         }
-        Ok(found)
+        Ok(Some(found))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::PixelFormat;
 
     /// The frames of a stream that are looked at, where a segment begins with each frame of `borders`.
     fn looked(pts: &[i64], clock: FrameClock, every: u32, borders: &[usize]) -> Vec<usize> {
@@ -190,9 +213,8 @@ mod tests {
             if borders.contains(&i) {
                 last = None;
             }
-            let turn = clock.turn(*pts, every);
-            let before = last.replace(turn).unwrap_or_else(|| clock.turn_before(*pts, every));
-            if before != turn {
+            let before = last.replace(*pts).unwrap_or_else(|| clock.before(*pts));
+            if clock.turn(*pts, every) != clock.turn(before, every) {
                 looked.push(i);
             }
         }
@@ -215,5 +237,53 @@ mod tests {
         let clock = FrameClock { start: 1000, frame: 100_000 };
         let pts: Vec<i64> = [0, 1, 5, 6, 7, 8, 20].map(|i| 1000 + i * 100).to_vec();
         assert_eq!(looked(&pts, clock, 3, &[0]), [0, 2, 3, 6]);
+    }
+
+    /// It sees nothing.
+    struct Blind;
+
+    impl Detector for Blind {
+        fn detect(&mut self, _: &Frame, _: View) -> Result<Vec<Found>> {
+            Ok(Vec::new())
+        }
+
+        fn zooms(&self) -> bool {
+            true
+        }
+
+        fn classes(&self) -> &[String] {
+            &[]
+        }
+    }
+
+    /// The frames that are looked at of a video that is dark where `dark` says so.
+    fn lit(filter: &str, count: i64, dark: impl Fn(i64) -> bool, borders: &[i64]) -> Vec<i64> {
+        let params = DetectorParams::of(&filter.parse().unwrap(), &Files::default()).unwrap();
+        let name = String::new();
+        let mut watcher =
+            Watcher { number: 0, name, detector: Box::new(Blind), params, before: None };
+        let clock = FrameClock { start: 0, frame: 40_000 };
+        let looked = |at: &i64| {
+            if borders.contains(at) {
+                watcher.before = None;
+            }
+            let mut frame = Frame::new(PixelFormat::Gray8, 64, 64).unwrap();
+            frame.plane_mut(0).unwrap().bytes.fill(if dark(*at) { 40 } else { 120 });
+            frame.raw_mut().pts = at * 40;
+            watcher.look(&frame, clock).unwrap().looked
+        };
+        (0..count).filter(looked).collect()
+    }
+
+    #[test]
+    fn what_is_poorly_seen_is_looked_at_oftener() {
+        let dark = |at: i64| (6..12).contains(&at);
+        let wanted = [0, 3, 6, 7, 8, 9, 10, 11, 12, 15];
+        assert_eq!(lit("faces:every=3", 18, dark, &[]), wanted);
+        assert_eq!(lit("faces:every=3", 18, dark, &[4, 7, 8, 13]), wanted);
+        assert_eq!(lit("faces:every=8", 18, dark, &[]), [0, 6, 8, 10, 16]);
+        assert_eq!(lit("faces:every=1", 9, dark, &[]).len(), 9);
+        // Nobody asks how well these see.
+        assert_eq!(lit("faces:every=3:zoomed=false:turned=false", 9, dark, &[]), [0, 3, 6]);
     }
 }

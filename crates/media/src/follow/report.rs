@@ -14,8 +14,7 @@ use serde_json::json;
 
 use super::{Noted, TracksLine, TracksReader, action_hides};
 
-/// The class of a box over a whole frame on which a detector failed.
-pub(crate) const WHOLE_FRAME: &str = "frame";
+pub(crate) use crate::detect::classes::WHOLE_FRAME;
 
 /// Counts what was found, and puts it into words.
 pub(crate) struct Reporter<'a> {

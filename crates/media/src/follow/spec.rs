@@ -9,7 +9,7 @@ use frameloom_core::{Error, Result};
 
 use super::glances::Ways;
 use crate::detect::{self, DetectorSpec, Device, Model};
-use crate::filter::{Files, REGIONS, catalogue};
+use crate::filter::{Files, PlannedRegions, REGIONS, catalogue};
 
 /// The filters that look for things in frames by a model.
 const BY_MODEL: [&str; 2] = [FACES, "objects"];
@@ -174,7 +174,7 @@ impl DetectorParams {
             Err(_) => Vec::new(),
         };
         Ok(Self {
-            detector: DetectorSpec { model, size, floor, device, classes },
+            detector: DetectorSpec { model, size, floor, sure: threshold, device, classes },
             threshold,
             every,
             ways: Ways {
@@ -297,7 +297,7 @@ pub(crate) fn looks_first(filters: &[FilterSpec], only: Option<DetectionsFormat>
 pub(crate) fn plan_detection(
     filters: &[FilterSpec],
     files: &Files,
-    regions: Vec<PlannedDetector>,
+    regions: &[PlannedRegions],
     only: Option<DetectionsFormat>,
 ) -> Result<Option<PlannedDetection>> {
     let mut detectors = Vec::new();
@@ -317,8 +317,8 @@ pub(crate) fn plan_detection(
             continue;
         }
         let params = DetectorParams::of(spec, files)?;
-        // Opened here, so that what is wrong with it is told before any work begins.
-        let classes = detect::open(&params.detector).map_err(place)?.classes().to_vec();
+        // What is wrong with it is told before any work begins.
+        let classes = detect::check(&params.detector).map_err(place)?;
         let known = detect::identity(&params.detector);
         detectors.push(PlannedDetector {
             filter,
@@ -341,7 +341,7 @@ pub(crate) fn plan_detection(
         }
         Some(_) => {}
         None => {
-            detectors.extend(regions);
+            detectors.extend(regions.iter().map(|planned| planned.detector.clone()));
             detectors.sort_by_key(|detector| detector.filter);
         }
     }

@@ -23,11 +23,15 @@ const AGREE: (u32, u32) = (5, 3);
 /// How long the track of a face is carried on beyond both ends, in microseconds.
 const LEAD_US: i64 = 400_000;
 
+/// Most boxes of a whole video, of all its detectors, that are followed: all are held in memory at once.
+const MOST_FOUND: u64 = 10_000_000;
+
 /// Follows what was found and writes the file of tracks to `out`; `need` gives what was found in a
 /// segment, `progress` hears the frames read.
 ///
 /// # Errors
-/// Corrupt or Internal where a file is not what was accepted; of writing.
+/// Corrupt or Internal where a file is not what was accepted; Exhausted where more was found than there is memory for;
+/// of writing.
 pub fn track(
     plan: &Plan,
     task: &TrackTask,
@@ -112,6 +116,8 @@ struct All {
     pts: Vec<i64>,
     /// By detector, then by frame.
     found: Vec<Vec<FrameFound>>,
+    /// Boxes in it.
+    boxes: u64,
     /// The detectors that failed, by frame.
     failed: BTreeMap<usize, Vec<u32>>,
     steps: Vec<String>,
@@ -124,6 +130,7 @@ impl All {
         Self {
             pts: Vec::new(),
             found: vec![Vec::new(); detectors],
+            boxes: 0,
             failed: BTreeMap::new(),
             steps: Vec::new(),
             ms: Vec::new(),
@@ -166,6 +173,14 @@ impl All {
         }
         if line.looks.len() != self.found.len() {
             return Err(Error::internal("a frame tells of another number of detectors"));
+        }
+        self.boxes += line.looks.iter().map(|look| look.found.len() as u64).sum::<u64>();
+        if self.boxes > MOST_FOUND {
+            return Err(Error::exhausted(format!(
+                "more than {MOST_FOUND} boxes were found up to the frame at {}, which is more than can be followed at once; a higher \
+                 'threshold' finds fewer, or do a part of the video at a time (--from, --to)",
+                line.pts
+            )));
         }
         for (number, (list, look)) in self.found.iter_mut().zip(line.looks).enumerate() {
             if look.failed {
@@ -219,6 +234,22 @@ impl All {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_boxes_than_memory_is_for_are_an_error() {
+        let rect = frameloom_core::detection::Rect { x: 0.0, y: 0.0, w: 1.0, h: 1.0 };
+        let found = vec![frameloom_core::detection::Found { rect, score: 0.5, class: 0 }; 5];
+        let line = |pts| {
+            let look = super::super::Look { looked: true, failed: false, found: found.clone() };
+            super::super::LookLine { pts, ms: Vec::new(), looks: vec![look] }
+        };
+        let mut all = All::new(1);
+        all.boxes = MOST_FOUND - 5;
+        all.frame(line(1)).unwrap();
+        let error = all.frame(line(2)).unwrap_err();
+        assert_eq!(error.kind(), frameloom_core::ErrorKind::Exhausted);
+        assert!(error.message().contains("up to the frame at 2"), "{error}");
+    }
 
     #[test]
     fn a_failed_look_hides_the_frames_on_both_sides_that_nobody_looked_at() {

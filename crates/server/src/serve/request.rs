@@ -54,7 +54,8 @@ pub struct JobRequest {
     pub on_error: Option<String>,
     /// Make no video: what filters find is the output, as `jsonl`, `csv` or `coco`.
     pub detections_only: Option<String>,
-    /// What is kept of a source in which something is hidden: `covers`, `data`, `location`, `device`.
+    /// What is kept of a source in which something is hidden: `covers`, `data`, `subtitles`, `location`,
+    /// `device`.
     pub keep_metadata: Vec<String>,
     /// Show previews of frames as they were, though something is hidden in them.
     pub reveal_previews: bool,
@@ -198,7 +199,7 @@ impl JobRequest {
         let find = |name: &String| {
             KeptMetadata::ALL.into_iter().find(|kept| kept.name() == name).ok_or_else(|| {
                 Error::invalid(format!(
-                    "keep_metadata '{name}' is none of covers, data, location and device"
+                    "keep_metadata '{name}' is none of covers, data, subtitles, location and device"
                 ))
             })
         };
