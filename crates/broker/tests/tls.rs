@@ -37,8 +37,10 @@ async fn keeps_the_contract_over_tls_and_says_which_authority_is_wrong() {
     let text = refused(&redis.url(), &Access::default()).await;
     assert!(text.contains("give the one that did as --broker-cacert FILE"), "{text}");
     let plain = redis.plain.url().replace("redis://", "rediss://");
-    let text = refused(&plain, &by(authority.file())).await;
-    assert!(text.contains("does not speak TLS there"), "{text}");
+    let error = Celery::connect(&plain, &by(authority.file()), StoreId::from_bits(1)).await;
+    let error = error.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.message().contains("does it speak TLS there?"), "{error}");
 
     let elsewhere = RedisWithTls::start(&authority, "10.9.8.7", "no");
     let text = refused(&elsewhere.url(), &by(authority.file())).await;

@@ -12,7 +12,7 @@ const HARDWARE: [&str; 8] =
 pub struct GpuNeeds {
     /// Looking for things, where a filter says `device=cuda`.
     pub detect: bool,
-    /// Making the plan, which tries the encoder once, and the segments: the encoder is one of hardware.
+    /// Making the segments: the encoder is one of hardware.
     pub encode: bool,
 }
 
@@ -24,6 +24,11 @@ impl GpuNeeds {
             detect: spec.filters.iter().any(asks_for_cuda),
             encode: encoder.is_some_and(is_hardware) && spec.detections_only.is_none(),
         }
+    }
+
+    /// Whether making the plan does: it tries model and encoder once.
+    pub fn plan(self) -> bool {
+        self.detect || self.encode
     }
 }
 
@@ -41,8 +46,8 @@ mod tests {
     use super::*;
 
     fn needs(filters: &[&str], encoder: Option<&str>) -> (bool, bool) {
-        let mut spec = JobSpec::default();
-        spec.filters = filters.iter().map(|filter| filter.parse().unwrap()).collect();
+        let filters = filters.iter().map(|filter| filter.parse().unwrap()).collect();
+        let mut spec = JobSpec { filters, ..JobSpec::default() };
         spec.encoder.encoder = encoder.map(str::to_owned);
         let GpuNeeds { detect, encode } = GpuNeeds::of(&spec);
         (detect, encode)

@@ -85,12 +85,13 @@ fn users_of_one_group_share_a_store_and_others_are_refused_in_words() {
     let refused = |by: Command| -> Output { worker(by, &redis, &data).output().unwrap() };
     let (code, told) = said(&refused(as_user(62_003, false)));
     assert!(code != 0 && told.lines().count() == 1, "{told}");
-    // One whose files belong to a group of its own: the server can neither read nor use them.
+    // Where what each makes belongs to a group of its own neither can use the other's.
     for part in ["nodes", "frames"] {
         fs::set_permissions(data.join(part), fs::Permissions::from_mode(0o770)).unwrap();
     }
     let (code, told) = said(&refused(as_user(62_002, true)));
     assert_eq!((code, told.lines().count()), (4, 1), "{told}");
-    assert!(told.contains("the server (user 62001, group 62001) cannot read a file"), "{told}");
+    let what = "this node (user 62002, group 62002) cannot read a file that the server made";
+    assert!(told.contains(what), "{told}");
     assert!(told.contains(&text(&data.join("nodes"))) && told.contains("chmod 2770"), "{told}");
 }

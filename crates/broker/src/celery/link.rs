@@ -66,7 +66,7 @@ impl Link {
     /// The Redis that is the master now.
     async fn client(&self) -> Result<Client> {
         match &self.way {
-            Way::One(client) => Ok(client.clone()),
+            Way::One(client) => Ok((**client).clone()),
             Way::Sentinels(sentinels) => {
                 let sentinels = Arc::clone(sentinels);
                 // Its future is a deep one.
@@ -144,6 +144,10 @@ impl Link {
             _ if text.contains("OOM") => {
                 Error::unavailable(format!("{at} has no memory left (maxmemory)"))
             }
+            // A Redis without TLS waits for more of what it takes for a command.
+            _ if at.contains("s://") && text.contains("timed out") => Error::unavailable(format!(
+                "{at} does not answer: {text}; does it speak TLS there?"
+            )),
             _ => Error::unavailable(format!("{at} does not answer: {text}")),
         }
     }
@@ -151,7 +155,8 @@ impl Link {
     /// Says why its certificate is not believed.
     fn distrust(&self, text: &str) -> Error {
         let at = &self.shown;
-        if !text.contains("UnknownIssuer") {
+        // The latter where an authority of the same name has signed it by another key.
+        if !text.contains("UnknownIssuer") && !text.contains("BadSignature") {
             return Error::invalid(format!("{at} has a certificate that does not fit it ({text})"));
         }
         Error::invalid(match &self.authority {

@@ -67,7 +67,7 @@ pub(super) fn tasks_of(queue: Queue) -> &'static [&'static str] {
     match queue {
         Queue::Control => &["frameloom.plan", "frameloom.track", "frameloom.concat"],
         // Those of a job that is planned anew for an engine are all done by it, as is the plan of one
-        // whose encoder needs a GPU.
+        // whose model or encoder needs a GPU.
         Queue::Segment(_) => &[
             "frameloom.detect",
             "frameloom.segment",

@@ -51,7 +51,7 @@ impl Watched {
         until("the sentinel sees both", || {
             let told = watched.ask(&["REPLICAS", NAME]);
             let linked = told.contains("master-link-status") && !told.contains("'err'");
-            linked && !told.contains("down") && !told.contains("disconnected")
+            linked && !told.contains("s_down") && !told.contains("disconnected")
         });
         watched
     }

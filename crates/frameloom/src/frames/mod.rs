@@ -1,5 +1,8 @@
 //! Frames that are tasks of their own: what a segment's slot sends away, and who brings it back.
 
+#[cfg(test)]
+#[path = "../../tests/support/late.rs"]
+mod late;
 mod nodes;
 mod patience;
 mod python;

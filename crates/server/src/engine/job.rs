@@ -210,8 +210,8 @@ impl JobRun {
             (Phase::Detecting, Some(engine)) => Some(segments(self.gpu.detect, engine)),
             (Phase::Running, Some(engine)) => Some(segments(self.gpu.encode, engine)),
             (Phase::Planning, _) => Some(match (self.home, self.planner) {
-                (Some(home), _) => segments(self.gpu.encode, home),
-                (None, Some(ours)) if self.gpu.encode => Queue::Gpu(ours),
+                (Some(home), _) => segments(self.gpu.plan(), home),
+                (None, Some(ours)) if self.gpu.plan() => Queue::Gpu(ours),
                 _ => Queue::Control,
             }),
             (Phase::Tracking | Phase::Assembling, _) => {

@@ -220,8 +220,17 @@ impl Store {
     /// # Errors
     /// Internal where it is malformed.
     pub fn read_node(&self, node: NodeId) -> Result<Option<NodeInfo>> {
-        let relative = PathBuf::from("nodes").join(node.to_string()).join("info.json");
-        self.read_json(&relative, MOST_SMALL)
+        self.read_of_node(node, "info.json")
+    }
+
+    /// A node's file; `None` where it does not show yet.
+    fn read_of_node<T: DeserializeOwned>(&self, node: NodeId, name: &str) -> Result<Option<T>> {
+        let place = PathBuf::from("nodes").join(node.to_string());
+        match self.may_hold(&place, name) {
+            Ok(false) => Ok(None),
+            Ok(true) => self.read_json(&place.join(name), MOST_SMALL),
+            Err(e) => Err(Error::io(format!("cannot read '{}'", place.display()), &e.into())),
+        }
     }
 
     /// Removes a node's place.
@@ -258,8 +267,7 @@ impl Store {
     /// # Errors
     /// Internal where it is malformed.
     pub fn read_beat(&self, node: NodeId) -> Result<Option<Beat>> {
-        let relative = PathBuf::from("nodes").join(node.to_string()).join("beat");
-        self.read_json(&relative, MOST_SMALL)
+        self.read_of_node(node, "beat")
     }
 
     /// Forgets nodes that lived within an earlier server, and what was about to be removed.

@@ -89,7 +89,7 @@ fn read(path: &Path, what: &str) -> Result<Vec<u8>> {
 #[derive(Clone)]
 pub(super) enum Way {
     /// It is always the same.
-    One(Client),
+    One(Box<Client>),
     /// Sentinels say which it is.
     Sentinels(Arc<Mutex<SentinelClient>>),
 }
@@ -152,7 +152,7 @@ impl Address {
                 .map_err(|e| Error::invalid(format!("--broker-cacert, --broker-cert: {e}")))?,
             None => Client::open(info).map_err(wrong)?,
         };
-        Ok(Self { way: Way::One(client), shown, database, is_open })
+        Ok(Self { way: Way::One(Box::new(client)), shown, database, is_open })
     }
 
     fn sentinels(url: &str, access: &Access, tls: bool) -> Result<Self> {

@@ -6,10 +6,7 @@ use frameloom_core::wire::{Beat, FrameClaim, FrameTask};
 
 use super::*;
 
-#[path = "../../../tests/support/late.rs"]
-mod late;
-
-use late::LateView;
+use crate::frames::late::LateView;
 
 struct Trial {
     dir: tempfile::TempDir,

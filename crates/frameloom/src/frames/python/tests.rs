@@ -11,10 +11,7 @@ mod redis_server;
 
 use redis_server::Redis;
 
-#[path = "../../../tests/support/late.rs"]
-mod late;
-
-use late::LateView;
+use crate::frames::late::LateView;
 
 struct Trial {
     dir: tempfile::TempDir,
