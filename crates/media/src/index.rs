@@ -326,6 +326,9 @@ impl Index {
 
     /// Matroska and WebM with cues, which name keyframes by pts.
     fn read_matroska(&mut self, flags: KeyFlags) -> Result<bool> {
+        if self.begins_without_times()? {
+            self.uncut = Some("its first pictures have no times".into());
+        }
         // The first seek is what makes the demuxer read the cues.
         let end = self.demuxer.duration_us();
         let base = self.demuxer.time_base(self.stream)?;
@@ -353,6 +356,19 @@ impl Index {
         let first = self.first.unwrap_or(0);
         self.end = Some(first.saturating_add(end));
         Ok(true)
+    }
+
+    /// Whether more than a group of pictures without times comes before the first that has one, as of a
+    /// Matroska file whose times began below zero.
+    fn begins_without_times(&mut self) -> Result<bool> {
+        let mut first = true;
+        while self.demuxer.read(&mut self.packet)? && self.packet.pts().is_none() {
+            if self.packet.is_key() && !first {
+                return Ok(true);
+            }
+            first = false;
+        }
+        Ok(false)
     }
 
     /// AVI with an index: decoding times, and positions of chunks.

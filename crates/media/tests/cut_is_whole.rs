@@ -184,6 +184,36 @@ const CLIPS: &[Clip] = &[
         ],
         cut: true,
     },
+    Clip {
+        file: "bottom.mp4",
+        args: &[
+            "-vf",
+            "tinterlace=interleave_bottom",
+            "-c:v",
+            "libx264",
+            "-flags",
+            "+ilme+ildct",
+            "-x264-params",
+            "bff=1",
+            "-g",
+            "15",
+        ],
+        cut: true,
+    },
+    Clip {
+        file: "timeless.mkv",
+        args: &[
+            "-c:v",
+            "libx264",
+            "-g",
+            "25",
+            "-output_ts_offset",
+            "-3",
+            "-avoid_negative_ts",
+            "disabled",
+        ],
+        cut: false,
+    },
 ];
 
 fn make(clip: &Clip, dir: &Path) -> PathBuf {
@@ -306,5 +336,5 @@ clips! {
     mpeg2_mpg 8 hevc_mp4 9 hevc_mkv 10 hevc_ts 11 vp9_webm 12 vp8_webm 13 av1_mkv 14 av1_mp4 15
     mpeg4_mp4 16 mpeg4_avi 17 mpeg4_mkv 18 h264_avi 19 mjpeg_avi 20 intra_mp4 21 refresh_mp4 22
     onegop_mp4 23 fragmented_mp4 24 editlist_mp4 25 negative_mkv 26 vfr_mp4 27 ntsc_mov 28
-    interlaced_ts 29
+    interlaced_ts 29 bottom_mp4 30 timeless_mkv 31
 }

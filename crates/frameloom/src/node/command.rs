@@ -212,13 +212,17 @@ fn sha256_of_tracks(report: &AttemptReport) -> Option<String> {
     Some(file.sha256.clone())
 }
 
-/// The accepted results so far, by the job's journal.
+/// The accepted results so far, by the job's journal: of each task the last, for a job may have begun anew.
 pub(super) fn accepted(dir: &JobDir<'_>) -> Vec<AttemptReport> {
     let text = std::fs::read(dir.journal()).unwrap_or_default();
     let (decisions, _) = journal::read(&text);
-    let reports = decisions.into_iter().filter_map(|decision| match decision {
-        Decision::Accepted(report) => Some(report),
-        _ => None,
-    });
-    reports.collect()
+    let mut reports = BTreeMap::new();
+    for decision in decisions {
+        match decision {
+            Decision::Accepted(report) => drop(reports.insert(report.task, report)),
+            Decision::Replanned { .. } => reports.clear(),
+            _ => {}
+        }
+    }
+    reports.into_values().collect()
 }

@@ -254,7 +254,12 @@ impl Encoder {
         let codec = find(&planned.name)?;
         let mut options = Dict::default();
         for (key, value) in &planned.options {
-            options.set(key, value)?;
+            // FFmpeg tells x264 that there are fields, not which comes first.
+            if key == "x264-params" && format.field_order == "bff" {
+                options.set(key, &format!("{value}:bff=1"))?;
+            } else {
+                options.set(key, value)?;
+            }
         }
         // SAFETY: the context is checked for null and freed by Drop, also where a later step
         // fails; all fields are plain numbers.
