@@ -89,6 +89,7 @@ class WorkerView(TypedDict):
     engine: NotRequired[str | None]
     versions: NotRequired[str | None]
     slots: NotRequired[int | None]
+    gpu_slots: NotRequired[int | None]
     free_slots: int
     held: int
     load: float
