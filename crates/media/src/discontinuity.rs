@@ -10,6 +10,9 @@ const MICROS: ffi::AVRational = ffi::AVRational { num: 1, den: 1_000_000 };
 /// A jump of more than this, in microseconds, is a discontinuity.
 const JUMP: i64 = 10_000_000;
 
+/// A jump to where a picture's time was already, within this, is a gap: pictures that are decoded early were shown behind it.
+const GAP: i64 = JUMP / 2;
+
 /// So is a step back of more than this.
 const STEP_BACK: i64 = 100_000;
 
@@ -26,6 +29,8 @@ pub(crate) struct Corrector {
     /// Microseconds that are added to every time.
     offset: i64,
     last: Option<i64>,
+    /// The latest time of all that was to be shown so far.
+    ahead: Option<i64>,
     tracks: Vec<Track>,
 }
 
@@ -49,6 +54,7 @@ impl Corrector {
         let raw = packet.raw_mut();
         if let Some(pts) = pts {
             raw.pts = pts.saturating_add(shift);
+            self.ahead = self.ahead.max(Some(micros(pts).saturating_add(self.offset)));
         }
         if let Some(dts) = dts {
             raw.dts = dts.saturating_add(shift);
@@ -64,7 +70,7 @@ impl Corrector {
         if let Some(expected) = expected {
             let jump = at.saturating_sub(expected);
             let back = track.last.is_some_and(|last| at.saturating_add(STEP_BACK) < last);
-            if jump.saturating_abs() > JUMP || back {
+            if (jump.saturating_abs() > JUMP && !is_gap(at, self.ahead)) || back {
                 self.offset = self.offset.saturating_sub(jump);
             }
         }
@@ -74,11 +80,17 @@ impl Corrector {
     }
 }
 
-/// Whether a step from `last` to `dts` is a discontinuity.
-pub(crate) fn is_jump(last: i64, dts: i64, base: ffi::AVRational) -> bool {
+/// Whether times go on at `at` after a gap: something that came before was to be shown there, by `ahead`.
+fn is_gap(at: i64, ahead: Option<i64>) -> bool {
+    ahead.is_some_and(|ahead| at.saturating_sub(ahead).saturating_abs() <= GAP)
+}
+
+/// Whether a step from `last` to `dts` is a discontinuity, where `ahead` is the latest pts before it.
+pub(crate) fn is_jump(last: i64, dts: i64, ahead: Option<i64>, base: ffi::AVRational) -> bool {
     // SAFETY: plain arithmetic.
-    let step = unsafe { ffi::av_rescale_q(dts.saturating_sub(last), base, MICROS) };
-    !(-STEP_BACK..=JUMP).contains(&step)
+    let micros = |ticks| unsafe { ffi::av_rescale_q(ticks, base, MICROS) };
+    let step = micros(dts.saturating_sub(last));
+    step < -STEP_BACK || (step > JUMP && !is_gap(micros(dts), ahead.map(micros)))
 }
 
 /// Whether a stream's times are looked at: those of picture and sound.
@@ -118,6 +130,18 @@ mod tests {
         // The second part begins anew: it goes on, and both streams by the same offset.
         let joined = times(&[(0, 1000), (1, 1010), (0, 1040), (0, 0), (1, 20), (0, 40)]);
         assert_eq!(joined, [1000, 1010, 1040, 1080, 1100, 1120]);
+        // Where a picture was to be shown behind it before, times only have a gap.
+        let mut corrector = Corrector::default();
+        let mut packet = Packet::with_data(&[0]).unwrap();
+        let base = ffi::AVRational { num: 1, den: 1000 };
+        for (dts, pts) in [(0, 40), (40, 90_120), (90_000, 90_040), (90_040, 90_080)] {
+            let raw = packet.raw_mut();
+            (raw.stream_index, raw.pts, raw.dts, raw.duration) = (0, pts, dts, 40);
+            corrector.correct(&mut packet, base);
+            assert_eq!((packet.dts(), packet.pts()), (Some(dts), Some(pts)));
+        }
+        assert!(is_jump(40, 90_000, Some(80), base));
+        assert!(!is_jump(40, 90_000, Some(90_120), base));
         // A jump ahead is closed.
         assert_eq!(times(&[(0, 0), (0, 40), (0, 90_000), (0, 90_040)]), [0, 40, 80, 120]);
     }

@@ -408,7 +408,7 @@ impl Index {
         progress: &mut dyn FnMut(u64),
     ) -> Result<bool> {
         let base = self.demuxer.stream(self.stream)?.time_base;
-        let (mut jumps, mut last) = (false, None);
+        let (mut jumps, mut last, mut ahead) = (false, None, None);
         let no_bytes = self.demuxer.format_flags() & ffi::AVFMT_NO_BYTE_SEEK != 0;
         let by_bytes = !no_bytes && matches!(format, "mpegts" | "mpeg" | "h264" | "hevc");
         let mut times = Times::default();
@@ -421,9 +421,10 @@ impl Index {
             let (pts, dts) = (self.packet.pts(), self.packet.dts());
             times.add(pts, dts, raw.duration, hidden);
             if let Some(dts) = dts {
-                jumps |= last.is_some_and(|last| discontinuity::is_jump(last, dts, base));
+                jumps |= last.is_some_and(|last| discontinuity::is_jump(last, dts, ahead, base));
                 last = Some(dts);
             }
+            ahead = ahead.max(pts);
             if times.count % 1_000 == 0 {
                 progress(times.count);
             }
