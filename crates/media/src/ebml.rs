@@ -18,31 +18,51 @@ const SIZE: usize = 8;
 /// Elements that are looked at before the segment at most: some put empty ones there.
 const BEFORE: usize = 16;
 
-/// Says how much of a Matroska file is missing at its end; none where nothing is, or the file does not tell how long it is, as
-/// those that were written on the fly.
-///
-/// # Errors
-/// Of reading it.
-pub(crate) fn cut_off(file: &File) -> Result<Option<String>> {
-    let failed = |e| Error::io("cannot read the source", &e);
-    let there = file.metadata().map_err(failed)?.len();
-    let mut at = 0u64;
-    for number in 0..BEFORE {
-        let mut head = [0; NAME + SIZE];
-        let read = file.read_at(&mut head, at).map_err(failed)?;
-        let Some((name, size, length)) = element(&head[..read]) else { return Ok(None) };
-        if number == 0 && name != HEADER {
-            return Ok(None);
+/// Where a Matroska file's segment ends by its own word, and where the file does; none where it is no such file, or does not
+/// tell how long it is, as those that were written on the fly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ends {
+    told: u64,
+    there: u64,
+}
+
+impl Ends {
+    /// Of a file.
+    ///
+    /// # Errors
+    /// Of reading it.
+    pub(crate) fn of(file: &File) -> Result<Option<Self>> {
+        let failed = |e| Error::io("cannot read the source", &e);
+        let there = file.metadata().map_err(failed)?.len();
+        let mut at = 0u64;
+        for number in 0..BEFORE {
+            let mut head = [0; NAME + SIZE];
+            let read = file.read_at(&mut head, at).map_err(failed)?;
+            let Some((name, size, length)) = element(&head[..read]) else { return Ok(None) };
+            if number == 0 && name != HEADER {
+                return Ok(None);
+            }
+            let Some(size) = size else { return Ok(None) };
+            let told = at.saturating_add(length).saturating_add(size);
+            if name == SEGMENT {
+                return Ok(Some(Self { told, there }));
+            }
+            at = told;
         }
-        let Some(size) = size else { return Ok(None) };
-        let end = at.saturating_add(length).saturating_add(size);
-        if name == SEGMENT {
-            return Ok((end > there)
-                .then(|| format!("the source is cut off: {there} of its {end} bytes are there")));
-        }
-        at = end;
+        Ok(None)
     }
-    Ok(None)
+
+    /// Whether places in the file are where its own lists say.
+    pub(crate) fn agree(self) -> bool {
+        self.told == self.there
+    }
+
+    /// Says how much is missing at the end, where something is.
+    pub(crate) fn cut_off(self) -> Option<String> {
+        let Self { told, there } = self;
+        (told > there)
+            .then(|| format!("the source is cut off: {there} of its {told} bytes are there"))
+    }
 }
 
 /// The name of the element that bytes begin with, the size of its content where that is known, and the bytes before it.
@@ -74,7 +94,7 @@ mod tests {
     fn told(parts: &[&[u8]]) -> Option<String> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&parts.concat()).unwrap();
-        cut_off(&file).unwrap()
+        Ends::of(&file).unwrap().and_then(Ends::cut_off)
     }
 
     #[test]

@@ -17,7 +17,7 @@ use frameloom_core::{Error, Result};
 
 use crate::demux::Demuxer;
 use crate::discontinuity;
-use crate::ebml;
+use crate::ebml::Ends;
 use crate::entry::{self, Entry, KeyFlags};
 use crate::ff::{self, Packet};
 
@@ -171,8 +171,14 @@ impl Index {
             }
             index.bytes_read += used;
         }
-        if known.format.contains("matroska") && index.damage.is_none() {
-            index.damage = ebml::cut_off(source)?;
+        if known.format.contains("matroska")
+            && let Some(ends) = Ends::of(source)?
+        {
+            index.damage = index.damage.take().or_else(|| ends.cut_off());
+            if found && !ends.agree() {
+                index.uncut =
+                    Some("it is not as long as it says, so its cues may lead astray".into());
+            }
         }
         if flags == KeyFlags::Unknown {
             index.uncut.get_or_insert_with(|| {

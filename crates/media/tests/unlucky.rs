@@ -60,6 +60,29 @@ fn frames_with_decoding_times_only_are_not_cut() {
 }
 
 #[test]
+fn matroska_that_is_not_as_long_as_it_says_is_not_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = clip(dir.path(), "one.mkv", "sine=r=48000:d=2", &["-c:a", "aac"]);
+    let bytes = std::fs::read(&source).unwrap();
+    let middle = bytes.len() / 2;
+    let twice = [&bytes[..], &bytes[..]].concat();
+    let hole = [&bytes[..middle - 3001], &bytes[middle..]].concat();
+    for (name, content) in [("twice.mkv", twice), ("hole.mkv", hole)] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let spec = |us| JobSpec { no_audio: true, ..lossless(&[], Some(us)) };
+        let whole = run(&path, &spec(1_000_000_000), dir.path(), 1).unwrap();
+        let expected = frames(&whole.output, &[], &[]);
+        let cut = run(&path, &spec(500_000), dir.path(), 1).unwrap();
+        assert_eq!(frames(&cut.output, &[], &[]), expected, "{name}");
+        assert!(cut.plan.reason.unwrap().contains("not as long as it says"), "{name}");
+    }
+    // The file by itself is cut.
+    let cut = run(&source, &lossless(&[], Some(500_000)), dir.path(), 1).unwrap();
+    assert!(cut.plan.segments.len() > 1);
+}
+
+#[test]
 fn sound_is_made_to_fit_the_encoder() {
     let dir = tempfile::tempdir().unwrap();
     let fast = |rate| format!("sine=r={rate}:d=2");
