@@ -10,12 +10,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as Io, Read, Seek};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use frameloom_core::fingerprint::hex;
 use frameloom_core::{Error, Result};
-use rustix::fs::{Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
@@ -84,15 +84,9 @@ impl Store {
         if !is_plain(name) {
             return Ok(None);
         }
-        let opened = rustix::fs::openat2(
-            &self.handle,
-            PathBuf::from("catalogue").join(name),
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        );
+        let relative = Path::new("catalogue").join(name);
         let what = || io(format!("cannot read '{name}' in the catalogue"));
-        match opened {
+        match self.beneath(&relative, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(descriptor) => {
                 let file = File::from(descriptor);
                 let regular = file.metadata().map_err(what())?.is_file();
