@@ -29,7 +29,7 @@ pub(crate) enum Style {
     Lines,
     /// JSON, an event a line.
     Json,
-    /// Nothing.
+    /// None: only what there is to say beside, and at the end.
     None,
 }
 
@@ -38,6 +38,7 @@ enum Shown {
     Lines,
     Json,
     None,
+    Nothing,
 }
 
 /// Shows what happens to a job: on standard error, and JSON on standard output.
@@ -59,12 +60,13 @@ pub(crate) struct Display {
 }
 
 impl Display {
-    /// A display of `style`; `slots` is how many segments are done at a time.
-    pub(crate) fn new(style: Style, slots: usize) -> Self {
+    /// A display of `style`, or none of anything; `slots` is how many segments are done at a time.
+    pub(crate) fn new(style: Option<Style>, slots: usize) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let shown = match style {
-            Style::Auto if !terminal => Shown::Lines,
-            Style::Auto | Style::Bar => {
+            None => Shown::Nothing,
+            Some(Style::Auto) if !terminal => Shown::Lines,
+            Some(Style::Auto | Style::Bar) => {
                 let bar =
                     ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
                 let template = "{bar:30} {msg}";
@@ -73,9 +75,9 @@ impl Display {
                 }
                 Shown::Bar(bar)
             }
-            Style::Lines => Shown::Lines,
-            Style::Json => Shown::Json,
-            Style::None => Shown::None,
+            Some(Style::Lines) => Shown::Lines,
+            Some(Style::Json) => Shown::Json,
+            Some(Style::None) => Shown::None,
         };
         let now = Instant::now();
         Self {
@@ -97,9 +99,9 @@ impl Display {
     pub(crate) fn say(&self, text: &str) {
         match &self.shown {
             Shown::Bar(bar) => bar.suspend(|| line(text)),
-            Shown::Lines => line(text),
+            Shown::Lines | Shown::None => line(text),
             Shown::Json => json_line(&json!({ "event": "message", "text": text })),
-            Shown::None => {}
+            Shown::Nothing => {}
         }
     }
 
@@ -179,7 +181,7 @@ impl Display {
             Shown::Bar(_) => Duration::from_millis(100),
             Shown::Lines => LINE_EVERY,
             Shown::Json => JSON_EVERY,
-            Shown::None => return,
+            Shown::None | Shown::Nothing => return,
         };
         if self.told.is_some_and(|told| told.elapsed() < every) {
             return;
@@ -254,7 +256,7 @@ impl Display {
                 "fps": metrics.effective_fps, "wall_seconds": metrics.wall_seconds,
                 "retried": metrics.tasks.retried, "bytes": metrics.output.bytes,
             })),
-            Shown::None => {}
+            Shown::Nothing => {}
             _ => line(text),
         }
     }

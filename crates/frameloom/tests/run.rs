@@ -417,3 +417,24 @@ fn real_clips_keep_every_frame() {
         fs::remove_file(&out).unwrap();
     }
 }
+
+#[test]
+fn what_there_is_to_say_is_said_without_progress_and_not_when_quiet() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = text(&dir.path().join("in.mkv"));
+    let made = std::process::Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=1"])
+        .args(["-pix_fmt", "yuv422p10le", "-c:v", "ffv1", &source])
+        .status();
+    assert!(made.unwrap().success());
+    let out = text(&dir.path().join("out.mp4"));
+    let said_with = |more: &[&str]| {
+        let args = [&["run", &source, "-o", &out, "--overwrite"][..], more].concat();
+        run(&args)
+    };
+    let (code, words) = said_with(&["--progress", "none"]);
+    assert_eq!(code, 0, "{words}");
+    assert!(words.contains("note: pixel format yuv422p10le is converted"), "{words}");
+    assert!(words.contains("25 frames in"), "{words}");
+    assert_eq!(said_with(&["--quiet"]), (0, String::new()));
+}

@@ -9,6 +9,7 @@ use frameloom_core::time::TimeBase;
 use frameloom_core::{Error, ErrorKind, Result};
 
 use crate::discontinuity::{self, Corrector};
+use crate::ebml::Ends;
 use crate::ff::{self, Packet};
 use crate::io::Input;
 
@@ -53,6 +54,8 @@ pub(crate) struct Demuxer {
     input: Input,
     name: String,
     corrector: Option<Corrector>,
+    /// Of AVI, which counts its packets: how far a stream's count is behind its index, by stream.
+    behind: Option<Vec<i64>>,
 }
 
 // SAFETY: the context is used by one thread at a time, whoever holds the Demuxer.
@@ -93,6 +96,9 @@ impl Demuxer {
             return Err(Error::corrupt(format!("'{name}' is empty")));
         }
         let c_name = ff::c_string(name)?;
+        if let Some(ends) = Ends::of(source)? {
+            input.end_at(ends.there());
+        }
         let format = probe(&mut input, name, &c_name)?;
         let mut options = ff::Dict::default();
         options.set("protocol_whitelist", "none")?;
@@ -114,7 +120,10 @@ impl Demuxer {
             }
             NonNull::new(context).ok_or_else(ff::out_of_memory)?
         };
-        Ok(Self { context, input, name: name.to_owned(), corrector: None })
+        let mut demuxer =
+            Self { context, input, name: name.to_owned(), corrector: None, behind: None };
+        demuxer.behind = (demuxer.format_name() == "avi").then(Vec::new);
+        Ok(demuxer)
     }
 
     /// FFmpeg's context.
@@ -231,6 +240,7 @@ impl Demuxer {
             // SAFETY: both are valid; the packet is empty.
             code = unsafe { ffi::av_read_frame(self.context(), packet.as_mut_ptr()) };
             if code >= 0 {
+                self.place(packet)?;
                 self.correct(packet)?;
                 return Ok(true);
             }
@@ -244,6 +254,59 @@ impl Demuxer {
             // Anything else is the end of what can be read.
             None => Ok(false),
         }
+    }
+
+    /// Gives a packet of AVI the time that the index has for its place: the demuxer counts packets, so that behind
+    /// damage that it has skipped all would come too early, by as many as were lost.
+    fn place(&mut self, packet: &mut Packet) -> Result<()> {
+        let raw = packet.raw();
+        let number = raw.stream_index.unsigned_abs();
+        let (Some(behind), Some(dts)) = (&self.behind, packet.dts()) else { return Ok(()) };
+        let known = behind.get(number as usize).copied().unwrap_or(0);
+        // The chunk's name and size come before its data.
+        let entry = self.entry_at(number, raw.pos.saturating_sub(8))?;
+        let (by, is_key) =
+            entry.map_or((known, None), |e| (e.timestamp.saturating_sub(dts), Some(e.is_key)));
+        if let Some(behind) = &mut self.behind {
+            if behind.len() <= number as usize {
+                behind.resize(number as usize + 1, 0);
+            }
+            behind[number as usize] = by;
+        }
+        if by == 0 {
+            return Ok(());
+        }
+        let pts = packet.pts();
+        let raw = packet.raw_mut();
+        raw.dts = dts.saturating_add(by);
+        raw.pts = pts.map_or(raw.pts, |pts| pts.saturating_add(by));
+        match is_key {
+            Some(true) => raw.flags |= ffi::AV_PKT_FLAG_KEY,
+            Some(false) => raw.flags &= !ffi::AV_PKT_FLAG_KEY,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The entry of the container's index for a stream at this position, where positions ascend.
+    fn entry_at(&self, stream: u32, position: i64) -> Result<Option<IndexEntry>> {
+        let stream: *const ffi::AVStream = self.stream(stream)?;
+        // SAFETY: the stream is valid; an entry is read before anything else touches the index.
+        let entry = |i| unsafe {
+            ffi::avformat_index_get_entry(stream.cast_mut(), i).as_ref().map(IndexEntry::of)
+        };
+        // SAFETY: the stream is valid.
+        let count = unsafe { ffi::avformat_index_get_entries_count(stream) };
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match entry(middle) {
+                Some(found) if found.position == position => return Ok(Some(found)),
+                Some(found) if found.position < position => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(None)
     }
 
     fn correct(&mut self, packet: &mut Packet) -> Result<()> {
@@ -281,12 +344,7 @@ impl Demuxer {
             let count = ffi::avformat_index_get_entries_count(stream);
             Ok((0..count)
                 .filter_map(|i| ffi::avformat_index_get_entry(stream.cast_mut(), i).as_ref())
-                .map(|entry| IndexEntry {
-                    timestamp: entry.timestamp,
-                    position: entry.pos,
-                    size: usize::try_from(entry.size()).unwrap_or(0),
-                    is_key: entry.flags() & ffi::AVINDEX_KEYFRAME as c_int != 0,
-                })
+                .map(IndexEntry::of)
                 .collect())
         }
     }
@@ -303,6 +361,17 @@ pub(crate) struct IndexEntry {
     pub(crate) size: usize,
     /// Whether it is flagged as a keyframe.
     pub(crate) is_key: bool,
+}
+
+impl IndexEntry {
+    fn of(entry: &ffi::AVIndexEntry) -> Self {
+        Self {
+            timestamp: entry.timestamp,
+            position: entry.pos,
+            size: usize::try_from(entry.size()).unwrap_or(0),
+            is_key: entry.flags() & ffi::AVINDEX_KEYFRAME as c_int != 0,
+        }
+    }
 }
 
 /// Finds the demuxer, and refuses those that lead to other files.
@@ -337,6 +406,7 @@ fn probe(
             "srt" | "ass" | "webvtt" | "vobsub" | "mpsub" | "subviewer" => {
                 format!("'{name}' holds subtitles only, no video")
             }
+            "image2" => format!("'{name}' is a picture, not a video"),
             _ => format!(
                 "'{name}' is a list ({format_name}) that leads to other files; \
                  frameloom takes single media files, give it one of those"

@@ -45,11 +45,17 @@ impl Ends {
             let Some(size) = size else { return Ok(None) };
             let told = at.saturating_add(length).saturating_add(size);
             if name == SEGMENT {
+                let there = if told < there && is_hole(file, told) { told } else { there };
                 return Ok(Some(Self { told, there }));
             }
             at = told;
         }
         Ok(None)
+    }
+
+    /// Where the file ends, without a hole behind what it holds.
+    pub(crate) fn there(self) -> u64 {
+        self.there
     }
 
     /// Whether places in the file are where its own lists say.
@@ -63,6 +69,11 @@ impl Ends {
         (told > there)
             .then(|| format!("the source is cut off: {there} of its {told} bytes are there"))
     }
+}
+
+/// Whether nothing was ever written to the file from here on, where the file system can tell.
+fn is_hole(file: &File, from: u64) -> bool {
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) == Err(rustix::io::Errno::NXIO)
 }
 
 /// The name of the element that bytes begin with, the size of its content where that is known, and the bytes before it.
@@ -104,6 +115,12 @@ mod tests {
         let segment = [0x18, 0x53, 0x80, 0x67, 0x01, 0, 0, 0, 0, 0, 0, 5];
         assert_eq!(told(&[&header, &segment, b"12345"]), None);
         assert_eq!(told(&[&header, &void, &segment, b"12345 and more"]), None);
+        let mut sparse = tempfile::tempfile().unwrap();
+        sparse.write_all(&[&header[..], &segment, b"12345"].concat()).unwrap();
+        sparse.set_len(1 << 30).unwrap();
+        assert!(Ends::of(&sparse).unwrap().unwrap().agree());
+        sparse.write_all_at(&[1], 1 << 29).unwrap();
+        assert!(!Ends::of(&sparse).unwrap().unwrap().agree());
         let text = "the source is cut off: 24 of its 25 bytes are there";
         assert_eq!(told(&[&header, &segment, b"1234"]).as_deref(), Some(text));
         let text = "the source is cut off: 25 of its 29 bytes are there";

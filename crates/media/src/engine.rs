@@ -6,12 +6,13 @@ use std::sync::OnceLock;
 use ffmpeg_next::ffi;
 use frameloom_core::plan::Engine;
 
-use crate::detect;
+use crate::{decode, detect};
 
 /// Makes the libraries ready: FFmpeg tells errors only, OpenCV keeps to one thread, and freed memory is kept.
 pub fn init() {
     // SAFETY: sets a number.
     unsafe { ffi::av_log_set_level(ffi::AV_LOG_ERROR) };
+    decode::count_complaints();
     keep_freed_memory();
 }
 

@@ -6,17 +6,14 @@ use ffmpeg_next::ffi::{self, AVFrameSideDataType as F, AVPacketSideDataType as P
 use frameloom_core::Result;
 use frameloom_core::plan::{ContentLight, Hdr, MasteringDisplay, VideoInfo};
 
-use crate::decode::Decoder;
+use crate::decode;
 use crate::demux::Demuxer;
-use crate::ff::{self, Packet};
+use crate::ff;
 use crate::frame::{Frame, PixelFormat};
 
 /// Units of chromaticity and luminance in one.
 const CHROMATICITY: c_int = 50_000;
 const LUMINANCE: c_int = 10_000;
-
-/// Packets that are tried for a first picture.
-const MOST_PACKETS: usize = 500;
 
 /// `AVMasteringDisplayMetadata` of libavutil/mastering_display_metadata.h, which has no binding.
 #[repr(C)]
@@ -117,25 +114,7 @@ pub(crate) fn complete(demuxer: &mut Demuxer, video: &mut VideoInfo) -> Result<(
     if known || video.color.transfer != "smpte2084" {
         return Ok(());
     }
-    let rate = video.frame_rate;
-    let rate = ffi::AVRational { num: rate.num, den: rate.den };
-    let parameters = demuxer.parameters(video.stream)?;
-    let mut decoder = Decoder::open(parameters, video.time_base, rate, 1, 0, true)?;
-    let mut packet = Packet::new()?;
-    let mut found: Option<Hdr> = None;
-    for _ in 0..MOST_PACKETS {
-        let more = demuxer.read(&mut packet)?;
-        if more && packet.raw().stream_index.cast_unsigned() != video.stream {
-            continue;
-        }
-        decoder.decode(more.then_some(&packet), &mut |frame| {
-            found = Some(of_frame(&frame));
-            Ok(false)
-        })?;
-        if found.is_some() || !more {
-            break;
-        }
-    }
+    let found = decode::first_frame(demuxer, video, true)?.map(|frame| of_frame(&frame));
     if let Some(found) = found {
         video.hdr.mastering = video.hdr.mastering.or(found.mastering);
         video.hdr.light = video.hdr.light.or(found.light);

@@ -103,6 +103,12 @@ impl Input {
         self.state().size
     }
 
+    /// Lets the source end at `size`, where no more than a hole comes behind it.
+    pub(crate) fn end_at(&mut self, size: u64) {
+        // SAFETY: as for `state`.
+        unsafe { self.state.as_mut() }.size = size;
+    }
+
     /// Bytes fetched so far; phantom reads don't count.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.state().bytes_read
@@ -173,6 +179,7 @@ unsafe extern "C" fn read_packet(opaque: *mut c_void, buffer: *mut u8, length: c
     // SAFETY: FFmpeg's buffer holds `length` bytes, which may not be initialised. At the end of the
     // file it stays untouched: FFmpeg may still go back within it.
     let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<MaybeUninit<u8>>(), wanted) };
+    let bytes = &mut bytes[..wanted.min(left)];
     loop {
         match rustix::io::pread(&state.file, &mut *bytes, state.position) {
             Ok(([], _)) => return ffi::AVERROR_EOF,

@@ -20,7 +20,7 @@ use crate::demux::Demuxer;
 use crate::filter::{Files, Parts};
 use crate::frame::{FrameFormat, PixelFormat};
 use crate::index::{FILE_START, Index, Known};
-use crate::{encode, engine, filter, follow, hdr, pieces, source, streams, validate};
+use crate::{decode, encode, engine, filter, follow, hdr, pieces, source, streams, validate};
 
 /// Work a picture's pixel costs, in nanoseconds: what a segment is worth cutting for.
 const NANOSECONDS_A_PIXEL: f64 = 40.0;
@@ -98,7 +98,12 @@ pub fn make_plan(
             "the source's timestamps begin anew on the way; what follows is moved so that they go on",
         ));
     }
-    let first = index.first.unwrap_or(0);
+    let mut first = index.first.unwrap_or(0);
+    if index.decoding_time && (spec.from_us, spec.to_us) != (None, None) {
+        // A decoder holds frames back, and they have the time at which they come out.
+        let shown = decode::first_frame(&mut Demuxer::open(file, name)?, &video, false)?;
+        first = shown.map_or(first, |frame| frame.pts());
+    }
     let trim = trim(spec, video.time_base, first, index.end)?;
     if !regions.is_empty()
         && let Some(times) = index.times(file, name)?

@@ -201,6 +201,7 @@ impl SegmentRunner {
                         }
                     }
                 }
+                End::OneThread => threads = 1,
             }
             let looker = pass.into_looker();
             self.looker = looker.map(|looker| (task.job, looker)).or(self.looker.take());
@@ -257,7 +258,12 @@ struct Made {
 /// How a pass over a segment ended.
 enum End {
     Done,
-    GoBack { damaged: bool },
+    GoBack {
+        damaged: bool,
+    },
+    /// Something is missing or damaged, perhaps where it doesn't matter; with several threads what stands in for it
+    /// depends on them.
+    OneThread,
 }
 
 /// One pass over a segment, from one entry point.
@@ -453,7 +459,7 @@ impl<'a> Pass<'a> {
                 }
                 errors_before = decoder.errors();
             }
-            if let Some(end) = self.must_go_back() {
+            if let Some(end) = self.must_go_back(&decoder, threads) {
                 return Ok(end);
             }
             if !go_on {
@@ -465,18 +471,21 @@ impl<'a> Pass<'a> {
         decoder.decode(None, &mut |frame| self.frame(frame))?;
         self.damaged |= decoder.errors() > errors_before;
         self.errors += decoder.errors() - errors_before;
-        if let Some(end) = self.must_go_back() {
+        if let Some(end) = self.must_go_back(&decoder, threads) {
             return Ok(end);
         }
         self.drain().map(|()| End::Done)
     }
 
     /// Damage is shown as one decoding thread shows it that has seen what came before.
-    fn must_go_back(&self) -> Option<End> {
+    fn must_go_back(&self, decoder: &Decoder, threads: u32) -> Option<End> {
         if let Some(damaged) = self.go_back {
             return Some(End::GoBack { damaged });
         }
-        (self.damaged && !self.careful).then_some(End::GoBack { damaged: true })
+        if self.damaged && !self.careful {
+            return Some(End::GoBack { damaged: true });
+        }
+        (threads > 1 && decoder.complaints() > 0).then_some(End::OneThread)
     }
 
     /// Takes a decoded frame; `false` where no more are needed.

@@ -14,6 +14,9 @@ use crate::frame::{FrameFormat, PixelFormat, swapped_fields};
 use crate::hdr;
 use crate::index::no_video;
 
+/// What a cover picture counts when a stream is chosen: less than any video.
+const COVER: i64 = 1;
+
 /// The number of the video stream to process: `wanted`, or the one that `ffmpeg` would take, which
 /// is the largest, the flagged default before others, cover pictures last.
 ///
@@ -33,7 +36,7 @@ pub(crate) fn choose_stream(demuxer: &Demuxer, name: &str, wanted: Option<u32>) 
         let size = i64::from(parameters.width) * i64::from(parameters.height);
         let seen = stream.event_flags & ffi::AVSTREAM_EVENT_FLAG_NEW_PACKETS as c_int != 0;
         let score = if has(ffi::AV_DISPOSITION_ATTACHED_PIC as c_int) {
-            1
+            COVER
         } else {
             size + i64::from(seen) * 100_000_000
                 + i64::from(has(ffi::AV_DISPOSITION_DEFAULT as c_int)) * 5_000_000
@@ -47,7 +50,12 @@ pub(crate) fn choose_stream(demuxer: &Demuxer, name: &str, wanted: Option<u32>) 
         Some(wanted) => Err(Error::invalid(format!(
             "'{name}' has no video stream {wanted}; its video streams are {videos:?}"
         ))),
-        None => best.map(|(_, index)| index).ok_or_else(|| no_video(name)),
+        None => match best {
+            Some((COVER, _)) => Err(Error::unsupported(format!(
+                "'{name}' has a cover picture, but no video stream"
+            ))),
+            best => best.map(|(_, index)| index).ok_or_else(|| no_video(name)),
+        },
     }
 }
 

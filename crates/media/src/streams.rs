@@ -221,7 +221,7 @@ fn holds_audio(container: Container, codec: C) -> bool {
                 | C::AV_CODEC_ID_PCM_S24BE
                 | C::AV_CODEC_ID_PCM_S32LE
         ),
-        Container::Mkv => queries_ok(container, codec),
+        Container::Mkv => queries_ok(container, codec) || has_riff_tag(codec),
         Container::Webm => matches!(codec, C::AV_CODEC_ID_OPUS | C::AV_CODEC_ID_VORBIS),
     }
 }
@@ -234,6 +234,15 @@ fn queries_ok(container: Container, codec: C) -> bool {
         let muxer = ffi::av_guess_format(name.as_ptr(), std::ptr::null(), std::ptr::null());
         !muxer.is_null()
             && ffi::avformat_query_codec(muxer, codec, ffi::FF_COMPLIANCE_NORMAL as c_int) == 1
+    }
+}
+
+/// Whether sound of the codec has a number in RIFF files, by which Matroska holds what it has no name of its own for.
+fn has_riff_tag(codec: C) -> bool {
+    // SAFETY: the table is static, and the list ends with a null.
+    unsafe {
+        let tables = [ffi::avformat_get_riff_audio_tags(), std::ptr::null()];
+        ffi::av_codec_get_tag(tables.as_ptr(), codec) != 0
     }
 }
 

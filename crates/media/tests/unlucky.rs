@@ -159,3 +159,45 @@ fn a_turned_source_reaches_an_encoder_that_halves_chroma_one_way() {
     assert_eq!(ffprobe(&made.output, &args).trim(), "1920,1080");
     assert_eq!(frames(&made.output, &[], &[]).len(), 5);
 }
+
+#[test]
+fn opus_keeps_its_distance_from_the_picture_however_often_it_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    // Of the first packets: what is skipped of the sound is in none of them.
+    let times = |path: &Path| {
+        let first = |kind| -> f64 {
+            let args = ["-select_streams", kind, "-show_entries", "packet=pts_time"];
+            let text = ffprobe(path, &[&args[..], &["-of", "csv=p=0"]].concat());
+            text.lines().next().unwrap().trim_end_matches(',').parse().unwrap()
+        };
+        first("v") - first("a")
+    };
+    for name in ["in.mkv", "in.mp4"] {
+        let source = clip(dir.path(), name, "sine=r=48000:d=2", &["-c:a", "libopus"]);
+        let before = times(&source);
+        let spec = JobSpec { container: Container::Mkv, ..lossless(&[], None) };
+        let first = run(&source, &spec, dir.path(), 1).unwrap().output;
+        let again = dir.path().join("again.mkv");
+        std::fs::rename(first, &again).unwrap();
+        let second = run(&again, &spec, dir.path(), 1).unwrap().output;
+        for made in [&again, &second] {
+            // Matroska has milliseconds.
+            assert!((times(made) - before).abs() < 0.0011, "{} s, {before} before", times(made));
+        }
+    }
+}
+
+#[test]
+fn a_picture_that_begins_at_any_sample_is_cut_out_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = clip(dir.path(), "whole.mp4", "sine=d=2", &[]);
+    let source = dir.path().join("cropped.mp4");
+    let crop = "h264_metadata=crop_left=10:crop_right=6:crop_top=2";
+    let [from, to] = [&whole, &source].map(|path| path.to_str().unwrap());
+    ffmpeg(&["-i", from, "-c", "copy", "-bsf:v", crop, to]);
+    for filters in [&[][..], &["ffmpeg:hflip,hflip"], &["invert", "invert"]] {
+        let made = run(&source, &lossless(filters, None), dir.path(), 1).unwrap();
+        let expected = frames(&whole, &[], &["-vf", "crop=144:118:10:2:exact=1"]);
+        assert_eq!(hashes(&frames(&made.output, &[], &[])), hashes(&expected), "{filters:?}");
+    }
+}

@@ -140,7 +140,7 @@ enum End {
 
 /// Runs a job; answers the exit code.
 pub(crate) fn run(args: RunArgs) -> Result<u8> {
-    let style = if args.quiet { Style::None } else { args.progress };
+    let style = (!args.quiet).then_some(args.progress);
     let spec = args.spec()?;
     let from_pipe = args.input.as_os_str() == "-";
     if !from_pipe {
@@ -228,7 +228,7 @@ pub(crate) fn look(
         fault: None,
     };
     let terminal = std::io::stderr().is_terminal();
-    let style = if terminal { Style::Bar } else { Style::None };
+    let style = terminal.then_some(Style::Bar);
     match within(&args, spec, &WorkDir::open(work)?, style)? {
         End::Done => Ok(0),
         End::Stopped(code) => Ok(code),
@@ -237,7 +237,7 @@ pub(crate) fn look(
 }
 
 /// Runs a job in its work directory.
-fn within(args: &RunArgs, spec: JobSpec, work: &WorkDir, style: Style) -> Result<End> {
+fn within(args: &RunArgs, spec: JobSpec, work: &WorkDir, style: Option<Style>) -> Result<End> {
     let store = Store::open(work.path())?;
     let from_pipe = args.input.as_os_str() == "-";
     let source = if from_pipe { spool(args, work)? } else { source_of(&args.input)? };

@@ -61,6 +61,9 @@ struct Seat {
     last: Option<i64>,
     /// Packets whose times went back, and were moved.
     moved: u64,
+    /// Samples at 48 kHz that Matroska's readers take off the times: FFmpeg's muxer writes how many, and leaves the
+    /// times as they are.
+    delay: i64,
 }
 
 impl Muxer {
@@ -190,7 +193,13 @@ impl Muxer {
                         &[ffi::AVPacketSideDataType::AV_PKT_DATA_REPLAYGAIN],
                     )?;
                 }
-                self.seats.push(Some(Seat { stream: out.index, passenger, last: None, moved: 0 }));
+                // SAFETY: the stream has parameters.
+                let made = unsafe { &*out.codecpar };
+                let told = matches!(plan.output.container, Container::Mkv | Container::Webm)
+                    && made.codec_id == ffi::AVCodecID::AV_CODEC_ID_OPUS;
+                let delay = if told { i64::from(made.initial_padding.max(0)) } else { 0 };
+                let stream = out.index;
+                self.seats.push(Some(Seat { stream, passenger, last: None, moved: 0, delay }));
             }
         }
         Ok(())
@@ -322,14 +331,14 @@ impl Muxer {
         base: ffi::AVRational,
     ) -> Result<()> {
         let Some(Some(seat)) = self.seats.get_mut(at) else { return Ok(()) };
-        let stream = seat.stream;
+        let (stream, delay) = (seat.stream, seat.delay);
         let mut made = Vec::new();
         seat.passenger.packet(packet, base, &mut |packet, base| {
             made.push((std::mem::replace(packet, Packet::new()?), base));
             Ok(())
         })?;
         for (mut packet, base) in made {
-            self.shift(&mut packet, base);
+            self.shift(&mut packet, base, delay);
             self.rescale(&mut packet, stream, base);
             self.ascend(at, &mut packet);
             self.write(&mut packet, stream)?;
@@ -381,10 +390,13 @@ impl Muxer {
         (0..self.seats.len()).try_for_each(|at| self.seat(at, None, MICROS))
     }
 
-    /// Brings a packet of another stream to the output's time.
-    fn shift(&self, packet: &mut Packet, base: ffi::AVRational) {
+    /// Brings a packet of another stream to the output's time, later by so many samples at 48 kHz.
+    fn shift(&self, packet: &mut Packet, base: ffi::AVRational, delay: i64) {
         // SAFETY: plain arithmetic.
-        let start = unsafe { ffi::av_rescale_q(self.start_us, MICROS, base) };
+        let start = unsafe {
+            let delay = ffi::av_rescale_q(delay, ffi::AVRational { num: 1, den: 48_000 }, base);
+            ffi::av_rescale_q(self.start_us, MICROS, base).saturating_sub(delay)
+        };
         let (pts, dts) = (packet.pts(), packet.dts());
         let raw = packet.raw_mut();
         if let Some(pts) = pts {
