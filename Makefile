@@ -4,7 +4,7 @@ CLIPS := .cache/clips
 BIN   := target/release/frameloom
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames bench-privacy bench-detect fuzz clips \
+.PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames bench-privacy bench-detect bench-scale fuzz clips \
 	image image-source cluster cluster-down cluster-test deb deploy-check
 
 help: ## Show the targets.
@@ -61,6 +61,10 @@ bench-privacy: build clips ## Measure what deface and Frameloom leave to be seen
 
 bench-detect: build clips ## Measure the speed of faces and motion against deface and OpenCV; writes docs/benchmarks.md.
 	@bench/detect/run.sh $(BIN) $(CLIPS)
+
+bench-scale: image clips ## Measure how frames a second grow with nodes, and the server with slots and length; writes docs/scaling.md.
+	cargo build --release --locked -p frameloom-server --example nodes
+	python3 bench/scale/scale.py $(BIN) target/release/examples/nodes $(CLIPS)
 
 image: ## Build the container images, of this machine's binary or, on another Debian, from source.
 	@deploy/image.sh

@@ -1,4 +1,4 @@
-"""Writes what was measured into docs/benchmarks.md, between two marks."""
+"""Writes what was measured into docs/benchmarks.md, or another page, between two marks."""
 
 import os
 import platform
@@ -12,10 +12,10 @@ def machine():
     return f"{os.cpu_count()} cores ({cpu.group(1) if cpu else platform.machine()})"
 
 
-def write(mark, lines):
+def write(mark, lines, page=PAGE):
     """Replaces what stands between `<!-- MARK -->` and `<!-- end MARK -->`."""
     begin, end = f"<!-- {mark} -->\n", f"<!-- end {mark} -->"
-    with open(PAGE) as file:
+    with open(page) as file:
         head, rest = file.read().split(begin)
-    with open(PAGE, "w") as file:
+    with open(page, "w") as file:
         file.write(head + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1])

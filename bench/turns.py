@@ -37,7 +37,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def measure(binary, nodes_binary, home, clip, nodes, slots, sleep):
+def measure(binary, nodes_binary, home, clip, nodes, slots, sleep, warm=2000):
+    """One row of the table, once `warm` frames are done."""
     data = os.path.join(home, "data")
     shutil.rmtree(data, ignore_errors=True)
     port = free_port()
@@ -58,7 +59,7 @@ def measure(binary, nodes_binary, home, clip, nodes, slots, sleep):
     def frames():
         return ask(f"{url}/v1/jobs/{job}")["progress"]["frames"]
 
-    while frames() < 2000:
+    while frames() < warm:
         time.sleep(0.2)
     begun, before, used, broker_used = time.time(), frames(), cpu(serve.pid), cpu(redis.pid)
     most = 0

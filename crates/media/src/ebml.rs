@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use frameloom_core::{Error, Result};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 /// What the whole file begins with.
 const HEADER: u32 = 0x1a45_dfa3;
@@ -14,6 +16,9 @@ const SEGMENT: u32 = 0x1853_8067;
 /// Longest name and longest size of an element, in bytes.
 const NAME: usize = 4;
 const SIZE: usize = 8;
+
+/// Bytes of a file system's block at most.
+const LARGEST_BLOCK: usize = 64 * 1024;
 
 /// Elements that are looked at before the segment at most: some put empty ones there.
 const BEFORE: usize = 16;
@@ -71,9 +76,16 @@ impl Ends {
     }
 }
 
-/// Whether nothing was ever written to the file from here on, where the file system can tell.
+/// Whether nothing was ever written to the file from here on but the rest of a block, where the file system can tell.
 fn is_hole(file: &File, from: u64) -> bool {
-    rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) == Err(rustix::io::Errno::NXIO)
+    let find = |place| rustix::fs::seek(file, place);
+    let Ok(hole) = find(SeekFrom::Hole(from)) else { return false };
+    let Ok(length) = usize::try_from(hole.saturating_sub(from)) else { return false };
+    let mut rest = vec![0; length.min(LARGEST_BLOCK)];
+    length <= LARGEST_BLOCK
+        && find(SeekFrom::Data(hole)) == Err(Errno::NXIO)
+        && file.read_exact_at(&mut rest, from).is_ok()
+        && rest.iter().all(|byte| *byte == 0)
 }
 
 /// The name of the element that bytes begin with, the size of its content where that is known, and the bytes before it.
