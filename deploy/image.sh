@@ -2,7 +2,7 @@
 # Builds the images `frameloom` and `frameloom-redis`. Where this machine is of the same Debian as the image, the binary of
 # `make build` goes into it; elsewhere, and with --source, the image is built from source (some 10 minutes on 2 cores).
 # With --watching it builds `frameloom-prometheus` and `frameloom-flower` instead. BASE and RUST choose the images to begin
-# from; without a registry base-image.sh makes both.
+# from, USER_ID and GROUP_ID (10001) whom it runs as; without a registry base-image.sh makes both.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-}
@@ -66,6 +66,8 @@ else
         xargs -0 cp --parents -t "$context"
     target=frameloom
 fi
+[ -z "${USER_ID:-}" ] || args+=(--build-arg "USER_ID=$USER_ID")
+[ -z "${GROUP_ID:-}" ] || args+=(--build-arg "GROUP_ID=$GROUP_ID")
 build() { docker build -q "${args[@]}" -f "$context/deploy/Dockerfile" --target "$1" "${@:2}" "$context" >/dev/null; }
 build redis -t frameloom-redis:latest
 build "$target" -t frameloom:latest -t "frameloom:$version"
