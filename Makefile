@@ -44,7 +44,7 @@ endif
 	@$(MAKE) --no-print-directory chaos-check
 
 chaos-check: ## Pull plugs for two minutes, by the seeds that are kept; a part of 'make check'.
-	cargo build --locked -p frameloom -p testbench
+	cargo test --workspace --locked --no-run
 	target/debug/testbench --binary target/debug/frameloom --clips $(CLIPS) --kept --minutes 2
 
 # SEED and MINUTES choose others.

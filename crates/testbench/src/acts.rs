@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::cluster::{Cluster, STRANGER, set_clock};
 use crate::fault::{Fault, Kind, NODES};
 use crate::journals::Journals;
-use crate::part::signal;
+use crate::part::{children, signal};
 use crate::relay::{Mode, Relay};
 
 /// How late a slow network is, each way.
@@ -132,17 +132,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Kills a slot that is at work, of this node or of the next one that has any.
-    fn kill_slot(&mut self, first: usize, journals: &Journals) {
-        for i in 0..NODES {
-            let Some(pid) = self.nodes[(first + i) % NODES].part.pid() else { continue };
-            let held = journals.hands(pid).into_iter().map(|held| held.slot_pid);
-            // What was told a second ago may be over.
-            let slots = crate::part::children(pid);
-            if let Some(slot) = held.into_iter().find(|slot| slots.contains(slot)) {
-                signal(slot, Signal::KILL);
-                return;
-            }
+    /// Kills the slot of a node that is at work; any where none is.
+    fn kill_slot(&self, node: usize, journals: &Journals) {
+        let Some(pid) = self.nodes[node].part.pid() else { return };
+        let mut held = journals.hands(pid).into_iter().map(|held| held.slot_pid);
+        let slots = children(pid);
+        // What was told a second ago may be over.
+        if let Some(slot) = held.find(|slot| slots.contains(slot)).or(slots.first().copied()) {
+            signal(slot, Signal::KILL);
         }
     }
 

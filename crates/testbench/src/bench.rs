@@ -129,7 +129,8 @@ impl Bench<'_> {
         let now = Instant::now();
         let Some(begun) = course.begun else {
             if now >= course.due {
-                (self.say)(&format!("{}", course.fault));
+                self.choose(&mut course.fault);
+                (self.say)(&course.fault.to_string());
                 course.concerned = self.concerned(&course.fault);
                 self.cluster.begin(&course.fault, &self.journals)?;
                 course.begun = Some(Instant::now());
@@ -184,6 +185,18 @@ impl Bench<'_> {
             let words = format!("{fault}: its tasks were done after {took:.1} s, not {most:.1}");
             self.report.troubles.push(words);
         }
+    }
+
+    /// Of nodes that have something in hand the one that is meant, or the next one: else the fault would be none.
+    fn choose(&self, fault: &mut Fault) {
+        let jobs = self.work.open();
+        let busy = |node: &usize| {
+            let pid = self.cluster.nodes[*node].part.pid();
+            pid.is_some_and(|pid| !self.journals.held_by(pid, &jobs).is_empty())
+        };
+        let from = fault.node;
+        let mut nodes = (0..NODES).map(|i| (from + i) % NODES);
+        fault.node = nodes.find(busy).unwrap_or(from);
     }
 
     fn concerned(&self, fault: &Fault) -> BTreeSet<TaskOf> {
@@ -244,8 +257,13 @@ impl Bench<'_> {
         }
         self.report.lost_or_differing_frames += self.work.frames_left();
         self.report.troubles.extend(self.work.left());
+        self.work.keep_journals(&self.journals);
         let met = self.work.met;
         (self.report.jobs.refused, self.report.jobs.gave_up) = (met.refused, met.gave_up);
+        if met.deaf > 0 {
+            let words = format!("{} clients do not hear that their job is over", met.deaf);
+            self.report.troubles.push(words);
+        }
         let there = |cluster: &Cluster| {
             let pids = cluster.nodes[..NODES].iter().filter_map(|node| node.part.pid());
             pids.count()

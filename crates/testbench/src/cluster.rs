@@ -116,8 +116,7 @@ impl Cluster {
             Relay::start(runtime.handle(), at, to, seed ^ u64::from(number))
         };
         let to_redis = |six: bool| SocketAddr::new(redis_host.address(six), 6_379);
-        let clients_relay =
-            relay(0, false, SocketAddr::new(server_host.address(false), 8_080))?;
+        let clients_relay = relay(0, false, SocketAddr::new(server_host.address(false), 8_080))?;
         let server_relay = relay(u16::from(SERVER), false, to_redis(false))?;
         let server_view = View::of(&disk, place.join("views/server"), false)?;
         let log = |name: &str| place.join("logs").join(name).with_extension("log");
@@ -154,8 +153,7 @@ impl Cluster {
             let broker = format!("redis://{hub}:{}/0", RELAYS + u16::from(number));
             let stranger = place.join("libonnxruntime.so.0.0.1");
             std::fs::write(&stranger, "").map_err(|e| Error::io("cannot write a file", &e))?;
-            let (at, program, data) =
-                (Rc::clone(&host), binary.to_owned(), view.path().to_owned());
+            let (at, program, data) = (Rc::clone(&host), binary.to_owned(), view.path().to_owned());
             let (library, place) = (library.clone(), place.to_owned());
             let (path, named) = (log(&name), name.clone());
             let make = move || {
@@ -219,7 +217,8 @@ impl Cluster {
         let end = Instant::now() + COMES_UP_WITHIN;
         while !wanted(self) {
             for fallen in self.tend()? {
-                let words = format!("{} ends with {}: {}", fallen.name, fallen.status, fallen.words);
+                let words =
+                    format!("{} ends with {}: {}", fallen.name, fallen.status, fallen.words);
                 return Err(Error::unavailable(words));
             }
             if Instant::now() > end {

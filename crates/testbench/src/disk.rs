@@ -50,8 +50,7 @@ impl Disk {
     pub fn fill(&self) -> Result<()> {
         let failed = |e: std::io::Error| Error::io("cannot fill the disk", &e);
         let path = self.filler();
-        let mut file =
-            OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
         let room = statvfs(&self.0).map_err(|e| failed(e.into()))?;
         let taken = file.metadata().map_err(failed)?.len();
         let free = room.f_bavail * room.f_frsize;

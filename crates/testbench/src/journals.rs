@@ -1,13 +1,13 @@
 //! What a server has decided, read from the store's disk: it tells while server, network and views are disturbed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use frameloom_core::Result;
 use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::slot::TaskOutput;
 use frameloom_core::wire::{Decision, HeldAttempt, Outcome, Task};
-use frameloom_core::Result;
 use frameloom_server::journal;
 use frameloom_server::store::Store;
 
@@ -48,9 +48,14 @@ impl Journals {
         Ok(Self { store: Store::mounted(disk)? })
     }
 
+    /// Where a job's journal lies.
+    pub fn path(&self, job: JobId) -> PathBuf {
+        self.store.job(job).journal()
+    }
+
     /// What a job's journal says; nothing where there is none.
     pub fn of(&self, job: JobId) -> Told {
-        let text = std::fs::read(self.store.job(job).journal()).unwrap_or_default();
+        let text = std::fs::read(self.path(job)).unwrap_or_default();
         told(journal::read(&text).0)
     }
 

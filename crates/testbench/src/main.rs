@@ -118,9 +118,8 @@ fn apart() -> Error {
 
 fn inside(args: &Args, seeds: Vec<u64>) -> Result<bool> {
     for tool in ["ip", "bindfs", "redis-server", "nsenter", "setpriv", "ffmpeg"] {
-        call(Command::new("sh").args(["-c", "command -v \"$0\"", tool])).map_err(|_| {
-            Error::not_found(format!("'{tool}' is needed: scripts/setup.sh test"))
-        })?;
+        call(Command::new("sh").args(["-c", "command -v \"$0\"", tool]))
+            .map_err(|_| Error::not_found(format!("'{tool}' is needed: scripts/setup.sh test")))?;
     }
     let whole = |path: &Path| {
         std::fs::canonicalize(path)
@@ -149,7 +148,9 @@ fn inside(args: &Args, seeds: Vec<u64>) -> Result<bool> {
     let logs = match &args.logs {
         Some(logs) => Some(logs.clone()),
         None if good => None,
-        None => Some(std::env::temp_dir().join(format!("frameloom-bench-logs-{}", std::process::id()))),
+        None => {
+            Some(std::env::temp_dir().join(format!("frameloom-bench-logs-{}", std::process::id())))
+        }
     };
     if let Some(logs) = &logs {
         testbench::disk::make_dir(logs)?;

@@ -110,7 +110,8 @@ impl Host {
     pub fn netem(&self, how: Option<&[&str]>) -> Result<()> {
         let Some(how) = how else {
             call(Command::new("tc").args(["qdisc", "del", "dev", &self.link, "root"]))?;
-            return call(self.program("tc").args(["qdisc", "del", "dev", "cable", "root"])).map(drop);
+            return call(self.program("tc").args(["qdisc", "del", "dev", "cable", "root"]))
+                .map(drop);
         };
         let mut here = Command::new("tc");
         call(here.args(["qdisc", "add", "dev", &self.link, "root", "netem"]).args(how))?;

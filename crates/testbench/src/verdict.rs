@@ -34,7 +34,8 @@ pub struct Verdict {
 pub fn frames(file: &Path) -> Result<Vec<String>> {
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(file);
-    let text = call(ffmpeg.args(["-map", "0:v:0", "-vsync", "passthrough", "-f", "framemd5", "-"]))?;
+    let text =
+        call(ffmpeg.args(["-map", "0:v:0", "-vsync", "passthrough", "-f", "framemd5", "-"]))?;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     Ok(lines
         .map(|line| {

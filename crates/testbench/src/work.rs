@@ -19,6 +19,9 @@ use crate::verdict::{Expected, Verdict, frames, judge};
 /// Jobs at a time.
 const AT_ONCE: usize = 3;
 
+/// How long after a job's end its client may take to hear of it and to fetch the output.
+const HEARS_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long after a refusal the next job is sent.
 const SENT_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -58,6 +61,8 @@ struct Job {
     number: u32,
     id: Option<JobId>,
     stage: Stage,
+    /// When it was seen to be over.
+    over: Option<Instant>,
     out: PathBuf,
     log: PathBuf,
 }
@@ -82,6 +87,8 @@ pub struct Met {
     pub refused: u32,
     /// Clients that gave up waiting; the job was fetched later.
     pub gave_up: u32,
+    /// Clients that went on waiting for a job that was over; it was fetched later.
+    pub deaf: u32,
 }
 
 /// All jobs.
@@ -106,7 +113,13 @@ impl Work {
     ///
     /// # Errors
     /// Unavailable where that fails.
-    pub fn prepare(binary: &Path, clips: &Path, place: &Path, url: String, seed: u64) -> Result<Self> {
+    pub fn prepare(
+        binary: &Path,
+        clips: &Path,
+        place: &Path,
+        url: String,
+        seed: u64,
+    ) -> Result<Self> {
         make_dir(&place.join("out"))?;
         let mut pieces = Vec::new();
         for (name, clip, args) in PIECES {
@@ -144,13 +157,24 @@ impl Work {
         self.jobs.iter().filter_map(|job| job.id).collect()
     }
 
+    /// Keeps the journals of jobs that are not over, to be looked at.
+    pub fn keep_journals(&self, journals: &Journals) {
+        for id in self.open() {
+            let to = self.place.join(format!("out/{id}.journal"));
+            drop(fs::copy(journals.path(id), to));
+        }
+    }
+
     /// Jobs that are not over, in words.
     pub fn left(&self) -> Vec<String> {
         let told = |job: &Job| {
             let id = job.id.map_or("without an id".to_owned(), |id| id.to_string());
             let frames = self.pieces[job.piece].expected.frames.len();
             let words = last_words(&job.log);
-            format!("job {} ({id}), {frames} frames, does not end: {words}", self.pieces[job.piece].name)
+            format!(
+                "job {} ({id}), {frames} frames, does not end: {words}",
+                self.pieces[job.piece].name
+            )
         };
         self.jobs.iter().map(told).collect()
     }
@@ -212,7 +236,7 @@ impl Work {
         let Piece { clip, args, .. } = &self.pieces[piece];
         let (clip, to) = (clip.to_string_lossy(), out.to_string_lossy());
         let child = self.client(&[&["submit", &clip, "-o", &to], *args].concat(), &log)?;
-        Ok(Job { piece, number, id: None, stage: Stage::Client(child), out, log })
+        Ok(Job { piece, number, id: None, stage: Stage::Client(child), over: None, out, log })
     }
 
     fn look(&mut self, job: &mut Job, journals: &Journals) -> Result<Look> {
@@ -227,15 +251,24 @@ impl Work {
             return Ok(Look::Goes);
         };
         let status = child.try_wait().map_err(|e| Error::io("cannot wait for a client", &e))?;
-        let Some(status) = status else { return Ok(Look::Goes) };
+        let Some(status) = status else {
+            let over = told.is_some_and(|told| told.over);
+            let since = *job.over.get_or_insert_with(Instant::now);
+            if !over {
+                job.over = None;
+            } else if since.elapsed() > HEARS_WITHIN {
+                self.met.deaf += 1;
+                drop(child.kill());
+                drop(child.wait());
+                job.stage = Stage::LeftAlone;
+                job.over = None;
+            }
+            return Ok(Look::Goes);
+        };
         let piece = &self.pieces[job.piece];
         let counted = piece.expected.frames.len() as u64;
-        let mut over = Finished {
-            name: piece.name,
-            frames: counted,
-            retries: 0,
-            verdict: Verdict::default(),
-        };
+        let mut over =
+            Finished { name: piece.name, frames: counted, retries: 0, verdict: Verdict::default() };
         let told = match (status.code(), told) {
             (Some(0), Some(told)) => told,
             (Some(6), None) => return Ok(Look::Refused),
@@ -328,7 +361,16 @@ fn made_clip(place: &Path) -> Result<PathBuf> {
     let path = place.join("made.mp4");
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg
-        .args(["-v", "error", "-y", "-nostdin", "-f", "lavfi", "-i", "testsrc2=s=320x180:r=25:d=12"])
+        .args([
+            "-v",
+            "error",
+            "-y",
+            "-nostdin",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=s=320x180:r=25:d=12",
+        ])
         .args(["-f", "lavfi", "-i", "sine=f=440:d=12", "-c:v", "libx264", "-preset", "ultrafast"])
         .args(["-pix_fmt", "yuv420p", "-g", "25", "-c:a", "aac", "-shortest"])
         .arg(&path);
