@@ -5,7 +5,7 @@ BIN   := target/release/frameloom
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames bench-privacy bench-detect bench-scale fuzz clips \
-	image image-source cluster cluster-down cluster-test deb deploy-check
+	image image-source cluster cluster-down cluster-test deb deploy-check chaos chaos-check
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,18 @@ else
 	FRAMELOOM_CLIPS=$(CURDIR)/$(CLIPS) cargo test --workspace --locked --no-fail-fast
 endif
 	FRAMELOOM_BIN=$(CURDIR)/target/debug/frameloom scripts/python.sh
+	@$(MAKE) --no-print-directory chaos-check
+
+chaos-check: ## Pull plugs for two minutes, by the seeds that are kept; a part of 'make check'.
+	cargo test --workspace --locked --no-run
+	target/debug/testbench --binary target/debug/frameloom --clips $(CLIPS) --kept --minutes 2
+
+# SEED and MINUTES choose others.
+chaos: build clips ## Pull every plug of a cluster for half an hour; writes target/chaos.json.
+	@scripts/setup.sh test
+	cargo build --release --locked -p testbench
+	target/release/testbench --binary $(BIN) --clips $(CLIPS) --seed $(or $(SEED),1) --minutes $(or $(MINUTES),30) \
+		--report target/chaos.json
 
 fmt: ## Format the code.
 	cargo fmt --all

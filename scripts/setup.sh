@@ -9,8 +9,9 @@ packages=(
     libswscale-dev libswresample-dev libopencv-dev python3 python3-pip
 )
 [ "${1:-}" = build ] || packages+=(ffmpeg fonts-dejavu-core python3-venv redis-server)
-# The dashboard is tested in a browser, nodes on hosts of their own, a store whose view is late, and Redis with TLS.
-[ "${1:-}" != test ] || packages+=(chromium chromium-driver iproute2 bindfs fuse3 openssl)
+# The dashboard is tested in a browser, nodes on hosts of their own and with a clock that jumps, a store whose view is late,
+# and Redis with TLS.
+[ "${1:-}" != test ] || packages+=(chromium chromium-driver iproute2 bindfs fuse3 openssl libfaketime)
 
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)

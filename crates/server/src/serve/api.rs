@@ -380,7 +380,8 @@ pub(crate) async fn events(
     let job = app.jobs.get(&who, &id)?;
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let watch = job.events.watch();
-    let state = (job, watch, last.unwrap_or(0), app.stop.clone(), false);
+    let at = job.events.resume(last.unwrap_or(0), job.state().is_terminal());
+    let state = (job, watch, at, app.stop.clone(), false);
     let stream =
         futures_util::stream::unfold(state, |(job, mut watch, at, stop, over)| async move {
             if over {

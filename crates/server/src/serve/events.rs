@@ -58,6 +58,14 @@ impl EventLog {
         kept.get(kept.partition_point(|event| event.id <= id)).cloned()
     }
 
+    /// Where a reader goes on that comes back and says which event it heard last. What was heard of a server before this
+    /// one has numbers that mean nothing here: a reader that is further than there is begins anew, and so does one that would
+    /// wait for what follows the `end`.
+    pub(crate) fn resume(&self, heard: u64, over: bool) -> u64 {
+        let last = *self.last.borrow();
+        if heard > last || (over && heard == last) { 0 } else { heard }
+    }
+
     /// Tells of the last event's id.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.last.subscribe()
@@ -82,5 +90,18 @@ mod tests {
         assert!(log.after(0).is_none());
         log.push("n", &Value::Null);
         assert_eq!(log.after(0).unwrap().id, MOST as u64 + 11);
+    }
+
+    #[test]
+    fn a_reader_of_a_server_before_this_one_hears_how_a_job_ended() {
+        let log = EventLog::default();
+        for name in ["state", "planned", "end"] {
+            log.push(name, &Value::Null);
+        }
+        for heard in [3, 4, 500] {
+            assert_eq!(log.resume(heard, true), 0, "after {heard} comes nothing any more");
+        }
+        assert_eq!(log.resume(500, false), 0);
+        assert_eq!((log.resume(3, false), log.resume(2, true)), (3, 2));
     }
 }

@@ -288,6 +288,10 @@ impl Store {
             let path = self.root.join(part);
             for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
                 let path = entry.path();
+                if path.extension().is_some_and(|kind| kind == "ask") {
+                    // Of a node that begins as this server does: it waits for the answer.
+                    continue;
+                }
                 if part == "frames" {
                     // Strangers' frames have other names.
                     let name = entry.file_name();

@@ -218,6 +218,12 @@ mod tests {
             let left = fs::read_dir(root.path().join(part)).unwrap().count();
             assert_eq!(left, 0, "files are left in {part}");
         }
+        // A server that begins just then answers it, too.
+        let begins = || async {
+            store.tidy().unwrap();
+            store.answer_nodes().unwrap();
+        };
+        store.try_with_server(node, begins).await.unwrap();
         // A link in its place is not followed, and the node hears of it.
         let spoils = || async {
             let asked = root.path().join("nodes").join(format!("{node}.ask"));

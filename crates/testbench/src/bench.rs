@@ -1,0 +1,292 @@
+//! Disturbs a cluster for a while, and tells what became of its jobs.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use frameloom_core::Result;
+
+use crate::cluster::Cluster;
+use crate::fault::{Concerned, Fault, Kind, LEASE, NODES};
+use crate::journals::{Journals, TaskOf};
+use crate::part::Fallen;
+use crate::pause;
+use crate::report::Report;
+use crate::schedule::{Schedule, Step};
+use crate::work::{Finished, Work};
+
+/// How often all is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How long after its end a fault may keep tasks from being done.
+const RECOVERS_WITHIN: Duration = Duration::from_secs(90);
+
+/// How long jobs may take when nothing is done to them any more.
+const ENDS_WITHIN: Duration = Duration::from_secs(180);
+
+/// What a kill of a node may cost beside the lease and the segment: signs of life come and are looked at each second.
+const SLACK: Duration = Duration::from_millis(2_500);
+
+/// What to do.
+#[derive(Debug)]
+pub struct Config {
+    /// The program.
+    pub binary: PathBuf,
+    /// Where the clips are.
+    pub clips: PathBuf,
+    /// The seeds, which share the time.
+    pub seeds: Vec<u64>,
+    /// How long faults are done.
+    pub time: Duration,
+    /// Where all of it lies.
+    pub place: PathBuf,
+}
+
+/// A fault on its way.
+struct Course {
+    fault: Fault,
+    due: Instant,
+    begun: Option<Instant>,
+    mended: Option<Instant>,
+    /// What has to be done before it is over.
+    concerned: BTreeSet<TaskOf>,
+    /// How long that took.
+    took: Option<Duration>,
+    over: bool,
+}
+
+/// A bench at work.
+struct Bench<'a> {
+    cluster: Cluster,
+    journals: Journals,
+    work: Work,
+    report: Report,
+    longest: Duration,
+    say: &'a mut dyn FnMut(&str),
+}
+
+/// Runs a bench; `say` hears what is done. It has to be alone in its namespaces of network and mounts.
+///
+/// # Errors
+/// Unavailable where the bench itself cannot do its work; what the cluster does wrong stands in the report.
+pub fn run(config: &Config, say: &mut dyn FnMut(&str)) -> Result<Report> {
+    let seed = config.seeds.first().copied().unwrap_or_default();
+    let cluster = Cluster::start(&config.binary, &config.place, seed)?;
+    say("the cluster is up; each piece is done once, undisturbed");
+    let (binary, clips) = (&config.binary, &config.clips);
+    let work = Work::prepare(binary, clips, &config.place, cluster.url(), seed)?;
+    let journals = Journals::on(cluster.store())?;
+    let network = if cluster.netem { "netem" } else { "relays" };
+    let report = Report::new(config.seeds.clone(), network);
+    let mut bench = Bench { cluster, journals, work, report, longest: Duration::ZERO, say };
+    let begun = Instant::now();
+    let share = config.time / u32::try_from(config.seeds.len()).unwrap_or(1).max(1);
+    for (seed, i) in config.seeds.iter().zip(1..) {
+        let end = begun + share * i;
+        for step in Schedule::new(*seed) {
+            if Instant::now() + step.gap >= end {
+                break;
+            }
+            bench.step(step)?;
+        }
+    }
+    bench.report.seconds = begun.elapsed().as_secs_f64();
+    bench.finish()?;
+    bench.look_at_logs(&config.place);
+    Ok(bench.report)
+}
+
+impl Bench<'_> {
+    fn step(&mut self, step: Step) -> Result<()> {
+        let from = Instant::now() + step.gap;
+        let alone = step.faults.len() == 1;
+        let mut courses: Vec<Course> = Vec::new();
+        for (after, fault) in step.faults {
+            courses.push(Course {
+                fault,
+                due: from + after,
+                begun: None,
+                mended: None,
+                concerned: BTreeSet::new(),
+                took: None,
+                over: false,
+            });
+        }
+        while courses.iter().any(|course| !course.over) {
+            self.tick(true)?;
+            for course in &mut courses {
+                self.go_on(course, alone)?;
+            }
+        }
+        for course in courses {
+            self.report.fault(course.fault.kind, course.took);
+        }
+        Ok(())
+    }
+
+    /// Takes a fault to where it should be by now.
+    fn go_on(&mut self, course: &mut Course, alone: bool) -> Result<()> {
+        let now = Instant::now();
+        let Some(begun) = course.begun else {
+            if now >= course.due {
+                self.choose(&mut course.fault);
+                (self.say)(&course.fault.to_string());
+                course.concerned = self.concerned(&course.fault);
+                self.cluster.begin(&course.fault, &self.journals)?;
+                course.begun = Some(Instant::now());
+            }
+            return Ok(());
+        };
+        let Some(mended) = course.mended else {
+            if now < begun + course.fault.lasts {
+                return self.cluster.keep_up(&course.fault);
+            }
+            self.cluster.mend(&course.fault)?;
+            course.mended = Some(Instant::now());
+            return Ok(());
+        };
+        if course.over {
+            return Ok(());
+        }
+        self.settle(course);
+        let since = if course.fault.kind.counts_at_once() { begun } else { mended };
+        let took = now.saturating_duration_since(since);
+        if course.concerned.is_empty() {
+            course.over = true;
+        } else if now > mended + RECOVERS_WITHIN {
+            course.over = true;
+            let words = format!("{} keeps {:?} from being done", course.fault, course.concerned);
+            self.report.troubles.push(words);
+        }
+        if course.took.is_some() && course.over {
+            course.took = Some(took);
+            self.hold_against(&course.fault, took, alone);
+        }
+        Ok(())
+    }
+
+    /// Strikes out what is done; notes that there was something to do.
+    fn settle(&self, course: &mut Course) {
+        if !course.concerned.is_empty() {
+            course.took = Some(Duration::ZERO);
+        }
+        course.concerned.retain(|(job, task)| {
+            let told = self.journals.of(*job);
+            // A job that was deleted has no journal any more.
+            !told.over && !told.accepted.contains_key(task) && !told.sent.is_empty()
+        });
+    }
+
+    /// A node that dies costs the lease and a segment.
+    fn hold_against(&mut self, fault: &Fault, took: Duration, alone: bool) {
+        let most = LEASE + self.longest + SLACK;
+        if alone && fault.kind == Kind::NodeKilled && took > most {
+            let (took, most) = (took.as_secs_f64(), most.as_secs_f64());
+            let words = format!("{fault}: its tasks were done after {took:.1} s, not {most:.1}");
+            self.report.troubles.push(words);
+        }
+    }
+
+    /// Of nodes that have something in hand the one that is meant, or the next one: else the fault would be none.
+    fn choose(&self, fault: &mut Fault) {
+        let jobs = self.work.open();
+        let busy = |node: &usize| {
+            let pid = self.cluster.nodes[*node].part.pid();
+            pid.is_some_and(|pid| !self.journals.held_by(pid, &jobs).is_empty())
+        };
+        let from = fault.node;
+        let mut nodes = (0..NODES).map(|i| (from + i) % NODES);
+        fault.node = nodes.find(busy).unwrap_or(from);
+    }
+
+    fn concerned(&self, fault: &Fault) -> BTreeSet<TaskOf> {
+        let jobs = self.work.open();
+        match fault.concerns() {
+            Concerned::All => self.journals.under_way(&jobs),
+            Concerned::Node(node) => {
+                let pid = self.cluster.nodes[node].part.pid();
+                pid.map(|pid| self.journals.held_by(pid, &jobs)).unwrap_or_default()
+            }
+            Concerned::Nobody => BTreeSet::new(),
+        }
+    }
+
+    /// Looks at processes and jobs once.
+    fn tick(&mut self, more: bool) -> Result<()> {
+        for fallen in self.cluster.tend()? {
+            self.fell(fallen);
+        }
+        for job in self.work.open() {
+            self.longest = self.longest.max(self.journals.of(job).longest);
+        }
+        for finished in self.work.tend(more, &self.journals)? {
+            self.ended(finished);
+        }
+        pause(TICK);
+        Ok(())
+    }
+
+    fn fell(&mut self, fallen: Fallen) {
+        let Fallen { name, status, words } = fallen;
+        (self.say)(&format!("{name} ends by itself with {status}: {words}"));
+        // What is not there when one starts is told and waited for; a bug is not.
+        if !matches!(status.code(), Some(0 | 3 | 4 | 6)) {
+            self.report.troubles.push(format!("{name} ends by itself with {status}: {words}"));
+        }
+        *self.report.fallen.entry(name).or_default() += 1;
+    }
+
+    fn ended(&mut self, finished: Finished) {
+        let Finished { name, frames, retries, verdict } = finished;
+        *self.report.jobs.ended.entry(name).or_default() += 1;
+        self.report.frames += frames;
+        self.report.retries += retries;
+        self.report.lost_or_differing_frames += verdict.frames;
+        for words in verdict.troubles {
+            (self.say)(&words);
+            self.report.troubles.push(words);
+        }
+    }
+
+    /// Lets all jobs end, and the cluster be what it was.
+    fn finish(&mut self) -> Result<()> {
+        (self.say)("all is mended; the last jobs end");
+        let end = Instant::now() + ENDS_WITHIN;
+        while !self.work.left().is_empty() && Instant::now() < end {
+            self.tick(false)?;
+        }
+        self.report.lost_or_differing_frames += self.work.frames_left();
+        self.report.troubles.extend(self.work.left());
+        self.work.keep_journals(&self.journals);
+        let met = self.work.met;
+        (self.report.jobs.refused, self.report.jobs.gave_up) = (met.refused, met.gave_up);
+        if met.deaf > 0 {
+            let words = format!("{} clients do not hear that their job is over", met.deaf);
+            self.report.troubles.push(words);
+        }
+        let there = |cluster: &Cluster| {
+            let pids = cluster.nodes[..NODES].iter().filter_map(|node| node.part.pid());
+            pids.count()
+        };
+        while there(&self.cluster) < NODES && Instant::now() < end {
+            self.tick(false)?;
+        }
+        if there(&self.cluster) < NODES {
+            self.report.troubles.push("nodes do not come back".into());
+        }
+        Ok(())
+    }
+
+    /// A panic is a bug even where nothing was lost by it.
+    fn look_at_logs(&mut self, place: &Path) {
+        let logs = std::fs::read_dir(place.join("logs")).into_iter().flatten().flatten();
+        for log in logs {
+            let text = std::fs::read(log.path()).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            if let Some(words) = text.lines().find(|line| line.contains("panicked")) {
+                let name = log.file_name().to_string_lossy().into_owned();
+                self.report.troubles.push(format!("{name}: {words}"));
+            }
+        }
+    }
+}
