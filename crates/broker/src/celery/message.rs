@@ -419,3 +419,5 @@ fn due(envelope: &Envelope) -> Result<()> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod fuzz;
