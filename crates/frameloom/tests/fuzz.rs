@@ -16,9 +16,33 @@ fn fuzz_job_json() {
     let mut target = Target::new("job-json", corpus, 2000);
     (target.longest, target.time) = (256 << 10, Duration::from_secs(2));
     target.words = &[
-        "blur:sigma=3", "edges", "ffmpeg:hflip,eq=gamma=2", "faces:action=blur", "regions:detections=x", "motion:action=box",
-        "celery:task=a.b:queue=q", "mp4", "mov", "mkv", "webm", "h264", "hevc", "vp9", "av1", "ffv1", "libx264", "preset",
-        "x264-params", "crf", "00:01:30.25", "frame", "original", "jsonl", "covers", "1e308", "-1",
+        "blur:sigma=3",
+        "edges",
+        "ffmpeg:hflip,eq=gamma=2",
+        "faces:action=blur",
+        "regions:detections=x",
+        "motion:action=box",
+        "celery:task=a.b:queue=q",
+        "mp4",
+        "mov",
+        "mkv",
+        "webm",
+        "h264",
+        "hevc",
+        "vp9",
+        "av1",
+        "ffv1",
+        "libx264",
+        "preset",
+        "x264-params",
+        "crf",
+        "00:01:30.25",
+        "frame",
+        "original",
+        "jsonl",
+        "covers",
+        "1e308",
+        "-1",
     ];
     let request = json!({
         "source": { "upload": true, "name": "in.mp4", "size": 7 },
@@ -55,7 +79,10 @@ fn fuzz_job_json() {
         let made = request.spec(&catalogue()).and_then(|spec| {
             // What is asked for is written down, and read again as it was.
             let text = serde_json::to_vec(&spec).unwrap();
-            assert_eq!(serde_json::from_slice::<frameloom_core::spec::JobSpec>(&text).unwrap(), spec);
+            assert_eq!(
+                serde_json::from_slice::<frameloom_core::spec::JobSpec>(&text).unwrap(),
+                spec
+            );
             validate(&spec)
         });
         made.map_or_else(said, |()| "a job".into())

@@ -119,7 +119,11 @@ impl<'a> Target<'a> {
             done += 1;
         }
         let took = begun.elapsed().as_secs();
-        eprintln!("{}: {done} runs in {took} s, {} things said, seed {seed}", self.name, said.len());
+        eprintln!(
+            "{}: {done} runs in {took} s, {} things said, seed {seed}",
+            self.name,
+            said.len()
+        );
     }
 
     fn folder(&self) -> PathBuf {

@@ -24,7 +24,18 @@ const BINARY: [u64; 8] =
 
 /// Words of JSON.
 const JSON: [&str; 12] = [
-    "null", "true", "[]", "{}", "\"\"", "\"\\u0000\"", "\"\\ud800\"", "[[[[", "{\"a\":", ",", ":", "\"",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "\"\"",
+    "\"\\u0000\"",
+    "\"\\ud800\"",
+    "[[[[",
+    "{\"a\":",
+    ",",
+    ":",
+    "\"",
 ];
 
 /// A generator that needs no crate and repeats itself: the same seed, the same numbers.

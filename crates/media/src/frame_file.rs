@@ -325,7 +325,8 @@ mod tests {
     fn fuzz_frame_file() {
         let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz");
         let mut target = frameloom_fuzz::Target::new("frame-file", corpus, 2000);
-        target.words = &["width", "height", "pixel_format", "gray", "yuv420p10le", "pts", "hdr", "color"];
+        target.words =
+            &["width", "height", "pixel_format", "gray", "yuv420p10le", "pts", "hdr", "color"];
         for pixel in [PixelFormat::Gray8, PixelFormat::Yuv420p, PixelFormat::Yuv420p10] {
             let mut file = tempfile::tempfile().unwrap();
             write(&sample(pixel, 5, 3), 1.5, &file).unwrap();

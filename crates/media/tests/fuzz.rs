@@ -189,7 +189,8 @@ fn fuzz_found_and_tracks() {
     };
     let (looks, tracks) = (done.read("0.looks"), done.read("tracks"));
     assert_eq!((follow(), render(), done.join()), ("done".into(), "done".into(), "done".into()));
-    let words = ["pts", "found", "track", "class", "score", "box", "counts", "frames", "size", "[0,0,1,1]"];
+    let words =
+        ["pts", "found", "track", "class", "score", "box", "counts", "frames", "size", "[0,0,1,1]"];
     let mut target = Target::new("found-file", CORPUS, 400);
     (target.words, target.time) = (&words, Duration::from_secs(3));
     target.seeds = (0..pieces).map(|k| done.read(&format!("{k}.looks"))).collect();
@@ -214,8 +215,8 @@ fn fuzz_filter_text() {
     let mut target = Target::new("filter-text", CORPUS, 10_000);
     target.longest = 4096;
     target.words = &[
-        "=", ":", "'", "\\", ",", "%", "-1", "9e99", "NaN", "[a]", ";", "@", "é", "\0", " ", "roi=", "sigma=", "ffmpeg:",
-        "0,0,1,1", "10%", "inf",
+        "=", ":", "'", "\\", ",", "%", "-1", "9e99", "NaN", "[a]", ";", "@", "é", "\0", " ",
+        "roi=", "sigma=", "ffmpeg:", "0,0,1,1", "10%", "inf",
     ];
     target.seeds = catalogue().0.iter().map(|info| info.example.as_bytes().to_vec()).collect();
     target.fuzz(|input| {

@@ -55,7 +55,10 @@ impl Epoch {
             }
             let number = last.checked_add(1).ok_or_else(|| {
                 let path = dir.join(last.to_string());
-                Error::conflict(format!("'{}' is the last epoch there can be; remove it", path.display()))
+                Error::conflict(format!(
+                    "'{}' is the last epoch there can be; remove it",
+                    path.display()
+                ))
             })?;
             let path = dir.join(number.to_string());
             let made = OpenOptions::new().read(true).write(true).create_new(true).open(&path);

@@ -152,7 +152,8 @@ impl Node {
         let name = job.source.name.escape_debug();
         let (path, opened) = if job.submission.as_ref().is_some_and(|s| s.upload) {
             let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
-            let opened = dir.open_source().map_err(|e| std::io::Error::other(e.message().to_owned()));
+            let opened =
+                dir.open_source().map_err(|e| std::io::Error::other(e.message().to_owned()));
             (dir.source(), opened.and_then(|file| file.ok_or_else(gone)))
         } else {
             let root = job.source.root.as_ref();

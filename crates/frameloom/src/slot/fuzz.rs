@@ -20,8 +20,8 @@ use super::wire::Peer;
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz");
 
 const WORDS: [&str; 16] = [
-    "event", "do", "ready", "progress", "preview", "need", "away", "gone", "back", "done", "failed", "segment", "task",
-    "output", "frames", "number",
+    "event", "do", "ready", "progress", "preview", "need", "away", "gone", "back", "done",
+    "failed", "segment", "task", "output", "frames", "number",
 ];
 
 fn lines(messages: &[impl Serialize]) -> Vec<u8> {

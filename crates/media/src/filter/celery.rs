@@ -357,7 +357,8 @@ mod tests {
     fn fuzz_array_file() {
         let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz");
         let mut target = frameloom_fuzz::Target::new("array-file", corpus, 5000);
-        target.words = &["descr", "|u1", "fortran_order", "False", "True", "shape", "(3,5,3)", "NUMPY"];
+        target.words =
+            &["descr", "|u1", "fortran_order", "False", "True", "shape", "(3,5,3)", "NUMPY"];
         target.seeds = vec![[head(5, 3), vec![7; 45]].concat()];
         let mut rgb = Rgb { to: None, from: None };
         let like = Frame::new(PixelFormat::Yuv420p, 5, 3).unwrap();

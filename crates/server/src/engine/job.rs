@@ -396,11 +396,10 @@ impl JobRun {
                     continue;
                 }
                 malformed => {
-                    let why = match &malformed {
-                        Ok(_) => "it tells of something else",
-                        Err(error) => error.message(),
-                    };
-                    let error = Error::internal(format!("its report is malformed: {why}"));
+                    let error = malformed.err().unwrap_or_else(|| {
+                        Error::internal("it tells of another attempt, or of a slot of no name")
+                    });
+                    let error = error.at("its report is malformed");
                     self.refused(shared, What::Report, attempt, error)?;
                 }
             }
@@ -522,7 +521,9 @@ impl JobRun {
             return Err(Error::internal(format!("{task}: its file of {size} bytes is not there")));
         };
         if store::is_mostly_holes(&file) {
-            return Err(Error::internal(format!("{task}: its file of {size} bytes is mostly holes")));
+            return Err(Error::internal(format!(
+                "{task}: its file of {size} bytes is mostly holes"
+            )));
         }
         Ok(())
     }

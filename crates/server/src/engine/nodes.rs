@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_core::id::{EngineId, NodeId};
 use frameloom_core::wire::{Beat, NodeInfo, Queue};
+use frameloom_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use super::status::NodeStatus;

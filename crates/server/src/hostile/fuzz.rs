@@ -7,19 +7,25 @@ use super::*;
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz");
 
 const WORDS: [&str; 14] = [
-    "task", "segment", "detect", "plan", "track", "concat", "frames", "file", "size", "sha256", "done",
-    "failed", "error", "by_task",
+    "task", "segment", "detect", "plan", "track", "concat", "frames", "file", "size", "sha256",
+    "done", "failed", "error", "by_task",
 ];
 
 /// What came of a job, in words.
 fn told(ended: Result<JobOutcome>) -> String {
     match ended {
-        Ok(outcome) => format!("done {}", outcome.scheduler.failures().len()),
+        Ok(outcome) => {
+            outcome.scheduler.failures().iter().map(|failed| in_full(&failed.error)).collect()
+        }
         Err(error) => {
             assert!(!engine_has_ended(&error), "the engine died");
-            error.message().to_owned()
+            in_full(&error)
         }
     }
+}
+
+fn in_full(error: &Error) -> String {
+    format!("{error}: {}", error.source_text().unwrap_or_default())
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -30,7 +36,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn fuzz_plan() {
     let runtime = runtime();
     let trial = runtime.block_on(async { Trial::new() });
-    let mut target = Target::new("plan", CORPUS, 150);
+    let mut target = Target::new("plan", CORPUS, 400);
     target.words = &WORDS;
     target.time = Duration::from_secs(2);
     target.fuzz(|input| {
@@ -47,7 +53,7 @@ fn fuzz_plan() {
 fn fuzz_report() {
     let runtime = runtime();
     let trial = runtime.block_on(async { Trial::new() });
-    let mut target = Target::new("report", CORPUS, 150);
+    let mut target = Target::new("report", CORPUS, 400);
     target.words = &WORDS;
     target.time = Duration::from_secs(2);
     for task in [Task::Segment(1), Task::Concat] {
@@ -84,8 +90,8 @@ fn fuzz_report() {
 fn fuzz_journal() {
     let mut target = Target::new("journal", CORPUS, 3000);
     target.words = &["accepted", "sent", "failed", "replanned", "ended"];
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let trial = runtime().block_on(async { Trial::new() });
+    let store = &trial.store;
     let id = JobId::from_bits(1);
     store.job(id).create(&job(id), |_| Ok(())).unwrap();
     let (mut journal, _) = store.job(id).open_journal().unwrap();
@@ -104,7 +110,7 @@ fn fuzz_journal() {
         let after = store.job(id).decisions().unwrap();
         assert_eq!(after.len(), before.len() + 1);
         let found = crate::resume::found(&store.job(id), after).unwrap();
-        format!("{} {}", before.len(), found.open.len())
+        format!("{} {}", "d".repeat(before.len().min(9)), "o".repeat(found.open.len().min(9)))
     });
 }
 
@@ -136,7 +142,7 @@ fn fuzz_beat() {
     let node = NodeId::from_bits(1);
     trial.store.write_node(node, &info).unwrap();
     let dir = trial.store.root().join("nodes").join(node.to_string());
-    let mut target = Target::new("beat", CORPUS, 150);
+    let mut target = Target::new("beat", CORPUS, 300);
     target.words = &["counter", "held", "free_slots", "frames", "refused", "starved"];
     target.time = Duration::from_secs(2);
     target.seeds.push(serde_json::to_vec(&beat).unwrap());
@@ -151,7 +157,15 @@ fn fuzz_beat() {
             });
             tokio::time::timeout(Duration::from_secs(5), run).await
         });
-        let seen = trial.engine.status().nodes().first().map(|node| node.beat.counter);
-        format!("{} {}", ended.map_or_else(|_| "waits".to_owned(), told), seen.is_some())
+        let nodes = trial.engine.status().nodes();
+        let seen: String = nodes
+            .iter()
+            .map(|node| {
+                let beat = &node.beat;
+                let all = [beat.counter > 9, beat.free_slots > 9, beat.refused > 9];
+                format!("{all:?}{}{}", "h".repeat(beat.held.len().min(9)), beat.frames.is_empty())
+            })
+            .collect();
+        format!("{} {seen}", ended.map_or_else(|_| "waits".to_owned(), told))
     });
 }

@@ -15,8 +15,8 @@ use frameloom_core::fingerprint::hex;
 use frameloom_core::id::{AttemptId, JobId, NodeId};
 use frameloom_core::metrics::FrameCounts;
 use frameloom_core::plan::Plan;
-use frameloom_core::slot::{ConcatOutput, PlanOutput, SegmentOutput, TaskOutput, TrackOutput};
 use frameloom_core::slot::WrittenFile;
+use frameloom_core::slot::{ConcatOutput, PlanOutput, SegmentOutput, TaskOutput, TrackOutput};
 use frameloom_core::wire::{
     AttemptReport, JobFile, Outcome, Queue, SourceRef, Submission, Task, TaskMessage,
 };
@@ -26,8 +26,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{self, Begin, EngineConfig, EngineHandle, JobOutcome, Links};
-use crate::serve::watched;
 use crate::serve::JobRequest;
+use crate::serve::watched;
 use crate::store::{JobDir, Store, What};
 
 /// A plan of four segments, and one that looks into three pieces first.
@@ -57,7 +57,8 @@ struct Attempt<'a> {
 
 impl Trial {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // Where there is memory to write to, no disk is waited for.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let store = Arc::new(Store::open(dir.path()).unwrap());
         let (broker, wake) = (Arc::new(Memory::new()), Arc::new(Notify::new()));
         let ids = AtomicU64::new(1);
@@ -138,8 +139,7 @@ fn job(id: JobId) -> JobFile {
 
 /// A report on a file of this content.
 fn output(task: Task, content: &[u8], frames: u64) -> TaskOutput {
-    let file =
-        WrittenFile { size: content.len() as u64, sha256: hex(&Sha256::digest(content)) };
+    let file = WrittenFile { size: content.len() as u64, sha256: hex(&Sha256::digest(content)) };
     let frames = FrameCounts { input: frames, output: frames, ..FrameCounts::default() };
     let segment =
         |file| SegmentOutput { file, frames, cpu_us: frames.input, wall_us: frames.input };

@@ -166,7 +166,10 @@ async fn a_plan_that_cannot_be_done_ends_the_job_in_words() {
         (with(&|plan| plan["segments"] = json!([])), "the plan has no segments"),
         (with(&|plan| plan["segments"][2]["index"] = json!(7)), "has segments that do not"),
         (with(&|plan| plan["segments"][1]["end"] = json!(null)), "has segments that do not"),
-        (with(&|plan| plan["detection"]["pieces"][0]["start"] = json!(5)), "has pieces that do not"),
+        (
+            with(&|plan| plan["detection"]["pieces"][0]["start"] = json!(5)),
+            "has pieces that do not",
+        ),
         (with(&|plan| plan["segments"][0]["entry"] = json!(4)), "has segments that do not"),
         ("[".repeat(100_000).into_bytes(), "is malformed"),
     ];

@@ -127,9 +127,8 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Ap
         &plain(sum(&|p| u64::from(p.waiting))),
     );
     let refused = app.jobs.parts.store.refused();
-    let refused: Vec<(String, u64)> = What::ALL
-        .map(|what| (format!("{{what=\"{}\"}}", what.name()), refused.count(what)))
-        .into();
+    let refused: Vec<(String, u64)> =
+        What::ALL.map(|what| (format!("{{what=\"{}\"}}", what.name()), refused.count(what))).into();
     family(
         "frameloom_refused_total",
         "counter",

@@ -292,9 +292,7 @@ impl JobDir<'_> {
         if sha256_of(&copy).map_err(failed)? != sha256 {
             return Err(Error::conflict(format!("'{name}' has just changed; try again")));
         }
-        copy.sync_data()
-            .and_then(|()| Ok(self.store.rename(&temporary, &to)?))
-            .map_err(failed)
+        copy.sync_data().and_then(|()| Ok(self.store.rename(&temporary, &to)?)).map_err(failed)
     }
 
     /// Gives the job a file that its owner has sent: a link to it, where the file system has links.

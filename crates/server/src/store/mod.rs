@@ -33,8 +33,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as Io, Read, Write};
 use std::path::{Path, PathBuf};
 
-use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
 use frameloom_core::fingerprint::hex;
+use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::WrittenFile;
 use frameloom_core::wire::{AttemptReport, Beat, JobFile, NodeInfo, Task};
@@ -327,8 +327,7 @@ impl Store {
         for entry in fs::read_dir(&path).map_err(what())? {
             let entry = entry.map_err(what())?.path();
             let is_dir = entry.is_dir() && !entry.is_symlink();
-            let removed =
-                if is_dir { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
+            let removed = if is_dir { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
             if let Err(error) = removed {
                 tracing::warn!(%error, path = %entry.display(), "this is left in the trash");
             }
@@ -383,7 +382,7 @@ impl Store {
 fn parsed<T: DeserializeOwned>(relative: &Path, text: &[u8]) -> Result<T> {
     serde_json::from_slice(text).map_err(|e| {
         let what = relative.display();
-        Error::internal(format!("'{what}' in the store is malformed")).with_source(e)
+        Error::internal(format!("'{what}' in the store is malformed: {e}")).tamed()
     })
 }
 

@@ -69,8 +69,7 @@ impl Store {
 
     /// Opens a regular file to write to it, and makes it where it is not there.
     pub(super) fn open_to_write(&self, relative: &Path, flags: OFlags) -> Result<File> {
-        let flags =
-            flags | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = flags | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = not_stale(|| {
             let (dir, name) = self.place(relative)?;
             rustix::fs::openat(&dir, name, flags, MODE)

@@ -12,18 +12,36 @@ fn fuzz_celery_message() {
     let mut target = Target::new("celery-message", corpus, 20_000);
     target.longest = 2 * MOST;
     target.words = &[
-        "body", "headers", "task", "kwargs", "store", "job", "segment", "attempt", "version", "eta", "expires", "retries",
-        "properties", "delivery_tag", "priority", "body_encoding", "base64", "filters", "frames", "output", "frames/a/../b",
-        "2999-01-01T00:00:00+00:00", "frameloom.segment", "frameloom.frame",
+        "body",
+        "headers",
+        "task",
+        "kwargs",
+        "store",
+        "job",
+        "segment",
+        "attempt",
+        "version",
+        "eta",
+        "expires",
+        "retries",
+        "properties",
+        "delivery_tag",
+        "priority",
+        "body_encoding",
+        "base64",
+        "filters",
+        "frames",
+        "output",
+        "frames/a/../b",
+        "2999-01-01T00:00:00+00:00",
+        "frameloom.segment",
+        "frameloom.frame",
     ];
     let kwargs = json!({
         "filters": ["invert"], "frames": ["frames/a/b"], "frame": 0, "output": "frames/a/c",
     });
     let strange = Sent { task: FRAME_TASK, id: "x", kwargs: &kwargs };
-    let whole = [
-        text(&message, store, "q", 6),
-        encode(&strange, FRAME_TASK, 3, "gen1@host"),
-    ];
+    let whole = [text(&message, store, "q", 6), encode(&strange, FRAME_TASK, 3, "gen1@host")];
     // Each as it lies in Redis, and with its body laid open, so that what is changed stays a body.
     for raw in &whole {
         target.seeds.push(raw.clone().into_bytes());
