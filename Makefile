@@ -5,7 +5,7 @@ BIN   := target/release/frameloom
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: help setup build demo demo-cluster test check fmt docs bench bench-frames bench-privacy bench-detect bench-scale fuzz clips \
-	image image-source cluster cluster-down cluster-test deb deploy-check chaos chaos-check
+	image image-source cluster cluster-down cluster-test deb deploy-check chaos chaos-check deny audit
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,10 +30,11 @@ test: clips ## Set up, then check everything.
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory check
 
-check: ## Formatting, lints, tests, documentation.
+check: ## Formatting, lints, crates, tests, documentation.
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	scripts/crates.sh deny
 ifeq ($(NEXTEST),yes)
 	cargo test --workspace --doc --locked
 	FRAMELOOM_CLIPS=$(CURDIR)/$(CLIPS) cargo nextest run --workspace --locked --no-fail-fast
@@ -98,6 +99,12 @@ deb: build ## Make a Debian package in target/debian.
 
 deploy-check: ## Check what is in deploy/: Compose, units, Kubernetes' schemas, Dockerfiles, shell.
 	@deploy/check.sh
+
+deny: ## Check licences, sources and versions of the crates that the program is made of.
+	@scripts/crates.sh deny
+
+audit: ## Look for known holes in them; takes the network, or a copy of the advisory database in FRAMELOOM_ADVISORIES.
+	@scripts/crates.sh audit
 
 fuzz: setup ## Feed 100,000 mutated files and filter texts to the engine, in process, and as many messages to the broker.
 	PROPTEST_CASES=100000 cargo test --release --locked -p frameloom-broker --lib -- celery::message

@@ -6,6 +6,9 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Characters of a stranger's message that are kept.
+const MOST_SAID: usize = 4000;
+
 /// Short for a result with Frameloom's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -128,6 +131,29 @@ impl Error {
         self
     }
 
+    /// What somebody says who may say anything: control characters are escaped, so that they do nothing to a terminal,
+    /// and what is long is cut.
+    #[must_use]
+    pub fn tamed(self) -> Self {
+        let tame = |text: &str| -> String {
+            let mut tamed = String::new();
+            for (count, c) in text.chars().enumerate() {
+                if count == MOST_SAID {
+                    tamed.push('…');
+                    break;
+                }
+                if c.is_control() && c != '\n' {
+                    tamed.extend(c.escape_default());
+                } else {
+                    tamed.push(c);
+                }
+            }
+            tamed
+        };
+        let source = self.source.as_deref().map(tame);
+        Self { kind: self.kind, message: tame(&self.message), source }
+    }
+
     /// What sort of failure it is.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -243,6 +269,16 @@ mod tests {
         let text = serde_json::to_string(&error).unwrap();
         assert_eq!(serde_json::from_str::<Error>(&text).unwrap(), error);
         assert_eq!(error.message(), "segment 3: no moov atom");
+    }
+
+    #[test]
+    fn what_a_stranger_says_is_short_and_does_nothing_to_a_terminal() {
+        let said = Error::corrupt(format!("\u{1b}]0;x\u{7}é\n{}", "y".repeat(1 << 20)));
+        let tamed = said.with_source("\u{9b}2J").tamed();
+        assert!(tamed.message().starts_with("\\u{1b}]0;x\\u{7}é\nyy"), "{tamed}");
+        assert_eq!(tamed.message().chars().filter(|c| *c == 'y').count(), MOST_SAID - 7);
+        assert_eq!(tamed.source_text(), Some("\\u{9b}2J"));
+        assert_eq!(tamed.kind(), ErrorKind::Corrupt);
     }
 
     #[test]

@@ -181,6 +181,23 @@ pub struct FrameCounts {
     pub original: u64,
 }
 
+impl FrameCounts {
+    /// Adds what was counted elsewhere. Where somebody counts wrong it ends at the largest number there is.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in [
+            (&mut self.input, other.input),
+            (&mut self.output, other.output),
+            (&mut self.concealed, other.concealed),
+            (&mut self.decoded, other.decoded),
+            (&mut self.skipped, other.skipped),
+            (&mut self.held, other.held),
+            (&mut self.original, other.original),
+        ] {
+            *count = count.saturating_add(more);
+        }
+    }
+}
+
 /// Frames counted over a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FrameMetrics {

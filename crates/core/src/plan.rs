@@ -12,6 +12,7 @@ use crate::id::EngineId;
 use crate::pipeline::FilterSpec;
 use crate::spec::{Codec, Container, DetectionsFormat, Granularity, KeptMetadata, OnError};
 use crate::time::{Interval, Rational, TimeBase};
+use crate::{Error, Result};
 
 /// Version of this structure; a plan of another version is made anew.
 pub const PLAN_VERSION: u32 = 7;
@@ -243,6 +244,41 @@ pub struct Stages {
 }
 
 impl Plan {
+    /// Whether it can be done: its parts are numbered from 0, lie in order, begin and end where the others do, and name
+    /// what is there. Whoever made it may have been taken over by what it looked at.
+    ///
+    /// # Errors
+    /// Internal with what is wrong.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: &str| Error::internal(format!("the plan {what}"));
+        if self.version != PLAN_VERSION {
+            return Err(wrong(&format!("is of version {}, not {PLAN_VERSION}", self.version)));
+        }
+        let pieces = self.detection.as_ref().map_or(&[][..], |detection| &detection.pieces);
+        for (what, parts) in [("segments", self.segments.as_slice()), ("pieces", pieces)] {
+            let Some((first, last)) = parts.first().zip(parts.last()) else {
+                if what == "segments" {
+                    return Err(wrong("has no segments"));
+                }
+                continue;
+            };
+            let numbered = (0..).zip(parts).all(|(index, part)| part.index == index);
+            let ordered = parts.windows(2).all(|pair| {
+                let (before, after) = (pair[0].interval, pair[1].interval);
+                before.end.is_some() && before.end == after.start && before.start < before.end
+            });
+            let whole = first.interval.start.is_none() && last.interval.end.is_none();
+            let entered = parts.iter().all(|part| (part.entry as usize) < self.entries.len());
+            if !(numbered && ordered && whole && entered) {
+                return Err(wrong(&format!("has {what} that do not make up its timeline")));
+            }
+        }
+        if self.stages().pieces == 0 && !self.stages().render {
+            return Err(wrong("has nothing to do"));
+        }
+        Ok(())
+    }
+
     /// The stages of the job.
     pub fn stages(&self) -> Stages {
         let count = |segments: &[Segment]| u32::try_from(segments.len()).unwrap_or(u32::MAX);

@@ -358,7 +358,7 @@ impl TaskOutput {
 pub struct WrittenFile {
     /// Size in bytes.
     pub size: u64,
-    /// SHA-256, hexadecimal; empty for the joined output, which is not read again.
+    /// SHA-256, hexadecimal; empty for the joined output and for pictures, which are not read again.
     pub sha256: String,
 }
 

@@ -273,6 +273,9 @@ pub struct Beat {
     /// Attempts at single frames that the node works on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frames: Vec<AttemptId>,
+    /// Frames that came back to it, and answers about them, that it has refused since it began.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// `nodes/NODE/info.json`: who a node is.

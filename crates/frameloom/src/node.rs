@@ -15,7 +15,7 @@ use frameloom_core::id::{AttemptId, EngineId, JobId, NodeId};
 use frameloom_core::metrics::SlotMetrics;
 use frameloom_core::wire::{Beat, HeldAttempt, NodeInfo, PROTOCOL, Queue, Task};
 use frameloom_core::{Error, ErrorKind};
-use frameloom_server::store::Store;
+use frameloom_server::store::{Store, What};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -279,7 +279,8 @@ impl Node {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
             let load = load as u32;
             let frames = self.framing.held();
-            let beat = Beat { counter, held, free_slots, free_gpu_slots, load, frames };
+            let refused = self.store.refused().count(What::Frame);
+            let beat = Beat { counter, held, free_slots, free_gpu_slots, load, frames, refused };
             let told = match self.store.write_beat(self.id, &beat) {
                 // It is new, or was silent for so long that it was forgotten.
                 Err(error) if error.kind() == ErrorKind::NotFound => self

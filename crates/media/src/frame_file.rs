@@ -322,6 +322,43 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_frame_file() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz");
+        let mut target = frameloom_fuzz::Target::new("frame-file", corpus, 2000);
+        target.words =
+            &["width", "height", "pixel_format", "gray", "yuv420p10le", "pts", "hdr", "color"];
+        for pixel in [PixelFormat::Gray8, PixelFormat::Yuv420p, PixelFormat::Yuv420p10] {
+            let mut file = tempfile::tempfile().unwrap();
+            write(&sample(pixel, 5, 3), 1.5, &file).unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            target.seeds.push(bytes);
+        }
+        let like = sample(PixelFormat::Yuv420p, 5, 3);
+        target.fuzz(|input| {
+            // The head has its length again, so that what is changed stays a head.
+            let mut bytes = input.to_vec();
+            if let Some(end) = bytes.iter().position(|byte| *byte == b'}') {
+                let (head, planes) = bytes.split_at((end + 1).min(HEAD));
+                let planes = planes.trim_ascii_start();
+                let mut whole = head.to_vec();
+                whole.resize(HEAD, b' ');
+                whole.extend_from_slice(planes);
+                bytes = whole;
+            }
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            let read = read_head(&file).and_then(|head| {
+                let like = (head.width == 5).then_some(&like);
+                read(&head, &file, like).map(|frame| rows(&frame).len())
+            });
+            read.map_or_else(|e| e.message().to_owned(), |rows| format!("{rows} rows"))
+        });
+    }
+
+    #[test]
     fn what_is_no_frame_is_refused_in_words() {
         let refused = |head: &str, more: usize| {
             let mut file = tempfile::tempfile().unwrap();

@@ -6,13 +6,13 @@
 //! decision the holder looks whether a higher epoch exists, and decides nothing more if so.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind as Io, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{ErrorKind as Io, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use frameloom_core::{Error, Result};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// A store that is held.
 #[derive(Debug)]
@@ -53,7 +53,13 @@ impl Epoch {
                     root.display()
                 )));
             }
-            let number = last + 1;
+            let number = last.checked_add(1).ok_or_else(|| {
+                let path = dir.join(last.to_string());
+                Error::conflict(format!(
+                    "'{}' is the last epoch there can be; remove it",
+                    path.display()
+                ))
+            })?;
             let path = dir.join(number.to_string());
             let made = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
             let file = match made {
@@ -111,11 +117,19 @@ impl Epoch {
 
 /// Whether the holder of an epoch lives.
 fn is_held(path: &Path, lease: Duration, wait: &mut dyn FnMut(Duration)) -> Result<bool> {
-    let Ok(file) = File::open(path) else { return Ok(false) };
-    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits()).unwrap_or(0);
+    let open = || File::options().read(true).custom_flags(flags).open(path);
+    let Ok(file) = open() else { return Ok(false) };
+    // Nobody holds what is no file.
+    let is_file = file.metadata().is_ok_and(|meta| meta.is_file());
+    if !is_file || flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
         return Ok(false);
     }
-    let counter = || fs::read(path).map_err(failed(path));
+    let counter = || {
+        let mut bytes = Vec::new();
+        let read = open().and_then(|file| file.take(8).read_to_end(&mut bytes));
+        read.map(|_| bytes).map_err(failed(path))
+    };
     let before = counter()?;
     let step = Duration::from_millis(250);
     let mut waited = Duration::ZERO;
@@ -135,6 +149,22 @@ mod tests {
     use frameloom_core::ErrorKind;
 
     const LEASE: Duration = Duration::from_secs(2);
+
+    #[test]
+    fn what_is_no_epoch_is_waited_for_by_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let epochs = dir.path().join("epoch");
+        fs::create_dir(&epochs).unwrap();
+        let wait = &mut |_| panic!("no need to wait");
+        let pipe = rustix::fs::FileType::Fifo;
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, epochs.join("7"), pipe, mode, 0).unwrap();
+        assert_eq!(Epoch::take(dir.path(), LEASE, wait).unwrap().number(), 8);
+        fs::write(epochs.join(u64::MAX.to_string()), "").unwrap();
+        let error = Epoch::take(dir.path(), LEASE, wait).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.message().contains("/18446744073709551615' is the last"), "{error}");
+    }
 
     #[test]
     fn a_dead_holder_is_followed_at_once_and_a_frozen_one_after_a_lease() {

@@ -5,6 +5,8 @@
 
 pub mod engine;
 pub mod epoch;
+#[cfg(test)]
+mod hostile;
 pub mod journal;
 pub mod publish;
 pub mod resume;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::{Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -51,12 +52,27 @@ impl Ready {
     /// # Errors
     /// Exhausted where the disk is full; of the file system.
     pub fn copy(result: &Path, out: &Path) -> Result<Self> {
+        Self::copy_of(&File::open(result).map_err(failed(out))?, out)
+    }
+
+    /// The same of a file that is open.
+    ///
+    /// # Errors
+    /// As [`Ready::copy`].
+    pub fn copy_of(mut result: &File, out: &Path) -> Result<Self> {
         let mut name = OsString::from(".");
         name.push(out.file_name().unwrap_or_default());
         name.push(".frameloom-copy");
         let copy = out.with_file_name(name);
-        let copied = fs::copy(result, &copy).and_then(|_| File::open(&copy)?.sync_all());
-        if let Err(e) = copied {
+        // What a run that was killed has left; a link is not followed.
+        drop(fs::remove_file(&copy));
+        let mut copied = || -> std::io::Result<()> {
+            let mut to = File::options().write(true).create_new(true).open(&copy)?;
+            result.rewind()?;
+            std::io::copy(&mut result.take(result.metadata()?.len()), &mut to)?;
+            to.sync_all()
+        };
+        if let Err(e) = copied() {
             drop(fs::remove_file(&copy));
             return Err(failed(out)(e));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use frameloom_core::fingerprint::fingerprint;
@@ -10,8 +10,8 @@ use frameloom_core::id::{AttemptId, EngineId, JobId};
 use frameloom_core::plan::{Engine, Fingerprint, PLAN_VERSION, Plan};
 use frameloom_core::wire::{AttemptReport, Decision, JobFile, Outcome, Task};
 use frameloom_core::{Error, Result};
+use rustix::fs::OFlags;
 
-use crate::journal::Journal;
 use crate::store::{DETECTIONS, FRAMES, JobDir, Store, result_name};
 
 /// What an earlier run left.
@@ -77,7 +77,7 @@ pub fn look(
     if job.frame_metrics != wanted.frame_metrics {
         return Ok(Past::Other("frame metrics are wanted now".into()));
     }
-    let (_, decisions) = Journal::open(&dir.journal())?;
+    let (_, decisions) = dir.open_journal()?;
     let found = found(&dir, decisions)?;
     Ok(match differs(&found, engine, fingerprint)? {
         Some(why) => Past::Other(why),
@@ -167,13 +167,27 @@ pub fn differs(
     Ok(None)
 }
 
+/// Opens a source by its path, which may lead over links; a pipe in its place is not waited for.
+///
+/// # Errors
+/// Of the file system; InvalidInput where it is a pipe, a socket or the like.
+pub fn open_source(path: &Path) -> std::io::Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_dir() || kind.is_block_device() {
+        return Ok(file);
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file"))
+}
+
 /// The fingerprint of a source: a hash of bytes, nothing is parsed.
 ///
 /// # Errors
 /// Of the file system.
 pub fn fingerprint_of(path: &Path, whole: bool) -> Result<Fingerprint> {
     let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
-    let file = File::open(path).map_err(failed)?;
+    let file = open_source(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     let modified = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
     fingerprint(meta.len(), modified, whole, &mut |at, bytes| {

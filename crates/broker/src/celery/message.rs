@@ -418,4 +418,6 @@ fn due(envelope: &Envelope) -> Result<()> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -15,7 +15,6 @@ use frameloom_core::spec::JobSpec;
 use frameloom_core::wire::{Decision, JobFile, SourceRef};
 use frameloom_core::{Error, ErrorKind, Result};
 use frameloom_server::engine::{self, Begin, EngineConfig, JobOutcome, Links};
-use frameloom_server::journal::Journal;
 use frameloom_server::publish::{self, Ready};
 use frameloom_server::resume::{self, Found, Past, Publishing};
 use frameloom_server::store::Store;
@@ -557,7 +556,7 @@ fn publish_all(
     fault("before intent")?;
     let ready = Ready::prepare(&outcome.output, args.out())?;
     let (size, inode) = ready.identity();
-    let (mut journal, _) = Journal::open(&store.job(job.id).journal())?;
+    let (mut journal, _) = store.job(job.id).open_journal()?;
     let identity = detections.as_ref().map(|(ready, _)| ready.identity());
     journal.append(&[Decision::Publishing { size, inode, detections: identity }])?;
     fault("before publish")?;

@@ -22,7 +22,7 @@ use frameloom_core::plan::Plan;
 use frameloom_core::slot::FrameNumber;
 use frameloom_core::wire::{FrameFailure, FrameMessage, JobFile};
 use frameloom_core::{Error, ErrorKind, Result};
-use frameloom_server::store::{FrameDir, Store};
+use frameloom_server::store::{FrameDir, Store, What};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -360,20 +360,26 @@ impl NodeFrames {
             Some(false) => return Ok(Next::Wait),
             None => {}
         }
-        let blamed = |error| FrameFailure { error, by_task: true };
+        let refused = |error| {
+            self.store.refused().note(What::Frame, &error);
+            FrameFailure { error, by_task: true }
+        };
         match dir.open(&output(attempt)) {
             Ok(Some(file)) => {
                 self.came_back(filter, number);
                 return Ok(Next::Came(OwnedFd::from(file)));
             }
             Ok(None) => {}
-            Err(error) if is_workers(&error) => return self.failed(filter, number, blamed(error)),
+            Err(error) if is_workers(&error) => return self.failed(filter, number, refused(error)),
             Err(error) => return Err(error),
         }
         match dir.answer::<FrameFailure>(attempt) {
-            Ok(Some(failure)) => return self.failed(filter, number, failure),
+            Ok(Some(FrameFailure { error, by_task })) => {
+                let failure = FrameFailure { error: error.tamed(), by_task };
+                return self.failed(filter, number, failure);
+            }
             Ok(None) => {}
-            Err(error) if is_workers(&error) => return self.failed(filter, number, blamed(error)),
+            Err(error) if is_workers(&error) => return self.failed(filter, number, refused(error)),
             Err(error) => return Err(error),
         }
         if sent.elapsed() < RESEND_AFTER * (1 << again.min(4)) {

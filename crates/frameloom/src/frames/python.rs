@@ -24,7 +24,7 @@ use frameloom_core::slot::FrameNumber;
 use frameloom_core::spec::OnError;
 use frameloom_core::wire::JobFile;
 use frameloom_core::{Error, ErrorKind, Result};
-use frameloom_server::store::{FrameDir, Store};
+use frameloom_server::store::{FrameDir, Store, What};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -327,7 +327,10 @@ impl PythonFrames {
             return over();
         }
         let answer = match dir.answer::<Answer>(attempt) {
-            Err(error) if is_workers(&error) => Some(Answer::failed(error.message().to_owned())),
+            Err(error) if is_workers(&error) => {
+                self.store.refused().note(What::Frame, &error);
+                Some(Answer::failed(error.message().to_owned()))
+            }
             answer => answer?,
         };
         if let Some(answer) = answer {
@@ -452,7 +455,10 @@ impl PythonFrames {
             }
             Ok(None) if done.elapsed() < SHOWS_WITHIN => return Ok(None),
             Ok(None) => "it was told to be done, and its file is not there".to_owned(),
-            Err(error) if is_workers(&error) => error.message().to_owned(),
+            Err(error) if is_workers(&error) => {
+                self.store.refused().note(What::Frame, &error);
+                error.message().to_owned()
+            }
             Err(error) => return Err(error),
         };
         let mut state = self.state();

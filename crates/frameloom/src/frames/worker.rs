@@ -16,7 +16,6 @@ use frameloom_core::wire::{
     Decision, FrameClaim, FrameFailure, FrameMessage, FrameTask, StrangeFrame, Task,
 };
 use frameloom_core::{Error, ErrorKind, Result};
-use frameloom_server::journal;
 use frameloom_server::store::Store;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -218,8 +217,7 @@ impl Worker {
                 // Where this is the same store still.
                 None => self.store.known_as()? == self.named,
                 Some(_) => {
-                    let text = std::fs::read(dir.journal()).unwrap_or_default();
-                    let (decisions, _) = journal::read(&text);
+                    let decisions = dir.decisions().unwrap_or_default();
                     matches!(decisions.last(), Some(Decision::Ended { .. }))
                 }
             };

@@ -1,7 +1,6 @@
 //! What a slot is to do for a task, and the descriptors that it needs for that.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use frameloom_core::id::AttemptId;
@@ -11,7 +10,7 @@ use frameloom_core::slot::{
 use frameloom_core::spec::SpecFile;
 use frameloom_core::wire::{AttemptReport, Decision, JobFile, Outcome, Task, TaskMessage};
 use frameloom_core::{Error, ErrorKind, Result};
-use frameloom_server::journal;
+use frameloom_server::resume::open_source;
 use frameloom_server::store::JobDir;
 
 use super::{Node, lock};
@@ -150,16 +149,21 @@ impl Node {
     /// NotFound where it is gone, and what the system says otherwise. On a node that is not the
     /// server's the file may be there for others: then it is Unavailable.
     fn open_source(&self, dir: &JobDir<'_>, job: &JobFile) -> Result<OwnedFd> {
-        let path = if job.submission.as_ref().is_some_and(|s| s.upload) {
-            dir.source()
+        let name = job.source.name.escape_debug();
+        let (path, opened) = if job.submission.as_ref().is_some_and(|s| s.upload) {
+            let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
+            let opened =
+                dir.open_source().map_err(|e| std::io::Error::other(e.message().to_owned()));
+            (dir.source(), opened.and_then(|file| file.ok_or_else(gone)))
         } else {
             let root = job.source.root.as_ref();
             let here =
                 root.and_then(|(name, beneath)| Some(self.config.roots.get(name)?.join(beneath)));
-            here.unwrap_or_else(|| job.source.path.clone())
+            let path = here.unwrap_or_else(|| job.source.path.clone());
+            let opened = open_source(&path);
+            (path, opened)
         };
-        let name = job.source.name.escape_debug();
-        let opened = match File::open(&path) {
+        let opened = match opened {
             Ok(file) => return Ok(OwnedFd::from(file)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 Error::new(ErrorKind::NotFound, format!("'{name}' does not exist any more"))
@@ -214,10 +218,8 @@ fn sha256_of_tracks(report: &AttemptReport) -> Option<String> {
 
 /// The accepted results so far, by the job's journal: of each task the last, for a job may have begun anew.
 pub(super) fn accepted(dir: &JobDir<'_>) -> Vec<AttemptReport> {
-    let text = std::fs::read(dir.journal()).unwrap_or_default();
-    let (decisions, _) = journal::read(&text);
     let mut reports = BTreeMap::new();
-    for decision in decisions {
+    for decision in dir.decisions().unwrap_or_default() {
         match decision {
             Decision::Accepted(report) => drop(reports.insert(report.task, report)),
             Decision::Replanned { .. } => reports.clear(),

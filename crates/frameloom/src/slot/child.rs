@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use frameloom_core::fingerprint::hex;
 use frameloom_core::plan::Plan;
 use frameloom_core::slot::{
     CompareTask, ConcatTask, FilterTask, FrameFilters, FrameNumber, NeededSegment, PlanOutput,
@@ -22,6 +23,7 @@ use frameloom_media::{
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::sandbox;
 use super::wire::Peer;
@@ -222,7 +224,7 @@ fn write_json<T: Serialize>(mut out: File, value: &T) -> Result<WrittenFile> {
     let text = serde_json::to_vec(value)
         .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
     out.write_all(&text).map_err(|e| Error::io("cannot write a report", &e))?;
-    Ok(WrittenFile { size: text.len() as u64, sha256: String::new() })
+    Ok(WrittenFile { size: text.len() as u64, sha256: hex(&Sha256::digest(&text)) })
 }
 
 /// The plan of the job that is at work: read once, not with each of its segments.

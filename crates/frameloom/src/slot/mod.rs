@@ -5,6 +5,8 @@
 
 pub(crate) mod apart;
 pub(crate) mod child;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod parent;
 pub(crate) mod sandbox;
 mod syscalls;

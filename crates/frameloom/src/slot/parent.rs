@@ -514,7 +514,7 @@ async fn read_some(socket: &UnixStream, inbox: &mut Vec<u8>) -> Result<()> {
 }
 
 /// Takes a whole message out of what was read, if there is one.
-fn take_event(inbox: &mut Vec<u8>) -> Result<Option<SlotEvent>> {
+pub(super) fn take_event(inbox: &mut Vec<u8>) -> Result<Option<SlotEvent>> {
     let Some((head, rest)) = inbox.split_first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_le_bytes(*head);
     if length > wire::MOST {

@@ -354,6 +354,27 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_array_file() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz");
+        let mut target = frameloom_fuzz::Target::new("array-file", corpus, 5000);
+        target.words =
+            &["descr", "|u1", "fortran_order", "False", "True", "shape", "(3,5,3)", "NUMPY"];
+        target.seeds = vec![[head(5, 3), vec![7; 45]].concat()];
+        let mut rgb = Rgb { to: None, from: None };
+        let like = Frame::new(PixelFormat::Yuv420p, 5, 3).unwrap();
+        let mut bytes = vec![0; 45 + PADDING];
+        target.fuzz(|input| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(input).unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            let read = read_head(&mut file, 5, 3)
+                .and_then(|()| read_whole(&mut file, &mut bytes[..45], "cut off"))
+                .and_then(|()| rgb.read(&like, &bytes));
+            read.map_or_else(|e| e.message().to_owned(), |_| "a frame".into())
+        });
+    }
+
+    #[test]
     fn to_rgb_and_back_costs_two_levels_at_most_of_plain_colours() {
         for pixel in [PixelFormat::Yuv420p, PixelFormat::Yuv444p, PixelFormat::Gray8] {
             for (luma, chroma) in [(16u8, 128u8), (235, 128), (120, 100), (90, 150)] {

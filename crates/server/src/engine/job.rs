@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{JobEvent, JobOutcome, Progress, Shared, Stage, Watcher};
 use crate::journal::Journal;
 use crate::resume::Found;
-use crate::store::{DETECTIONS, FRAMES, JobDir};
+use crate::store::{self, DETECTIONS, FRAMES, JobDir, What};
 
 /// Samples of the queue that are kept; then every second one is dropped.
 const MOST_SAMPLES: usize = 512;
@@ -87,6 +87,8 @@ pub(super) struct JobRun {
     no_node: Option<Queue>,
     /// Frames that tasks at work have done, the furthest attempt of each.
     held: BTreeMap<Task, u64>,
+    /// Reports that were read and cannot be removed: they count once.
+    left: BTreeSet<AttemptId>,
     told: Progress,
 }
 
@@ -99,7 +101,7 @@ impl JobRun {
         home: Option<EngineId>,
         watcher: Watcher,
     ) -> Result<Self> {
-        let (journal, _) = Journal::open(&shared.store.job(job.id).journal())?;
+        let (journal, _) = shared.store.job(job.id).open_journal()?;
         let now = Instant::now();
         let patient = job.submission.is_some();
         let gpu = shared.config.gpu_for.map_or_else(GpuNeeds::default, |_| GpuNeeds::of(&job.spec));
@@ -137,6 +139,7 @@ impl JobRun {
             no_room: false,
             no_node: None,
             held: BTreeMap::new(),
+            left: BTreeSet::new(),
             told: Progress::default(),
         };
         if let Some(found) = found
@@ -190,11 +193,11 @@ impl JobRun {
     fn task_done(&mut self, task: Task, output: &TaskOutput) {
         match (task, output) {
             (Task::Detect(_), TaskOutput::Detect(output)) => {
-                self.looked_frames += output.frames.output;
+                self.looked_frames = self.looked_frames.saturating_add(output.frames.output);
             }
             (Task::Track, TaskOutput::Track(output)) => self.track = Some(output.clone()),
             (Task::Segment(k), TaskOutput::Segment(output)) => {
-                self.done_frames += output.frames.output;
+                self.done_frames = self.done_frames.saturating_add(output.frames.output);
                 self.done.insert(k, output.frames);
             }
             (Task::Concat, TaskOutput::Concat(output)) => self.concat = Some(output.clone()),
@@ -375,7 +378,7 @@ impl JobRun {
     /// Reads the reports that have come, and tells how far the job is.
     pub(super) fn look(&mut self, shared: &Shared) -> Result<()> {
         let dir = self.dir(shared);
-        let reports = dir.inbox()?;
+        let reports = dir.inbox(&self.left)?;
         if !reports.is_empty() {
             // They are the new server's where one has taken over.
             (shared.config.before_commit)()?;
@@ -384,23 +387,36 @@ impl JobRun {
         let mut accepted = Vec::new();
         for (attempt, report) in reports {
             match report {
-                Ok(report) if report.attempt == attempt => {
+                Ok(report) if report.attempt == attempt && is_slots_name(&report.slot) => {
                     accepted.extend(self.report(shared, report)?);
                 }
-                Ok(_) | Err(_) => {
-                    let why = Error::internal("its report is malformed");
-                    self.failed(shared, attempt, why, true)?;
+                // Trouble of the store's is not the report's: it is read again.
+                Err(error) if is_stores(&error) => {
+                    tracing::debug!(%error, job = %self.job.id, %attempt, "cannot read a report");
+                    continue;
+                }
+                malformed => {
+                    let error = malformed.err().unwrap_or_else(|| {
+                        Error::internal("it tells of another attempt, or of a slot of no name")
+                    });
+                    let error = error.at("its report is malformed");
+                    self.refused(shared, What::Report, attempt, error)?;
                 }
             }
             read.push(attempt);
         }
         // Written down together: the disk is waited for once.
         self.accept(shared, accepted)?;
-        read.into_iter().try_for_each(|attempt| dir.remove_report(attempt))?;
+        for attempt in read {
+            if let Err(error) = dir.remove_report(attempt) {
+                tracing::warn!(%error, job = %self.job.id, "a report is left where it is");
+                self.left.insert(attempt);
+            }
+        }
         let (waiting, running, _) = self.scheduler.counts();
         // After the reports: what was accepted just now is not at work any more.
         let open = self.held.iter().filter(|(task, _)| self.scheduler.accepted(**task).is_none());
-        let held: u64 = open.map(|(_, frames)| frames).sum();
+        let held = open.fold(0, |sum: u64, (_, frames)| sum.saturating_add(*frames));
         let (stage, done) = match self.scheduler.phase() {
             Phase::Planning => (Stage::Planning, 0),
             Phase::Detecting => (Stage::Detecting, self.looked_frames),
@@ -409,7 +425,7 @@ impl JobRun {
             Phase::Running | Phase::Done | Phase::Failed(_) => (Stage::Running, self.done_frames),
         };
         let progress = Progress {
-            frames: done + held,
+            frames: done.saturating_add(held),
             waiting,
             running,
             retried: u32::try_from(self.scheduler.retried().len()).unwrap_or(0),
@@ -440,8 +456,14 @@ impl JobRun {
     fn report(&mut self, shared: &Shared, report: AttemptReport) -> Result<Option<Accepted>> {
         let attempt = report.attempt;
         self.unreported.remove(&attempt);
-        if self.scheduler.task_of(attempt) != Some(report.task) {
-            return Ok(None);
+        match self.scheduler.task_of(attempt) {
+            None => return Ok(None),
+            Some(task) if task != report.task => {
+                let error = Error::internal(format!("{task}: its report tells of {}", report.task));
+                self.refused(shared, What::Report, attempt, error)?;
+                return Ok(None);
+            }
+            Some(_) => {}
         }
         self.claimed(attempt);
         if self.holders.remove(&attempt).is_none() && self.scheduler.is_live(attempt) {
@@ -451,16 +473,24 @@ impl JobRun {
         }
         match &report.outcome {
             Outcome::Failed { error, by_task } => {
-                self.failed(shared, attempt, error.clone(), *by_task)?;
+                self.failed(shared, attempt, error.clone().tamed(), *by_task)?;
                 Ok(None)
             }
             Outcome::Done(output) => {
                 if let Err(error) = self.matches(shared, report.task, attempt, output) {
-                    self.failed(shared, attempt, error, true)?;
+                    self.refused(shared, What::Result, attempt, error)?;
                     return Ok(None);
                 }
-                let plan = match report.task {
-                    Task::Plan => self.dir(shared).read_plan(attempt)?,
+                let plan = match (report.task, output.file_of(Task::Plan)) {
+                    (Task::Plan, Some(told)) => {
+                        match self.dir(shared).read_new_plan(attempt, told) {
+                            Ok(plan) => Some(plan),
+                            Err(error) => {
+                                self.refused(shared, What::Plan, attempt, error)?;
+                                return Ok(None);
+                            }
+                        }
+                    }
                     _ => None,
                 };
                 let (verdict, losers) = self.scheduler.done(attempt, self.started.elapsed());
@@ -486,12 +516,31 @@ impl JobRun {
             }
         };
         let file = self.dir(shared).open_result(task, attempt, "")?;
-        let found = file.and_then(|file| file.metadata().ok()).map(|meta| meta.len());
-        if found == Some(size) {
-            Ok(())
-        } else {
-            Err(Error::internal(format!("{task}: its file of {size} bytes is not there")))
+        let file = file.filter(|file| file.metadata().is_ok_and(|meta| meta.len() == size));
+        let Some(file) = file else {
+            return Err(Error::internal(format!("{task}: its file of {size} bytes is not there")));
+        };
+        if store::is_mostly_holes(&file) {
+            return Err(Error::internal(format!(
+                "{task}: its file of {size} bytes is mostly holes"
+            )));
         }
+        Ok(())
+    }
+
+    /// What a node has left of an attempt is none of what it should be: it failed, unless the store is to blame.
+    fn refused(
+        &mut self,
+        shared: &Shared,
+        what: What,
+        attempt: AttemptId,
+        error: Error,
+    ) -> Result<()> {
+        let by_task = !is_stores(&error);
+        if by_task {
+            shared.store.refused().note(what, &error);
+        }
+        self.failed(shared, attempt, error, by_task)
     }
 
     fn accept(&mut self, shared: &Shared, all: Vec<Accepted>) -> Result<()> {
@@ -518,7 +567,7 @@ impl JobRun {
         let took = self.claimed_at.remove(&attempt).map(|at| at.elapsed()).unwrap_or_default();
         let in_slot = match &output {
             TaskOutput::Detect(output) | TaskOutput::Segment(output) => {
-                self.segment_cpu_us += output.cpu_us;
+                self.segment_cpu_us = self.segment_cpu_us.saturating_add(output.cpu_us);
                 Some(Duration::from_micros(output.wall_us))
             }
             _ => None,
@@ -576,13 +625,7 @@ impl JobRun {
         let attempt = self.scheduler.accepted(Task::Concat).ok_or_else(gone)?;
         let mut frames = FrameCounts::default();
         for counts in self.done.values() {
-            frames.input += counts.input;
-            frames.output += counts.output;
-            frames.concealed += counts.concealed;
-            frames.decoded += counts.decoded;
-            frames.skipped += counts.skipped;
-            frames.held += counts.held;
-            frames.original += counts.original;
+            frames.add(counts);
         }
         if self.done.is_empty() {
             // No video was made: its frames were looked at.
@@ -590,8 +633,8 @@ impl JobRun {
         }
         let again: BTreeSet<u32> =
             self.scheduler.retried().into_iter().filter_map(Task::segment).collect();
-        let retried_frames =
-            again.iter().filter_map(|k| self.done.get(k)).map(|counts| counts.output).sum();
+        let retried = again.iter().filter_map(|k| self.done.get(k));
+        let retried_frames = retried.fold(0, |sum: u64, c| sum.saturating_add(c.output));
         let beside =
             |wanted: bool, suffix| wanted.then(|| dir.result_path(Task::Concat, attempt, suffix));
         let plan = self.plan.ok_or_else(gone)?;
@@ -615,6 +658,16 @@ impl JobRun {
             segment_cpu_us: self.segment_cpu_us,
         })
     }
+}
+
+/// Whether reading failed for reasons of the store's, which pass.
+fn is_stores(error: &Error) -> bool {
+    error.kind().is_retryable() && error.kind() != ErrorKind::Internal
+}
+
+/// Whether a text can be a slot's name: it is shown.
+fn is_slots_name(text: &str) -> bool {
+    text.len() <= 100 && !text.chars().any(char::is_control)
 }
 
 /// A broker that took us once and does not now, whose password or certificate is another, say, is gone until it does:

@@ -1,15 +1,15 @@
 //! Which worker nodes live, by the counters in their signs of life.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use frameloom_core::Result;
 use frameloom_core::id::{EngineId, NodeId};
 use frameloom_core::wire::{Beat, NodeInfo, Queue};
+use frameloom_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use super::status::NodeStatus;
-use crate::store::Store;
+use crate::store::{Store, What};
 
 /// How long a node is shown that has fallen silent.
 const SHOWN: Duration = Duration::from_secs(600);
@@ -18,6 +18,8 @@ const SHOWN: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     seen: BTreeMap<NodeId, Seen>,
+    /// Those whose last sign of life was refused.
+    refused: BTreeSet<NodeId>,
 }
 
 /// What is known of a node.
@@ -55,6 +57,14 @@ pub(super) struct Look {
 }
 
 impl Nodes {
+    /// A beat that cannot be read is a beat that did not come. One that is none is counted, once until a good one comes.
+    fn refuse(&mut self, store: &Store, node: NodeId, error: &Error) -> Result<Option<Beat>> {
+        if error.kind() == ErrorKind::Internal && self.refused.insert(node) {
+            store.refused().note(What::Beat, error);
+        }
+        Ok(None)
+    }
+
     /// Reads all signs of life; a node is believed for `lease` after its counter last moved.
     ///
     /// # Errors
@@ -63,14 +73,20 @@ impl Nodes {
         let mut look = Look::default();
         let nodes = store.nodes()?;
         self.seen.retain(|node, _| nodes.contains(node));
+        self.refused.retain(|node| nodes.contains(node));
         for node in nodes {
-            // A beat that cannot be read is a beat that did not come.
-            let read = store.read_beat(node).ok().flatten();
+            let read = store.read_beat(node).or_else(|error| self.refuse(store, node, &error))?;
             let now = Instant::now();
             let seen = match (self.seen.get_mut(&node), read) {
                 (Some(seen), Some(beat)) => {
                     if seen.beat.counter != beat.counter {
                         seen.at = now;
+                        self.refused.remove(&node);
+                    }
+                    // What a node within the server refuses is counted already.
+                    if seen.info.as_ref().is_some_and(|info| !info.within_server) {
+                        let more = beat.refused.saturating_sub(seen.beat.refused);
+                        store.refused().add(What::Frame, more);
                     }
                     seen.beat = beat;
                     seen

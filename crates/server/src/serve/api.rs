@@ -415,17 +415,14 @@ pub(crate) async fn logs(
     Path(id): Path<String>,
 ) -> ApiResult<Response> {
     let job = app.jobs.get(&who, &id)?;
-    let path = app.jobs.parts.store.job(job.id()).journal();
-    let journal = match tokio::fs::read(path).await {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(e) => return Err(Error::io("cannot read the journal", &e).into()),
-    };
-    let (decisions, _) = crate::journal::read(&journal);
+    let dir = app.jobs.parts.store.job(job.id());
+    // A long journal must not hold up those who share this thread.
+    let decisions = tokio::task::block_in_place(|| dir.decisions())?;
     let lines = decisions.into_iter().map(|decision| match decision {
         Decision::Sent { task, attempt } => format!("{task} sent, attempt {attempt}\n"),
         Decision::Accepted(report) => {
-            format!("{} accepted, attempt {}, slot {}\n", report.task, report.attempt, report.slot)
+            let slot = report.slot.escape_debug();
+            format!("{} accepted, attempt {}, slot {slot}\n", report.task, report.attempt)
         }
         Decision::Failed { task, attempt, error } => {
             let detail = error.message().escape_debug();

@@ -1,7 +1,6 @@
 //! All jobs of a server: accepted, begun, ended, kept over restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -29,7 +28,6 @@ use super::sight::Sights;
 use super::trace::{self, Tracer};
 use super::webhook;
 use crate::engine::{Begin, EngineHandle, Fault, JobEvent, JobOutcome};
-use crate::journal::Journal;
 use crate::publish::Ready;
 use crate::resume::{self, Found};
 use crate::store::{JobDir, Store};
@@ -137,7 +135,7 @@ impl Jobs {
         let Some(submission) = file.submission.clone() else {
             return Err(Error::conflict("it was made by 'run'"));
         };
-        let (_, decisions) = Journal::open(&dir.journal())?;
+        let (_, decisions) = dir.open_journal()?;
         let (mut uploaded, mut ended, mut settled) = (None, None, false);
         for decision in &decisions {
             match decision {
@@ -166,9 +164,10 @@ impl Jobs {
             }
             None if job.submission.upload && uploaded.is_none() => {
                 // It came whole, and its server ended before that was written.
-                if let Ok(meta) = fs::metadata(dir.source()) {
-                    self.decide(&job, Decision::Uploaded { size: meta.len() })?;
-                    job.set_uploaded(meta.len());
+                let source = dir.open_source()?.and_then(|source| source.metadata().ok());
+                if let Some(size) = source.map(|meta| meta.len()) {
+                    self.decide(&job, Decision::Uploaded { size })?;
+                    job.set_uploaded(size);
                     self.begin(&job);
                 }
             }
@@ -395,9 +394,9 @@ impl Jobs {
     /// Writes down what was decided about a job that is not at work.
     pub(crate) fn decide(&self, job: &Job, decision: Decision) -> Result<()> {
         (self.parts.before_commit)()?;
-        let path = self.parts.store.job(job.id()).journal();
+        let dir = self.parts.store.job(job.id());
         let decisions = [decision];
-        self.parts.store.pressing(|| Journal::open(&path)?.0.append(&decisions))
+        self.parts.store.pressing(|| dir.open_journal()?.0.append(&decisions))
     }
 
     /// The source that was sent along is there.
@@ -514,7 +513,7 @@ impl Jobs {
     /// that it was planned anew for.
     fn find(&self, job: &Job) -> Result<(Option<Found>, Option<EngineId>)> {
         let dir = self.parts.store.job(job.id());
-        let (_, decisions) = Journal::open(&dir.journal())?;
+        let (_, decisions) = dir.open_journal()?;
         let found = resume::found(&dir, decisions)?;
         let (path, home) = (&job.file.source.path, found.home);
         let differs = resume::differs(&found, &self.parts.versions, &|whole| {
@@ -605,12 +604,9 @@ impl Jobs {
         let metrics = summary::metrics(&job.file, outcome, facts);
         self.frames.fetch_add(metrics.frames.output, Ordering::Relaxed);
         self.retries.fetch_add(u64::from(metrics.tasks.retried), Ordering::Relaxed);
+        let made = dir.open_made(&outcome.output, outcome.concat.file.size)?;
         if let Some(to) = &job.submission.output {
-            let copy = dir.scratch("delivered");
-            fs::copy(&outcome.output, &copy)
-                .and_then(|_| fs::File::open(&copy)?.sync_all())
-                .map_err(|e| Error::io(format!("cannot write '{}'", to.display()), &e))?;
-            Ready::prepare(&copy, to)?.publish(to, true)?;
+            Ready::copy_of(&made, to)?.publish(to, true)?;
         }
         (self.parts.fault)("before publish")?;
         dir.write_metrics(&metrics)?;

@@ -14,6 +14,7 @@ use super::api::text;
 use super::auth::Who;
 use super::problem::ApiResult;
 use super::view::State as Stands;
+use crate::store::What;
 
 /// Upper bounds of the buckets of tasks' times, in seconds.
 const BOUNDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
@@ -102,7 +103,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Ap
     family("frameloom_jobs", "gauge", "Jobs by state.", &by_state);
     let open: Vec<_> = jobs.iter().filter(|job| !job.state().is_terminal()).collect();
     let sum = |value: &dyn Fn(&crate::engine::Progress) -> u64| -> u64 {
-        open.iter().map(|job| value(&job.progress())).sum()
+        open.iter().fold(0, |sum: u64, job| sum.saturating_add(value(&job.progress())))
     };
     let plain = |value: u64| vec![(String::new(), value)];
     let ended = app.jobs.frames.load(Ordering::Relaxed);
@@ -110,7 +111,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Ap
         "frameloom_frames_total",
         "counter",
         "Frames processed since the server began.",
-        &plain(ended + sum(&|p| p.frames)),
+        &plain(ended.saturating_add(sum(&|p| p.frames))),
     );
     let retries = app.jobs.retries.load(Ordering::Relaxed) + sum(&|p| u64::from(p.retried));
     family(
@@ -124,6 +125,15 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Ap
         "gauge",
         "Tasks not yet begun.",
         &plain(sum(&|p| u64::from(p.waiting))),
+    );
+    let refused = app.jobs.parts.store.refused();
+    let refused: Vec<(String, u64)> =
+        What::ALL.map(|what| (format!("{{what=\"{}\"}}", what.name()), refused.count(what))).into();
+    family(
+        "frameloom_refused_total",
+        "counter",
+        "What nodes, slots and workers left on the store and was refused.",
+        &refused,
     );
     let hooks = &app.jobs.hooks;
     let webhooks: Vec<(String, u64)> =

@@ -305,3 +305,14 @@ impl Server {
             .with_state(app)
     }
 }
+
+/// Hears what happens to a job, and shows it after each event as clients see it.
+#[cfg(test)]
+pub(crate) fn watched(file: frameloom_core::wire::JobFile) -> crate::engine::Watcher {
+    let submission = file.submission.clone().unwrap();
+    let job = job::Job::new(file, submission, sight::Sight { looks: true, hides: false });
+    Box::new(move |event| {
+        job.hear(event);
+        serde_json::to_value(job.view(Kept::default())).unwrap();
+    })
+}

@@ -21,6 +21,11 @@ use super::output::{self, send};
 use super::problem::{ApiResult, Problem};
 use super::sight::may_show_source;
 use super::view::State as Stands;
+use crate::resume;
+use crate::store::What;
+
+/// Largest picture that a slot may make, in bytes.
+const MOST_PICTURE: u64 = 256 << 20;
 
 /// Which picture to show.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -152,7 +157,7 @@ async fn kept(app: &App, job: &Job, kind: PictureKind, name: &str) -> ApiResult<
         return Ok(file);
     }
     let made = ask(app, job, kind, false).await?;
-    dir.keep_for_client(name, &made)?;
+    dir.keep_for_client(name, &made, MOST_PICTURE)?;
     Ok(made)
 }
 
@@ -180,13 +185,21 @@ async fn ask(app: &App, job: &Job, kind: PictureKind, source: bool) -> ApiResult
     let stream = job.file.spec.stream.filter(|_| source);
     let command = SlotCommand::Picture(PictureTask { name, stream, kind });
     (app.jobs.parts.pictures)(command, vec![video.into(), OwnedFd::from(copy)]).await?;
+    let size = made.metadata().map_err(|e| Error::io("cannot read a picture", &e))?.len();
+    if size > MOST_PICTURE {
+        let error = Error::internal(format!("a picture of {size} bytes; {MOST_PICTURE} are read"));
+        app.jobs.parts.store.refused().note(What::Picture, &error);
+        return Err(error.into());
+    }
     Ok(made)
 }
 
 fn open_source(app: &App, job: &Job) -> Result<File> {
     let path = &job.file.source.path;
-    if !job.submission.upload {
-        app.jobs.config.allowed(&path.to_string_lossy(), false)?;
+    if job.submission.upload {
+        let file = app.jobs.parts.store.job(job.id()).open_source()?;
+        return file.ok_or_else(|| Error::not_found("the source was deleted"));
     }
-    File::open(path).map_err(|e| Error::io("the source cannot be read any more", &e))
+    app.jobs.config.allowed(&path.to_string_lossy(), false)?;
+    resume::open_source(path).map_err(|e| Error::io("the source cannot be read any more", &e))
 }

@@ -7,9 +7,9 @@
 //! Source: OpenTelemetry protocol 1.x, `ExportTraceServiceRequest` in its JSON form.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,8 +125,7 @@ fn span_id(bits: u128) -> u64 {
 
 fn open(jobs: &Jobs, job: &Job) -> Option<File> {
     jobs.config.traces.as_ref()?;
-    let path = jobs.parts.store.job(job.id()).scratch("trace");
-    let opened = OpenOptions::new().create(true).append(true).open(path);
+    let opened = jobs.parts.store.job(job.id()).append_to("trace");
     opened.inspect_err(|error| tracing::debug!(%error, job = %job.id(), "no trace is kept")).ok()
 }
 
@@ -227,7 +226,10 @@ fn export(jobs: &Arc<Jobs>, job: &Arc<Job>, path: PathBuf) {
             let (config, from) = (config.clone(), path.clone());
             let (jobs, job) = (Arc::clone(&jobs), Arc::clone(&job));
             let sent = tokio::task::spawn_blocking(move || {
-                send(&config, &job, &from, &|body| {
+                let name = from.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let file = jobs.parts.store.job(job.id()).open_for_client(name)?;
+                let file = file.ok_or_else(|| Error::not_found("the trace is gone"))?;
+                send(&config, &job, &file, &|body| {
                     let json = ("content-type".to_owned(), "application/json".to_owned());
                     let headers: Vec<_> =
                         std::iter::once(json).chain(config.headers.clone()).collect();
@@ -248,14 +250,16 @@ fn export(jobs: &Arc<Jobs>, job: &Arc<Job>, path: PathBuf) {
     });
 }
 
-/// Reads the lines at `path` and posts the spans that they tell of.
+/// Largest trace that is read, in bytes.
+const MOST_TRACE: u64 = 256 << 20;
+
+/// Reads lines and posts the spans that they tell of.
 fn send(
     config: &TraceConfig,
     job: &Job,
-    path: &Path,
+    lines: &File,
     post: &dyn Fn(&str) -> Result<()>,
 ) -> Result<()> {
-    let lines = File::open(path).map_err(|e| Error::io("cannot read a trace", &e))?;
     let mut reading = Reading::new(job.id().bits(), nanos(job.submission.created_ms));
     let trace = job.id().to_string();
     let flush = |spans: &mut Vec<Span>| {
@@ -263,7 +267,7 @@ fn send(
         spans.clear();
         post(&body)
     };
-    for line in BufReader::new(lines).lines() {
+    for line in BufReader::new(lines.take(MOST_TRACE)).lines() {
         let line = line.map_err(|e| Error::io("cannot read a trace", &e))?;
         // A line that was cut off tells nothing.
         if let Ok(line) = serde_json::from_str(&line) {

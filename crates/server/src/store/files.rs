@@ -107,8 +107,12 @@ impl Store {
     fn each_sent(&self, mut visit: impl FnMut(&fs::DirEntry) -> std::io::Result<()>) -> Result<()> {
         let mut all = || -> std::io::Result<()> {
             for owner in fs::read_dir(self.root.join("files"))? {
-                for entry in fs::read_dir(owner?.path())? {
-                    visit(&entry?)?;
+                let owner = owner?;
+                // Nothing else belongs there, and what does not is left.
+                if owner.file_type()?.is_dir() {
+                    for entry in fs::read_dir(owner.path())? {
+                        visit(&entry?)?;
+                    }
                 }
             }
             Ok(())
@@ -281,20 +285,14 @@ impl JobDir<'_> {
     /// Conflict where its content is not that of `sha256`; of the file system.
     pub fn attach(&self, name: &str, mut from: &File, sha256: &str) -> Result<()> {
         let failed = |e: std::io::Error| Error::io(format!("cannot keep '{name}'"), &e);
-        let to = self.attached(sha256);
+        let to = self.relative.join("files").join(sha256);
         let temporary = to.with_extension("tmp");
-        let mut copy = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)
-            .map_err(failed)?;
+        let mut copy = self.store.create_anew(&temporary).map_err(|e| failed(e.into()))?;
         from.rewind().and_then(|()| std::io::copy(&mut from, &mut copy)).map_err(failed)?;
         if sha256_of(&copy).map_err(failed)? != sha256 {
             return Err(Error::conflict(format!("'{name}' has just changed; try again")));
         }
-        copy.sync_data().and_then(|()| fs::rename(&temporary, &to)).map_err(failed)
+        copy.sync_data().and_then(|()| Ok(self.store.rename(&temporary, &to)?)).map_err(failed)
     }
 
     /// Gives the job a file that its owner has sent: a link to it, where the file system has links.

@@ -20,33 +20,49 @@
 
 mod files;
 mod frames;
+mod holes;
+mod refused;
 mod reserve;
 mod strangers;
 mod trial;
 mod view;
+mod writing;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind as Io, Read, Seek, Write};
+use std::io::{ErrorKind as Io, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use frameloom_core::fingerprint::hex;
 use frameloom_core::id::{AttemptId, JobId, NodeId, StoreId};
+use frameloom_core::plan::Plan;
+use frameloom_core::slot::WrittenFile;
 use frameloom_core::wire::{AttemptReport, Beat, JobFile, NodeInfo, Task};
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+pub(crate) use holes::is_mostly_holes;
 
 pub use files::{SentFile, SentFiles, is_sha256, sha256_of};
 pub use frames::FrameDir;
+pub use refused::{Refused, What};
 pub use reserve::RESERVE;
 pub use strangers::Coming;
 
 /// Largest report, beat and job file that is read, in bytes.
 const MOST_SMALL: u64 = 1 << 20;
 
+/// Bytes of reports that are read at once, about.
+const MOST_AT_ONCE: usize = 16 << 20;
+
 /// Largest pair of pictures that is read, in bytes.
 const MOST_PREVIEW: u64 = 4 << 20;
+
+/// What a JPEG begins with.
+const JPEG: &[u8] = b"\xff\xd8";
 
 /// Largest plan that is read, in bytes.
 pub const MOST_PLAN: u64 = 256 << 20;
@@ -57,6 +73,7 @@ pub struct Store {
     root: PathBuf,
     handle: File,
     view: view::View,
+    refused: Refused,
 }
 
 fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Error {
@@ -73,8 +90,7 @@ impl Store {
             let path = root.join(part);
             fs::create_dir_all(&path).map_err(io(format!("cannot make '{}'", path.display())))?;
         }
-        let handle = File::open(root).map_err(io(format!("cannot open '{}'", root.display())))?;
-        Ok(Self { root: root.to_owned(), handle, view: view::View::default() })
+        Self::mounted(root)
     }
 
     /// Opens a store that a server made, as a node sees it.
@@ -83,7 +99,13 @@ impl Store {
     /// Of the file system.
     pub fn mounted(root: &Path) -> Result<Self> {
         let handle = File::open(root).map_err(io(format!("cannot open '{}'", root.display())))?;
-        Ok(Self { root: root.to_owned(), handle, view: view::View::default() })
+        let (view, refused) = (view::View::default(), Refused::default());
+        Ok(Self { root: root.to_owned(), handle, view, refused })
+    }
+
+    /// What was refused of what lies there.
+    pub fn refused(&self) -> &Refused {
+        &self.refused
     }
 
     /// Where it lies.
@@ -93,23 +115,17 @@ impl Store {
 
     /// Opens a regular file beneath the root to read, following no link.
     fn open_file(&self, relative: &Path) -> Result<Option<File>> {
-        let opened = self.beneath(relative, OFlags::RDONLY | OFlags::NONBLOCK);
-        let what = format!("cannot read '{}' in the store", relative.display());
-        match opened {
-            Ok(descriptor) => {
-                let file = File::from(descriptor);
-                let meta = file.metadata().map_err(io(&what))?;
-                if !meta.is_file() {
-                    return Err(Error::internal(format!("{what}: it is not a regular file")));
-                }
-                Ok(Some(file))
-            }
+        match self.beneath(relative, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(descriptor) => writing::regular(File::from(descriptor), relative).map(Some),
             Err(rustix::io::Errno::NOENT) => Ok(None),
-            // A link, or a socket.
-            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
-                Err(Error::internal(format!("{what}: it is not a regular file")))
+            // A link, a socket, a device that is not there.
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO | rustix::io::Errno::NODEV) => {
+                Err(writing::not_regular(relative))
             }
-            Err(e) => Err(Error::io(what, &e.into())),
+            Err(e) => {
+                let what = format!("cannot read '{}' in the store", relative.display());
+                Err(Error::io(what, &e.into()))
+            }
         }
     }
 
@@ -137,32 +153,36 @@ impl Store {
         })
     }
 
-    fn read_json<T: DeserializeOwned>(&self, relative: &Path, most: u64) -> Result<Option<T>> {
+    /// Reads a file of at most so many bytes.
+    fn read_most(&self, relative: &Path, most: u64) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open_file(relative)? else { return Ok(None) };
         let mut text = Vec::new();
-        let what = format!("'{}' in the store", relative.display());
-        file.take(most + 1).read_to_end(&mut text).map_err(io(&what))?;
+        let what = || format!("'{}' in the store", relative.display());
+        file.take(most + 1).read_to_end(&mut text).map_err(io(what()))?;
         if text.len() as u64 > most {
-            return Err(Error::internal(format!("{what} exceeds {most} bytes")));
+            return Err(Error::internal(format!("{} exceeds {most} bytes", what())));
         }
-        let value = serde_json::from_slice(&text);
-        value.map(Some).map_err(|e| Error::internal(format!("{what} is malformed")).with_source(e))
+        Ok(Some(text))
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, relative: &Path, most: u64) -> Result<Option<T>> {
+        let text = self.read_most(relative, most)?;
+        text.map(|text| parsed(relative, &text)).transpose()
     }
 
     /// Writes a file under a fresh name: a temporary, then a rename.
     fn write_json<T: Serialize>(&self, relative: &Path, value: &T, durable: bool) -> Result<()> {
-        let path = self.root.join(relative);
-        let temporary = path.with_extension("tmp");
-        let what = format!("cannot write '{}'", path.display());
+        let temporary = relative.with_extension("tmp");
+        let what = format!("cannot write '{}'", self.root.join(relative).display());
         let text = serde_json::to_vec(value)
             .map_err(|e| Error::internal("cannot write JSON").with_source(e))?;
         let write = || -> std::io::Result<()> {
-            let mut file = File::create(&temporary)?;
+            let mut file = self.create_anew(&temporary)?;
             file.write_all(&text)?;
             if durable {
                 file.sync_data()?;
             }
-            fs::rename(&temporary, &path)
+            Ok(self.rename(&temporary, relative)?)
         };
         self.pressing(|| write().map_err(io(&what)))
     }
@@ -310,9 +330,11 @@ impl Store {
         let what = || io(format!("cannot tidy '{}'", path.display()));
         for entry in fs::read_dir(&path).map_err(what())? {
             let entry = entry.map_err(what())?.path();
-            let removed =
-                if entry.is_dir() { fs::remove_dir_all(entry) } else { fs::remove_file(entry) };
-            removed.map_err(what())?;
+            let is_dir = entry.is_dir() && !entry.is_symlink();
+            let removed = if is_dir { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
+            if let Err(error) = removed {
+                tracing::warn!(%error, path = %entry.display(), "this is left in the trash");
+            }
         }
         Ok(())
     }
@@ -358,6 +380,14 @@ impl Store {
         }
         fs::remove_dir_all(&to).map_err(what())
     }
+}
+
+/// What the text of a file says.
+fn parsed<T: DeserializeOwned>(relative: &Path, text: &[u8]) -> Result<T> {
+    serde_json::from_slice(text).map_err(|e| {
+        let what = relative.display();
+        Error::internal(format!("'{what}' in the store is malformed: {e}")).tamed()
+    })
 }
 
 /// `store.json`.
@@ -488,9 +518,7 @@ impl JobDir<'_> {
     /// # Errors
     /// Of the file system.
     pub fn open_upload(&self) -> Result<File> {
-        let path = self.path().join("source.part");
-        let opened = OpenOptions::new().create(true).append(true).open(&path);
-        opened.map_err(io(format!("cannot write '{}'", path.display())))
+        self.append_to("source.part")
     }
 
     /// The source has come whole.
@@ -498,11 +526,13 @@ impl JobDir<'_> {
     /// # Errors
     /// Of the file system.
     pub fn finish_upload(&self) -> Result<()> {
-        let (from, to) = (self.path().join("source.part"), self.path().join("source"));
+        let (from, to) = (self.relative.join("source.part"), self.relative.join("source"));
+        let file = self.store.open_file(&from)?;
+        let file = file.ok_or_else(|| Error::not_found("what was sent of the source is gone"))?;
         let done = || -> std::io::Result<()> {
-            File::open(&from)?.sync_all()?;
-            fs::rename(&from, &to)?;
-            File::open(self.path())?.sync_all()
+            file.sync_all()?;
+            self.store.rename(&from, &to)?;
+            self.sync()
         };
         done().map_err(io(format!("cannot keep '{}'", to.display())))
     }
@@ -513,26 +543,46 @@ impl JobDir<'_> {
     /// Of the file system.
     pub fn write_preview(&self, attempt: AttemptId, before: &[u8], after: &[u8]) -> Result<()> {
         let length = u32::try_from(before.len()).unwrap_or(u32::MAX).to_le_bytes();
-        let path = self.path().join("previews").join("latest");
+        let path = self.relative.join("previews").join("latest");
         let temporary = path.with_extension(format!("{attempt}.tmp"));
-        fs::write(&temporary, [&length, before, after].concat())
-            .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(io(format!("cannot write '{}'", path.display())))
+        let done = || -> std::io::Result<()> {
+            let mut file = self.store.create_anew(&temporary)?;
+            file.write_all(&[&length, before, after].concat())?;
+            Ok(self.store.rename(&temporary, &path)?)
+        };
+        done().map_err(io(format!("cannot write '{}'", path.display())))
     }
 
-    /// What a frame looks like before or after its filters.
+    /// What a frame looks like before or after its filters, as JPEG. What is none is refused: then there is none yet.
     ///
     /// # Errors
     /// Of the file system.
     pub fn read_preview(&self, after: bool) -> Result<Option<Vec<u8>>> {
-        let Some(file) = self.store.open_file(&self.relative.join("previews/latest"))? else {
-            return Ok(None);
+        let relative = self.relative.join("previews/latest");
+        let read = self.store.read_most(&relative, MOST_PREVIEW);
+        let refused = |why: &dyn std::fmt::Display| self.store.refused.note(What::Preview, why);
+        let bytes = match read {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::Internal => {
+                refused(&error);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
         };
-        let mut bytes = Vec::new();
-        file.take(MOST_PREVIEW).read_to_end(&mut bytes).map_err(io("cannot read a preview"))?;
-        let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
-        let pair = rest.split_at_checked(u32::from_le_bytes(*length) as usize);
+        let pair = bytes
+            .split_first_chunk::<4>()
+            .and_then(|(length, rest)| rest.split_at_checked(u32::from_le_bytes(*length) as usize))
+            .filter(|(first, second)| [first, second].iter().all(|p| p.starts_with(JPEG)));
+        if pair.is_none() {
+            refused(&format!("'{}' in the store is no pair of pictures", relative.display()));
+        }
         Ok(pair.map(|(first, second)| if after { second.to_vec() } else { first.to_vec() }))
+    }
+
+    /// Has the names in the job's directory be on the disk.
+    fn sync(&self) -> std::io::Result<()> {
+        File::from(self.store.directory(&self.relative)?).sync_all()
     }
 
     /// Keeps a job's metrics.
@@ -553,26 +603,28 @@ impl JobDir<'_> {
         frame_metrics: Option<&Path>,
         detections: Option<&Path>,
     ) -> Result<()> {
+        let store = self.store;
+        let beneath = |path: &Path| path.strip_prefix(&store.root).unwrap_or(path).to_owned();
         let done = || -> std::io::Result<()> {
             for (lines, name) in [(frame_metrics, "frames.jsonl"), (detections, "detections.jsonl")]
             {
                 if let Some(lines) = lines {
-                    fs::rename(lines, self.path().join(name))?;
+                    store.rename(&beneath(lines), &self.relative.join(name))?;
                 }
             }
             // Linked, so that a server that dies here finds the join done. Not every file system can.
-            let fresh = self.path().join("output.new");
-            drop(fs::remove_file(&fresh));
-            if fs::hard_link(output, &fresh).is_err() {
-                fs::rename(output, &fresh)?;
+            let (output, fresh) = (beneath(output), self.relative.join("output.new"));
+            store.discard(&fresh)?;
+            if store.link(&output, &fresh).is_err() {
+                store.rename(&output, &fresh)?;
             }
-            fs::rename(&fresh, self.path().join("output"))?;
-            File::open(self.path())?.sync_all()
+            store.rename(&fresh, &self.relative.join("output"))?;
+            self.sync()
         };
         done().map_err(io("cannot keep an output"))
     }
 
-    /// Opens one of the files that clients may read: `output`, `metrics.json`, `frames.jsonl`,
+    /// Opens a file within the job's directory, such as those that clients may read: `output`, `metrics.json`, `frames.jsonl`,
     /// `detections.jsonl`, `preview.gif`, `preview.webp`, `preview.mp4`.
     ///
     /// # Errors
@@ -581,25 +633,13 @@ impl JobDir<'_> {
         self.store.open_file(&self.relative.join(name))
     }
 
-    /// Keeps what is in `made` for clients, under a name of this kind.
+    /// Keeps what is in `made`, at most `most` bytes, for clients, under a name of this kind.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn keep_for_client(&self, name: &str, made: &File) -> Result<()> {
-        let path = self.path().join(name);
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let temporary = path.with_extension(format!("{number}.tmp"));
-        let mut from = made;
-        from.rewind()
-            .and_then(|()| std::io::copy(&mut from, &mut File::create(&temporary)?))
-            .and_then(|_| fs::rename(&temporary, &path))
-            .map_err(io(format!("cannot write '{}'", path.display())))
-    }
-
-    /// Where the journal lies.
-    pub fn journal(&self) -> PathBuf {
-        self.path().join("journal")
+    pub fn keep_for_client(&self, name: &str, made: &File, most: u64) -> Result<()> {
+        let what = || format!("cannot write '{}'", self.path().join(name).display());
+        self.keep(name, made, most).map_err(io(what()))
     }
 
     /// Takes an attempt for this node; `false` where it was taken or cancelled before, or where its
@@ -629,9 +669,13 @@ impl JobDir<'_> {
     /// # Errors
     /// Of the file system.
     pub fn cancel(&self, attempt: AttemptId) -> Result<()> {
-        let path = self.path().join("cancelled").join(attempt.to_string());
-        let what = format!("cannot write '{}'", path.display());
-        self.store.pressing(|| File::create(&path).map(drop).map_err(io(&what)))
+        let relative = self.relative.join("cancelled").join(attempt.to_string());
+        let what = format!("cannot write '{}'", relative.display());
+        self.store.pressing(|| match self.store.create_new(&relative) {
+            // Whatever is there says the same.
+            Ok(_) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(e) => Err(io(&what)(e.into())),
+        })
     }
 
     /// Whether the attempt is to be stopped, or its job is gone.
@@ -681,8 +725,23 @@ impl JobDir<'_> {
     ///
     /// # Errors
     /// Internal where it is malformed.
-    pub fn read_plan(&self, attempt: AttemptId) -> Result<Option<frameloom_core::plan::Plan>> {
+    pub fn read_plan(&self, attempt: AttemptId) -> Result<Option<Plan>> {
         self.store.read_json(&self.result(Task::Plan, attempt, ""), MOST_PLAN)
+    }
+
+    /// The plan that an attempt reports, where its file is what the report tells of, and a plan that can be done.
+    ///
+    /// # Errors
+    /// Internal where it is not; of the file system.
+    pub fn read_new_plan(&self, attempt: AttemptId, told: &WrittenFile) -> Result<Plan> {
+        let relative = self.result(Task::Plan, attempt, "");
+        let text = self.store.read_most(&relative, MOST_PLAN)?.unwrap_or_default();
+        if text.len() as u64 != told.size || hex(&Sha256::digest(&text)) != told.sha256 {
+            return Err(Error::internal("the plan is not the file that its report tells of"));
+        }
+        let plan: Plan = parsed(&relative, &text)?;
+        plan.check()?;
+        Ok(plan)
     }
 
     /// Puts a report into the inbox.
@@ -694,28 +753,41 @@ impl JobDir<'_> {
         self.store.write_json(&self.relative.join("inbox").join(name), report, false)
     }
 
-    /// The unread reports, each under the id in its file's name; malformed ones as errors.
+    /// Unread reports, each under the id in its file's name, malformed ones as errors: as many as are read at once, and
+    /// none of those in `but`.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn inbox(&self) -> Result<Vec<(AttemptId, Result<AttemptReport>)>> {
-        let path = self.path().join("inbox");
-        let what = || io(format!("cannot read '{}'", path.display()));
-        let mut reports = Vec::new();
-        for entry in fs::read_dir(&path).map_err(what())? {
-            let name = entry.map_err(what())?.file_name();
-            let Some(attempt) = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(".json"))
-                .and_then(|name| name.parse::<AttemptId>().ok())
-            else {
-                continue;
+    pub fn inbox(
+        &self,
+        but: &BTreeSet<AttemptId>,
+    ) -> Result<Vec<(AttemptId, Result<AttemptReport>)>> {
+        let place = self.relative.join("inbox");
+        let list = || -> rustix::io::Result<Vec<AttemptId>> {
+            let mut all = Vec::new();
+            for entry in rustix::fs::Dir::read_from(&self.store.directory(&place)?)? {
+                let entry = entry?;
+                let name = entry.file_name().to_str().ok().and_then(|n| n.strip_suffix(".json"));
+                all.extend(name.and_then(|name| name.parse::<AttemptId>().ok()));
+            }
+            Ok(all)
+        };
+        let listed = view::not_stale(list);
+        let listed = listed.map_err(|e| io(format!("cannot read '{}'", place.display()))(e.into()));
+        let (mut reports, mut size) = (Vec::new(), 0);
+        for attempt in listed?.into_iter().filter(|attempt| !but.contains(attempt)) {
+            let relative = place.join(format!("{attempt}.json"));
+            let report = match self.store.read_most(&relative, MOST_SMALL) {
+                Ok(None) => continue,
+                Ok(Some(text)) => {
+                    size += text.len();
+                    parsed(&relative, &text)
+                }
+                Err(error) => Err(error),
             };
-            let relative = self.relative.join("inbox").join(&name);
-            match self.store.read_json(&relative, MOST_SMALL) {
-                Ok(Some(report)) => reports.push((attempt, Ok(report))),
-                Ok(None) => {}
-                Err(error) => reports.push((attempt, Err(error))),
+            reports.push((attempt, report));
+            if size > MOST_AT_ONCE {
+                break;
             }
         }
         Ok(reports)
@@ -726,8 +798,9 @@ impl JobDir<'_> {
     /// # Errors
     /// Of the file system.
     pub fn remove_report(&self, attempt: AttemptId) -> Result<()> {
-        let path = self.path().join("inbox").join(format!("{attempt}.json"));
-        fs::remove_file(&path).map_err(io(format!("cannot remove '{}'", path.display())))
+        let relative = self.relative.join("inbox").join(format!("{attempt}.json"));
+        let what = || io(format!("cannot remove '{}'", relative.display()));
+        self.store.discard(&relative).map_err(|e| what()(e.into()))
     }
 
     /// Removes what tasks left behind that is neither accepted nor at work: a new run starts over.
@@ -749,22 +822,9 @@ impl JobDir<'_> {
     }
 
     fn clear(&self, parts: &[&str], keep: impl Fn(&str) -> bool) -> Result<()> {
-        for part in parts {
-            let path = self.path().join(part);
-            let what = || io(format!("cannot tidy '{}'", path.display()));
-            for entry in fs::read_dir(&path).map_err(what())? {
-                let entry = entry.map_err(what())?;
-                let kept = *part == "results" && entry.file_name().to_str().is_some_and(&keep);
-                if !kept {
-                    match fs::remove_file(entry.path()) {
-                        // A node has just published it under its name, or removed it.
-                        Err(e) if e.kind() == Io::NotFound => {}
-                        other => other.map_err(what())?,
-                    }
-                }
-            }
-        }
-        Ok(())
+        parts.iter().try_for_each(|part| {
+            self.store.clear(&self.relative.join(part), |name| *part == "results" && keep(name))
+        })
     }
 }
 

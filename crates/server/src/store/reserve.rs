@@ -1,9 +1,9 @@
 //! Room that is set aside on the store. Where the disk is full it is given up, so that journals,
 //! reports and signs of life go on, and what is at work can end.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{ErrorKind as Io, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use frameloom_core::{ErrorKind, Result};
 use rustix::fs::{FallocateFlags, fallocate};
@@ -34,16 +34,12 @@ impl Store {
     /// Of the file system.
     pub fn set_aside(&self, least: u64) -> Result<bool> {
         let path = self.reserve();
-        let there = fs::metadata(&path).map_or(0, |meta| meta.len());
+        let there = fs::symlink_metadata(&path).map_or(0, |meta| meta.len());
         if there == RESERVE || self.free()? < least.saturating_add(RESERVE) {
             return Ok(false);
         }
-        let made = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .and_then(|file| fill(&file));
+        let made = self.create_anew(Path::new("reserve")).map_err(std::io::Error::from);
+        let made = made.and_then(|file| fill(&file));
         if made.is_err() {
             // Half of it would look like room that is used.
             drop(fs::remove_file(&path));

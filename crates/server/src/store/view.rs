@@ -120,7 +120,7 @@ impl Store {
     }
 
     /// The names in a directory, opened anew.
-    fn names(&self, directory: &Path) -> rustix::io::Result<HashSet<Vec<u8>>> {
+    pub(super) fn names(&self, directory: &Path) -> rustix::io::Result<HashSet<Vec<u8>>> {
         let handle = self.directory(directory)?;
         let entries = rustix::fs::Dir::read_from(&handle)?;
         entries.map(|entry| Ok(entry?.file_name().to_bytes().to_vec())).collect()

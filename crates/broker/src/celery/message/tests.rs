@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-fn sample() -> (TaskMessage, StoreId) {
+pub(super) fn sample() -> (TaskMessage, StoreId) {
     let message = TaskMessage {
         job: JobId::from_bits(7),
         task: Task::Segment(41),
@@ -10,7 +10,7 @@ fn sample() -> (TaskMessage, StoreId) {
     (message, StoreId::from_bits(9))
 }
 
-fn text(message: &TaskMessage, store: StoreId, queue: &str, urgency: Urgency) -> String {
+pub(super) fn text(message: &TaskMessage, store: StoreId, queue: &str, urgency: Urgency) -> String {
     let (id, kwargs) = (task_id(message.attempt), arguments(message, store));
     let task = super::super::names::task_name(message.task);
     encode(&Sent { task, id: &id, kwargs: &kwargs }, queue, urgency, "gen1@host")

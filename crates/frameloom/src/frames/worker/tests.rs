@@ -3,7 +3,6 @@ use std::path::PathBuf;
 
 use frameloom_broker::Memory;
 use frameloom_core::wire::{End, JobFile, SourceRef};
-use frameloom_server::journal::Journal;
 
 use super::*;
 use crate::slot::parent::SlotConfig;
@@ -92,9 +91,8 @@ async fn a_node_that_does_not_see_a_jobs_frames_gives_them_to_others() {
     trial.worker.store.frames(trial.job).drop_all().unwrap();
     assert_eq!(trial.perform(10).await, Performed::Hindered);
     assert_eq!(trial.waiting().await, 1, "its message is swallowed");
-    let journal = trial.worker.store.job(trial.job).journal();
     let ended = Decision::Ended { end: End::Cancelled, error: None, at_ms: 0 };
-    Journal::open(&journal).unwrap().0.append(&[ended]).unwrap();
+    trial.worker.store.job(trial.job).open_journal().unwrap().0.append(&[ended]).unwrap();
     assert_eq!(trial.perform(11).await, Performed::Undone);
     trial.worker.store.remove(trial.job).unwrap();
     assert_eq!(trial.perform(12).await, Performed::Undone);
