@@ -8,7 +8,6 @@ use frameloom_core::Result;
 use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::slot::TaskOutput;
 use frameloom_core::wire::{Decision, HeldAttempt, Outcome, Task};
-use frameloom_server::journal;
 use frameloom_server::store::Store;
 
 /// A task of a job.
@@ -37,6 +36,7 @@ pub struct Told {
 #[derive(Debug)]
 pub struct Journals {
     store: Store,
+    jobs: PathBuf,
 }
 
 impl Journals {
@@ -45,18 +45,17 @@ impl Journals {
     /// # Errors
     /// Of the file system.
     pub fn on(disk: &Path) -> Result<Self> {
-        Ok(Self { store: Store::mounted(disk)? })
+        Ok(Self { store: Store::mounted(disk)?, jobs: disk.join("jobs") })
     }
 
     /// Where a job's journal lies.
     pub fn path(&self, job: JobId) -> PathBuf {
-        self.store.job(job).journal()
+        self.jobs.join(job.to_string()).join("journal")
     }
 
     /// What a job's journal says; nothing where there is none.
     pub fn of(&self, job: JobId) -> Told {
-        let text = std::fs::read(self.path(job)).unwrap_or_default();
-        told(journal::read(&text).0)
+        told(self.store.job(job).decisions().unwrap_or_default())
     }
 
     /// The tasks of these jobs that were sent and are not accepted.
