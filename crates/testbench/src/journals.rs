@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use frameloom_core::Result;
 use frameloom_core::id::{AttemptId, JobId};
 use frameloom_core::slot::TaskOutput;
 use frameloom_core::wire::{Decision, HeldAttempt, Outcome, Task};
+use frameloom_core::{Error, Result};
 use frameloom_server::store::Store;
 
 /// A task of a job.
@@ -21,7 +21,7 @@ pub struct Told {
     /// How often each task was accepted, since the job was planned last.
     pub accepted: BTreeMap<Task, u32>,
     /// Attempts that failed, with their reasons.
-    pub failed: Vec<(Task, String)>,
+    pub failed: Vec<(Task, Error)>,
     /// Names of the slots whose results were accepted.
     pub slots: BTreeSet<String>,
     /// Frames that the accepted segments put out.
@@ -137,7 +137,7 @@ fn told(decisions: Vec<Decision>) -> Told {
                 }
             }
             Decision::Failed { task, error, .. } => {
-                told.failed.push((task, error.message().to_owned()));
+                told.failed.push((task, error));
             }
             Decision::Ended { .. } => told.over = true,
             Decision::Retried => told.over = false,

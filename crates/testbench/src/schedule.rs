@@ -70,15 +70,13 @@ impl Iterator for Schedule {
         let gap = self.seed.time(500, 2_000);
         let first = self.deal();
         let mut faults = vec![(Duration::ZERO, self.fault(first))];
-        let second = self.deck.last().copied();
         let apart = |kind: &Kind| {
             let (a, b) = (first.about(), kind.about());
             a != b && a != About::All && b != About::All
         };
-        if let Some(second) = second.filter(apart)
-            && self.seed.chance(50)
-        {
-            self.deck.pop();
+        let second = self.deck.iter().rposition(apart);
+        if let Some(second) = second.filter(|_| self.seed.chance(60)) {
+            let second = self.deck.remove(second);
             let after = self.seed.time(0, 2_500);
             faults.push((after, self.fault(second)));
         }

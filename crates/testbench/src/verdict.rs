@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use frameloom_core::Result;
+use frameloom_core::{Error, ErrorKind, Result};
 
 use crate::call;
 use crate::journals::Told;
@@ -92,9 +92,12 @@ pub fn judge(
     for (task, times) in told.accepted.iter().filter(|(_, times)| **times > 1) {
         verdict.troubles.push(format!("{task} was accepted {times} times"));
     }
-    // What a plug does is no task's fault; a slot that was killed is the one thing that looks so.
-    for (task, words) in told.failed.iter().filter(|(_, words)| !words.contains("signal 9")) {
-        verdict.troubles.push(format!("a fault of a plug was counted as {task}'s: {words}"));
+    // What a plug does is no task's fault. A slot that was killed looks so; a full disk is noted, and does not count.
+    let looks_so = |error: &Error| {
+        error.message().contains("signal 9") || error.kind() == ErrorKind::Exhausted
+    };
+    for (task, error) in told.failed.iter().filter(|(_, error)| !looks_so(error)) {
+        verdict.troubles.push(format!("a fault of a plug was counted as {task}'s: {error}"));
     }
     for slot in &told.slots {
         if strangers.iter().any(|node| slot.starts_with(node)) {
@@ -140,9 +143,7 @@ mod tests {
         assert_eq!(of(&[1, 2], &good(), &["0,a", "1,x", "2,b"]).frames, 1);
         assert_eq!(of(&[1, 2], &good(), &["0,a"]).frames, 2);
         assert_eq!(of(&[1, 2], &good(), &["0,a", "1,b", "2,b", "2,b"]).frames, 1);
-        let broken = judge(&expected(), &[], &good(), &[], || {
-            Err(frameloom_core::Error::corrupt("no video"))
-        });
+        let broken = judge(&expected(), &[], &good(), &[], || Err(Error::corrupt("no video")));
         assert_eq!(broken.frames, 3);
     }
 
@@ -159,9 +160,10 @@ mod tests {
     #[test]
     fn only_a_slot_that_was_killed_may_count_and_no_other_engine_takes_part() {
         let mut told = good();
-        told.failed.push((Task::Segment(0), "the slot died by signal 9".into()));
+        told.failed.push((Task::Segment(0), Error::unavailable("the slot died by signal 9")));
+        told.failed.push((Task::Segment(0), Error::exhausted("no room")));
         assert_eq!(of(&[1, 2, 3], &told, &[]), Verdict::default());
-        told.failed.push((Task::Segment(0), "no room".into()));
+        told.failed.push((Task::Segment(0), Error::timeout("silent for 60 s")));
         assert_eq!(of(&[1, 2, 3], &told, &[]).troubles.len(), 1);
         let mut told = good();
         told.slots.insert("f00/0".into());
