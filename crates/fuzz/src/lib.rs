@@ -3,7 +3,8 @@
 //! something new is said is changed further.
 //!
 //! A panic fails, a run that takes too much processor time, one that does not end, and memory beyond a bound. The input is
-//! left beside the build's files, and its path told; it becomes a test, and is kept in the target's folder.
+//! left beside the build's files, and its path told; it becomes a test, and is kept in the target's folder. Inputs of
+//! which something new is said in a run of so many seconds are kept beside the build's files: the next such run goes on from there.
 //!
 //! | variable | means |
 //! |---|---|
@@ -11,7 +12,6 @@
 //! | `FRAMELOOM_FUZZ_SECONDS` | for so long, with a seed that differs each time |
 //! | `FRAMELOOM_FUZZ_SEED` | with this seed |
 //! | `FRAMELOOM_FUZZ_INPUT` | the file of one input, which is run alone |
-//! | `FRAMELOOM_FUZZ_KEEP` | inputs of which something new is said go into the target's folder |
 //!
 //! It is a part of tests only, and panics where a test fails.
 
@@ -28,11 +28,14 @@ use std::time::{Duration, Instant};
 pub use mutate::Random;
 use watch::{Watchdog, cpu_time, is_alone, peak_memory};
 
-/// Inputs that are changed further, at most, beside those of the folder.
+/// Inputs that are changed further, at most, beside those that there are.
 const MOST_KEPT: usize = 4096;
 
-/// Largest input that is kept in a folder, in bytes.
-const MOST_IN_FOLDER: usize = 16 << 10;
+/// Bytes of them at most: they are memory that a target does not take.
+const MOST_BYTES: usize = 32 << 20;
+
+/// Things said that are remembered; then nothing is new any more.
+const MOST_SAID: usize = 1 << 18;
 
 /// Something that takes inputs from whoever likes to send them.
 #[derive(Debug)]
@@ -98,23 +101,27 @@ impl<'a> Target<'a> {
             (None, Some(_)) => u64::MAX,
             (None, None) => self.runs,
         };
-        let mut inputs = self.inputs();
+        let grown = seconds.is_some().then(|| place.join(self.name));
+        let mut inputs = self.inputs(grown.as_deref());
         assert!(!inputs.is_empty(), "{} has nothing to begin with", self.name);
         let (begun, given) = (Instant::now(), inputs.len());
         let (mut said, mut random) = (BTreeSet::new(), Random::new(seed));
         for (number, input) in inputs.iter().enumerate() {
             said.insert(gist(&running.run(input, &format!("kept input {number}"), &mut run)));
         }
-        let mut done = 0;
+        let (mut done, mut kept) = (0, 0);
         while done < runs && seconds.is_none_or(|seconds| begun.elapsed() < seconds) {
             let mut input = inputs[random.below(inputs.len())].clone();
             mutate::change(&mut random, &mut input, self.words, &inputs, self.longest);
             let what = format!("run {done} of FRAMELOOM_FUZZ_SEED={seed}");
-            if said.insert(gist(&running.run(&input, &what, &mut run))) {
-                self.keep(&input);
-                if inputs.len() < given + MOST_KEPT {
-                    inputs.push(input);
+            let gist = gist(&running.run(&input, &what, &mut run));
+            let is_new = said.len() < MOST_SAID && said.insert(gist);
+            if is_new && inputs.len() < given + MOST_KEPT && kept + input.len() < MOST_BYTES {
+                kept += input.len();
+                if let Some(grown) = &grown {
+                    keep(grown, &input);
                 }
+                inputs.push(input);
             }
             done += 1;
         }
@@ -126,29 +133,27 @@ impl<'a> Target<'a> {
         );
     }
 
-    fn folder(&self) -> PathBuf {
-        Path::new(self.corpus).join(self.name)
+    /// The inputs of its folder in order of their names, its seeds, and what earlier runs have found.
+    fn inputs(&self, grown: Option<&Path>) -> Vec<Vec<u8>> {
+        let kept = read_all(&Path::new(self.corpus).join(self.name));
+        let grown = grown.map(read_all).unwrap_or_default();
+        kept.into_iter().chain(self.seeds.iter().cloned()).chain(grown).collect()
     }
+}
 
-    /// The inputs of its folder in order of their names, and its seeds.
-    fn inputs(&self) -> Vec<Vec<u8>> {
-        let folder = self.folder();
-        let mut paths: Vec<PathBuf> =
-            fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
-        paths.sort();
-        let kept = paths.iter().filter_map(|path| fs::read(path).ok());
-        kept.chain(self.seeds.iter().cloned()).collect()
-    }
+/// The files of a folder in order of their names.
+fn read_all(folder: &Path) -> Vec<Vec<u8>> {
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    paths.sort();
+    paths.truncate(MOST_KEPT);
+    paths.iter().filter_map(|path| fs::read(path).ok()).collect()
+}
 
-    fn keep(&self, input: &[u8]) {
-        if std::env::var_os("FRAMELOOM_FUZZ_KEEP").is_none() || input.len() > MOST_IN_FOLDER {
-            return;
-        }
-        let folder = self.folder();
-        let kept = fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(folder.join(format!("{:016x}", fingerprint(input))), input));
-        kept.unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    }
+fn keep(folder: &Path, input: &[u8]) {
+    let kept = fs::create_dir_all(folder)
+        .and_then(|()| fs::write(folder.join(format!("{:016x}", fingerprint(input))), input));
+    kept.unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
 }
 
 /// A target at work.
@@ -214,17 +219,17 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
 
-/// What was said, without what it quotes and counts: of each error once.
-fn gist(said: &str) -> String {
+/// A digest of what was said, without what it quotes and counts: of each error once.
+fn gist(said: &str) -> u64 {
     let (mut gist, mut quoted) = (String::new(), false);
-    for c in said.chars().take(500) {
+    for c in said.chars().take(400) {
         match c {
             '\'' | '"' | '`' => quoted = !quoted,
-            _ if quoted || c.is_ascii_digit() => {}
+            _ if quoted || !(c.is_ascii_alphabetic() || c == ' ') => {}
             _ => gist.push(c),
         }
     }
-    gist
+    fingerprint(gist.as_bytes())
 }
 
 /// FNV-1a.

@@ -67,7 +67,7 @@ fn fuzz_report() {
         target.seeds.push(serde_json::to_vec(&failed).unwrap());
     }
     target.fuzz(|input| {
-        // The same instead of each task's first report; its attempt's own id is put in.
+        // The same instead of each task's first report; its attempt's own id, and the task, are put in.
         let mut bad = std::collections::BTreeSet::new();
         let ended = runtime.block_on(async {
             let run = trial.run(PLANS[0], |attempt| {
@@ -76,7 +76,9 @@ fn fuzz_report() {
                 }
                 let (from, to) =
                     (AttemptId::from_bits(1).to_string(), attempt.message.attempt.to_string());
+                let task = serde_json::to_string(&attempt.message.task).unwrap();
                 let text = String::from_utf8_lossy(input).replace(&from, &to);
+                let text = text.replace(r#"{"segment":1}"#, &task);
                 fs::write(attempt.result(), attempt.content()).unwrap();
                 fs::write(attempt.inbox(), text).unwrap();
             });
