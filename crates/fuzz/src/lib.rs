@@ -258,7 +258,7 @@ mod tests {
             let text = String::from_utf8_lossy(input);
             assert!(!(text.contains("magic") && text.contains("18446744073709551615")), "found");
             // What is said leads there step by step.
-            String::from(if text.contains("magic") { "near" } else { "far" })
+            if text.contains("magic") { "near".to_owned() } else { "far".to_owned() }
         };
         let said = failure("finds-a-panic", found);
         assert!(said.contains("it panicked"), "{said}");
