@@ -174,7 +174,7 @@ impl Cluster {
 
 /// Whether a node's cable is pulled; else its relay holds what it says.
 fn by_cable(fault: &Fault) -> bool {
-    fault.way % 2 == 0
+    fault.way.is_multiple_of(2)
 }
 
 fn jump(fault: &Fault) -> i64 {

@@ -216,7 +216,7 @@ impl Cluster {
     fn until(&mut self, name: &str, wanted: &mut dyn FnMut(&Self) -> bool) -> Result<()> {
         let end = Instant::now() + COMES_UP_WITHIN;
         while !wanted(self) {
-            for fallen in self.tend()? {
+            if let Some(fallen) = self.tend()?.pop() {
                 let words =
                     format!("{} ends with {}: {}", fallen.name, fallen.status, fallen.words);
                 return Err(Error::unavailable(words));
