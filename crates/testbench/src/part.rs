@@ -76,11 +76,6 @@ impl Part {
         self.child.as_ref().map(Child::id)
     }
 
-    /// What it says.
-    pub fn log(&self) -> &Path {
-        &self.log
-    }
-
     /// Kills it.
     pub fn kill(&mut self) {
         self.end(Signal::KILL);
