@@ -109,12 +109,13 @@ fn frames_on_which_the_model_fails_are_hidden_whole_and_counted() {
         .status();
     assert!(status.unwrap().success());
     let filter = format!("objects:model={}:action=fill", model("bright.onnx"));
-    // By one slot, so that the first of them is met first.
+    // By one slot, which may begin with either piece.
     let one = ["--slots", "1"];
     let plain = ["run", &at("in.mp4"), "-o", &at("out.mp4"), "-f", &filter];
     let (code, said) = run(&[&plain[..], &one].concat());
     assert_eq!(code, 5, "{said}");
-    assert!(said.contains("NaN") && said.contains("frame at 5120"), "{said}");
+    let met = (10..15).any(|frame| said.contains(&format!("frame at {}", frame * 512)));
+    assert!(said.contains("NaN") && met, "{said}");
     assert!(!Path::new(&at("out.mp4")).exists());
     let (metrics, found) = (at("m.json"), at("found.jsonl"));
     let filter = filter + ":on_error=hide";
