@@ -151,7 +151,8 @@ def by_length(args, home):
         begun = time.monotonic()
         segments = len(turns.ask(f"{url}/v1/jobs/{job}")["segments"])
         asked = time.monotonic() - begun
-        size = os.path.getsize(os.path.join(data, "jobs", job, "plan.json"))
+        results = os.scandir(os.path.join(data, "jobs", job, "results"))
+        size = max(entry.stat().st_size for entry in results if entry.name.startswith("plan."))
         rows.append((name, minutes, segments, planned, size / 2**20, asked * 1000, peak(serve.pid)))
         print("{}: {} minutes, {} segments, planned in {:.2f} s, {:.1f} MiB of plan, asked in {:.0f} ms, {:.0f} MiB".format(*rows[-1]),
               flush=True)
@@ -182,7 +183,8 @@ def main():
             table = PARTS[part](args, home)
         finally:
             shutil.rmtree(home)
-        page.write(part, [f"Measured on {page.machine()}.", "", *table], PAGE)
+        picture = f"![By {part}](pictures/scaling-{part}.svg)"
+        page.write(part, [picture, "", f"Measured on {page.machine()}.", "", *table], PAGE)
 
 
 if __name__ == "__main__":
