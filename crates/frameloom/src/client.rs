@@ -13,9 +13,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, SendBody};
 
 use crate::cmd::shown;
-
-/// Times that a lost connection is tried again without any progress between.
-const TRIES: u32 = 8;
+use crate::patience::{PatienceArgs, Tries};
 
 /// Which server, and who is asking.
 #[derive(Debug, Args)]
@@ -38,6 +36,7 @@ pub(crate) struct Client {
     agent: Agent,
     base: String,
     token: Option<String>,
+    patience: Duration,
 }
 
 fn unreachable(base: &str, error: &dyn std::fmt::Display) -> Error {
@@ -82,7 +81,17 @@ impl Client {
             let roots = RootCerts::new_with_certs(&[certificate]);
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
-        Ok(Self { agent: config.build().new_agent(), base, token })
+        let patience = PatienceArgs::default().time();
+        Ok(Self { agent: config.build().new_agent(), base, token, patience })
+    }
+
+    /// The same with this patience.
+    pub(crate) fn patient(self, args: &PatienceArgs) -> Self {
+        Self { patience: args.time(), ..self }
+    }
+
+    fn tries(&self) -> Tries {
+        Tries::new(self.patience)
     }
 
     /// The server's URL.
@@ -153,6 +162,33 @@ impl Client {
         })?)
     }
 
+    /// What `ask` answers, asked again where no server does; `say` hears of it once.
+    ///
+    /// `ask` must be safe to repeat: its answer can be lost after the server did what it was asked.
+    ///
+    /// # Errors
+    /// What the server answers; Unavailable where it does not come.
+    pub(crate) fn patiently<T>(
+        &self,
+        say: &dyn Fn(&str),
+        mut ask: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        let mut tries = self.tries();
+        loop {
+            let answer = ask();
+            let Err(error) = &answer else { return answer };
+            if error.kind() != ErrorKind::Unavailable || self.patience.is_zero() {
+                return answer;
+            }
+            if tries.count == 0 {
+                say(&format!("note: {error}; tried again for {} s", self.patience.as_secs()));
+            }
+            if !tries.again() {
+                return answer;
+            }
+        }
+    }
+
     /// Deletes `path`.
     ///
     /// # Errors
@@ -184,8 +220,7 @@ impl Client {
     pub(crate) fn upload(&self, path: &str, file: &File, progress: &dyn Fn(u64)) -> Result<()> {
         let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
         let size = file.metadata().map_err(failed)?.len();
-        let mut offset = 0;
-        let mut attempt = 0;
+        let (mut offset, mut tries) = (0, self.tries());
         loop {
             let mut part = file;
             part.seek(SeekFrom::Start(offset)).map_err(failed)?;
@@ -211,22 +246,19 @@ impl Client {
             {
                 return Err(error);
             }
-            attempt += 1;
-            pause(attempt);
+            if !tries.again() {
+                return Err(error);
+            }
             match self.offset(path) {
                 Ok(now) => {
                     if now > offset {
-                        attempt = 0;
+                        tries.progress();
                     }
                     offset = now;
                 }
                 // It has come whole, and only the answer was lost.
                 Err(gone) if gone.kind() == ErrorKind::Conflict => return Ok(()),
-                Err(gone) if attempt >= TRIES => return Err(gone),
                 Err(_) => {}
-            }
-            if attempt >= TRIES {
-                return Err(error);
             }
         }
     }
@@ -234,34 +266,22 @@ impl Client {
     /// Sends a file of `size` bytes to `path` in one piece, where the server does not have it already.
     ///
     /// # Errors
-    /// What the server answers; Unavailable where it does not come back.
+    /// As [`Client::get`].
     pub(crate) fn put(&self, path: &str, mut file: &File, size: u64) -> Result<()> {
-        let mut attempt = 0;
-        loop {
-            let mut request = self.agent.head(self.url(path));
-            if let Some(bearer) = self.bearer() {
-                request = request.header("authorization", bearer);
-            }
-            let known = self.answer(request.call());
-            let sent = match known {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    file.rewind().map_err(|e| Error::io("cannot read the file", &e))?;
-                    let mut request =
-                        self.agent.put(self.url(path)).header("content-length", size.to_string());
-                    if let Some(bearer) = self.bearer() {
-                        request = request.header("authorization", bearer);
-                    }
-                    self.answer(request.send(SendBody::from_reader(&mut file)))
-                }
-                known => known,
-            };
-            match sent {
-                Err(error) if error.kind() == ErrorKind::Unavailable && attempt < TRIES => {}
-                sent => return sent.map(drop),
-            }
-            attempt += 1;
-            pause(attempt);
+        let mut request = self.agent.head(self.url(path));
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
         }
+        match self.answer(request.call()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            known => return known.map(drop),
+        }
+        file.rewind().map_err(|e| Error::io("cannot read the file", &e))?;
+        let mut request = self.agent.put(self.url(path)).header("content-length", size.to_string());
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        self.answer(request.send(SendBody::from_reader(&mut file))).map(drop)
     }
 
     /// Follows a job's events until it is over; answers the job as it ended.
@@ -270,9 +290,10 @@ impl Client {
     /// What the server answers; Unavailable where it does not come back.
     pub(crate) fn follow(&self, id: &str, hear: &mut dyn FnMut(&str, &Value)) -> Result<Value> {
         let path = format!("/v1/jobs/{id}/events");
-        let (mut last, mut attempt) = (String::from("0"), 0);
+        let (mut last, mut tries) = (String::from("0"), self.tries());
         loop {
             let stream = self.get(&path, &[("last-event-id", &last)]);
+            let mut broken = None;
             match stream {
                 Ok(response) => {
                     let (mut name, mut data) = (String::new(), String::new());
@@ -285,7 +306,7 @@ impl Client {
                         } else if let Some(value) = line.strip_prefix("data:") {
                             data += value.trim_start();
                         } else if line.is_empty() && !data.is_empty() {
-                            attempt = 0;
+                            tries.progress();
                             let value = serde_json::from_str(&data).unwrap_or(Value::Null);
                             hear(&name, &value);
                             if name == "end" {
@@ -294,12 +315,9 @@ impl Client {
                             data.clear();
                         }
                     }
+                    tries.heard();
                 }
-                Err(error) if error.kind() == ErrorKind::Unavailable => {
-                    if attempt >= TRIES {
-                        return Err(error);
-                    }
-                }
+                Err(error) if error.kind() == ErrorKind::Unavailable => broken = Some(error),
                 Err(error) => return Err(error),
             }
             // A server that was started again has a new list of events.
@@ -309,12 +327,13 @@ impl Client {
                 if over {
                     return Ok(job);
                 }
-                if attempt > 0 {
+                if tries.count > 0 {
                     "0".clone_into(&mut last);
                 }
             }
-            attempt += 1;
-            pause(attempt);
+            if !tries.again() {
+                return Err(broken.unwrap_or_else(|| self.broken_off()));
+            }
         }
     }
 
@@ -324,11 +343,19 @@ impl Client {
     /// What the server answers; Exhausted where the disk is full.
     pub(crate) fn download(&self, path: &str, to: &File) -> Result<()> {
         let failed = |e: std::io::Error| Error::io("cannot write the output", &e);
-        let (mut at, mut attempt) = (0u64, 0);
+        let (mut at, mut tries) = (0u64, self.tries());
         loop {
             let range = format!("bytes={at}-");
             let headers: &[(&str, &str)] = if at > 0 { &[("range", &range)] } else { &[] };
-            let response = self.get(path, headers)?;
+            let response = match self.get(path, headers) {
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    if tries.again() {
+                        continue;
+                    }
+                    return Err(error);
+                }
+                response => response?,
+            };
             if at > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
                 at = 0;
             }
@@ -345,26 +372,22 @@ impl Client {
                     Ok(n) => {
                         std::io::Write::write_all(&mut file, &buffer[..n]).map_err(failed)?;
                         at += n as u64;
-                        attempt = 0;
+                        tries.progress();
                     }
                 }
             }
             if whole.is_none_or(|whole| at == whole) {
                 return Ok(());
             }
-            attempt += 1;
-            if attempt > TRIES {
-                return Err(unreachable(&self.base, &"the connection breaks off again and again"));
+            if !tries.again() {
+                return Err(self.broken_off());
             }
-            pause(attempt);
         }
     }
-}
 
-/// Waits before another try, longer each time.
-#[expect(clippy::disallowed_methods, reason = "nothing tells when a server is back")]
-fn pause(attempt: u32) {
-    std::thread::sleep(Duration::from_millis(200) * 2u32.pow(attempt.min(5)));
+    fn broken_off(&self) -> Error {
+        unreachable(&self.base, &"the connection breaks off again and again")
+    }
 }
 
 fn parsed(response: Response<Body>) -> Result<Value> {
@@ -439,3 +462,6 @@ pub(crate) fn post_text(url: &str, headers: &[(String, String)], body: &str) -> 
         Err(failed(format!("status {}", answer.status().as_u16())))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ mod cmd;
 mod frames;
 mod node;
 mod outputs;
+mod patience;
 mod progress;
 mod random;
 mod slot;

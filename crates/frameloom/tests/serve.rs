@@ -368,7 +368,7 @@ fn a_client_that_reaches_nobody_says_so() {
     let source = clip(dir.path(), "in.mp4", 1);
     let out = text(&dir.path().join("out.mp4"));
     let output = frameloom()
-        .args(["submit", &source, "-o", &out, "--server", "http://127.0.0.1:9"])
+        .args(["submit", &source, "-o", &out, "--server", "http://127.0.0.1:9", "--patience", "0"])
         .output()
         .unwrap();
     let (code, words) = said(&output);

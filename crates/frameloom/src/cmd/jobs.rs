@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::submit::{Shown, fetch, outcome};
 use crate::client::{Client, ServerArgs};
+use crate::patience::PatienceArgs;
 
 /// A server.
 #[derive(Debug, Args)]
@@ -68,6 +69,9 @@ pub(crate) struct StatusArgs {
 pub(crate) struct FetchArgs {
     #[command(flatten)]
     job: JobIdArgs,
+
+    #[command(flatten)]
+    patience: PatienceArgs,
 
     /// The output file.
     #[arg(short, long, value_name = "OUT", required_unless_present = "detections")]
@@ -182,6 +186,6 @@ pub(crate) fn fetch_output(args: FetchArgs) -> Result<()> {
     if let Some((_, to)) = wanted.iter().find(|(_, to)| to.exists() && !args.overwrite) {
         return Err(publish::exists(to));
     }
-    let client = Client::new(&args.job.server)?;
+    let client = Client::new(&args.job.server)?.patient(&args.patience);
     wanted.iter().try_for_each(|(what, to)| fetch(&client, &args.job.id, what, to, args.overwrite))
 }

@@ -16,6 +16,7 @@ use super::{open_file, open_source, shown};
 use crate::cli::{FilesLie, JobArgs};
 use crate::client::{Client, ServerArgs, error_of};
 use crate::outputs::{self, OF_A_FILTER, SOURCE};
+use crate::patience::PatienceArgs;
 use crate::random;
 
 /// What to submit.
@@ -23,7 +24,7 @@ use crate::random;
 #[command(
     after_help = "Examples:\n  frameloom submit in.mp4 -o out.mp4 -f blur:sigma=3 --server http://HOST:8080\n  \
     frameloom submit in.mp4 --detach -f edges --server http://HOST:8080\n\n\
-    Lost connections are tried again. Ctrl-C leaves the job at work; 'frameloom fetch' gets its output.\n\
+    Lost connections are tried again (--patience). Ctrl-C leaves the job at work; 'frameloom fetch' gets its output.\n\
     Exit codes are those of 'run'."
 )]
 pub(crate) struct SubmitArgs {
@@ -46,6 +47,9 @@ pub(crate) struct SubmitArgs {
 
     #[command(flatten)]
     server: ServerArgs,
+
+    #[command(flatten)]
+    patience: PatienceArgs,
 
     /// Print the job's id and leave.
     #[arg(long)]
@@ -127,11 +131,13 @@ fn request(args: &SubmitArgs, spec: &JobSpec, size: Option<u64>) -> Value {
 }
 
 /// Sends the files that filters take, where the server does not have them.
-fn attach(client: &Client, spec: &JobSpec) -> Result<()> {
+fn attach(client: &Client, spec: &JobSpec, say: &dyn Fn(&str)) -> Result<()> {
     for SpecFile { name, sha256, size } in &spec.files {
         let file = open_file(Path::new(name))?;
         let path = format!("/v1/files/{sha256}");
-        client.put(&path, &file, *size).map_err(|e| e.at(format!("file '{name}' of a filter")))?;
+        client
+            .patiently(say, || client.put(&path, &file, *size))
+            .map_err(|e| e.at(format!("file '{name}' of a filter")))?;
     }
     Ok(())
 }
@@ -169,12 +175,14 @@ pub(crate) fn run(args: SubmitArgs) -> Result<u8> {
     if size == Some(0) {
         return Err(Error::corrupt(format!("'{}' is empty", shown(&args.input))));
     }
-    let client = Client::new(&args.server)?;
-    attach(&client, &spec)?;
-    let key = format!("{:032x}", random::bits()?);
-    let job = client.post("/v1/jobs", Some(&request(&args, &spec, size)), Some(&key))?;
-    let id = job["id"].as_str().unwrap_or_default().to_owned();
+    let client = Client::new(&args.server)?.patient(&args.patience);
     let bar = Shown::new(args.quiet || args.detach);
+    let say =
+        |text: &str| if args.detach && !args.quiet { eprintln!("{text}") } else { bar.say(text) };
+    attach(&client, &spec, &say)?;
+    let (wanted, key) = (request(&args, &spec, size), format!("{:032x}", random::bits()?));
+    let job = client.patiently(&say, || client.post("/v1/jobs", Some(&wanted), Some(&key)))?;
+    let id = job["id"].as_str().unwrap_or_default().to_owned();
     if let (Some(file), Some(path)) = (&file, job["upload_url"].as_str()) {
         client.upload(path, file, &|sent| bar.uploaded(sent, size.unwrap_or(0)))?;
     }
@@ -188,9 +196,10 @@ pub(crate) fn run(args: SubmitArgs) -> Result<u8> {
     bar.end();
     outcome(&job)?;
     if let Some(path) = &args.metrics {
-        let metrics = client.get(&format!("/v1/jobs/{id}/metrics"), &[])?;
-        let metrics: Metrics = serde_json::from_reader(metrics.into_body().into_reader())
-            .map_err(|e| Error::unavailable("the server's metrics break off").with_source(e))?;
+        let of_metrics = format!("/v1/jobs/{id}/metrics");
+        let metrics: Metrics =
+            serde_json::from_value(client.patiently(&say, || client.json(&of_metrics))?)
+                .map_err(|e| Error::unavailable("the server's metrics are none").with_source(e))?;
         std::fs::write(path, super::pretty(&metrics)?)
             .map_err(|e| Error::io(format!("cannot write '{}'", shown(path)), &e))?;
     }
