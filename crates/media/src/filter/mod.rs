@@ -5,6 +5,8 @@
 //! and a row in [`table`].
 
 mod chain;
+mod gaussian;
+mod gaussian_wide;
 mod graph;
 mod graph_lists;
 mod graph_rules;

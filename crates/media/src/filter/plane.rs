@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use frameloom_core::catalogue::{Params, Region};
 use frameloom_core::{Error, Result};
-use opencv::core::{CV_8UC1, Mat, MatTraitConst, Rect};
+use opencv::core::{CV_8UC1, Mat, MatTrait, MatTraitConst, Rect};
 
 use crate::frame::{Frame, FrameFormat, Plane, PlaneMut};
 
@@ -99,10 +99,9 @@ impl Areas {
                     make(plane, &from, &mut to).map_err(failed)?;
                 } else {
                     let rect = rect(area)?;
-                    // A part of a Mat sees the samples around it, as the whole picture would.
-                    let from = Mat::roi(&from, rect).map_err(failed)?;
+                    let from = part(from, rect).map_err(failed)?;
                     let mut part = Mat::default();
-                    make(plane, &from.clone_pointee(), &mut part).map_err(failed)?;
+                    make(plane, &from, &mut part).map_err(failed)?;
                     let mut to = Mat::roi_mut(&mut to, rect).map_err(failed)?;
                     part.copy_to(&mut to).map_err(failed)?;
                 }
@@ -126,6 +125,12 @@ pub(super) fn copy_plane(from: Plane<'_>, to: &mut PlaneMut<'_>) {
 fn rect(area: Area) -> Result<Rect> {
     let side = |v: usize| i32::try_from(v).map_err(|_| Error::unsupported("size of a region"));
     Ok(Rect::new(side(area.x)?, side(area.y)?, side(area.w)?, side(area.h)?))
+}
+
+/// The header of a part of a plane: it sees the samples around it, as the whole picture would.
+pub(super) fn part(mut whole: Mat, part: Rect) -> opencv::Result<Mat> {
+    let (below, right) = (part.y + part.height - whole.rows(), part.x + part.width - whole.cols());
+    whole.adjust_roi(-part.y, below, -part.x, right)
 }
 
 /// OpenCV's error as ours: a bug, since parameters are checked before.
