@@ -80,14 +80,16 @@ impl<'a> Target<'a> {
     pub fn fuzz(self, mut run: impl FnMut(&[u8]) -> String) {
         let place = place();
         let last = place.join(format!("{}.last", self.name));
+        // It may be the last input itself, which is written anew with each run.
+        let given = std::env::var_os("FRAMELOOM_FUZZ_INPUT")
+            .map(|path| fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
         let mut running = Running {
             file: File::create(&last).unwrap_or_else(|e| panic!("{}: {e}", last.display())),
             before: peak_memory(),
             target: &self,
             last,
         };
-        if let Some(path) = std::env::var_os("FRAMELOOM_FUZZ_INPUT") {
-            let input = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        if let Some(input) = given {
             running.run(&input, "the input that is given", &mut run);
             return;
         }

@@ -45,7 +45,9 @@ pub struct Random(u64);
 impl Random {
     /// A generator that begins with a seed.
     pub fn new(seed: u64) -> Self {
-        Self(seed ^ 0x9e37_79b9_7f4a_7c15 | 1)
+        let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d;
+        // From nothing comes nothing.
+        Self(mixed.max(1))
     }
 
     /// A number below `most`; 0 where there is none.

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::cluster::{Cluster, STRANGER, set_clock};
 use crate::fault::{Fault, Kind, NODES};
 use crate::journals::Journals;
-use crate::part::{children, signal};
+use crate::part::{Part, children, signal};
 use crate::relay::{Mode, Relay};
 
 /// How late a slow network is, each way.
@@ -21,18 +21,25 @@ const LOST: u8 = 20;
 const JUMPS: [i64; 6] = [3_600, -3_600, 86_400 * 10, -86_400, 45, -600];
 
 impl Cluster {
-    /// Does it.
+    /// Does it; answers whether there was somebody to do it to.
     ///
     /// # Errors
     /// Unavailable where it cannot be done.
-    pub fn begin(&mut self, fault: &Fault, journals: &Journals) -> Result<()> {
+    pub fn begin(&mut self, fault: &Fault, journals: &Journals) -> Result<bool> {
+        let there = |part: &Part| part.pid().is_some();
+        let struck = match fault.kind {
+            Kind::ServerKilled | Kind::ServerStopped | Kind::ServerFrozen => there(&self.server),
+            Kind::NodeKilled | Kind::NodeFrozen => there(&self.nodes[fault.node].part),
+            Kind::RedisKilled | Kind::RedisLost | Kind::RedisFrozen => there(&self.redis),
+            _ => true,
+        };
         match fault.kind {
             Kind::ServerKilled => self.server.kill(),
             Kind::ServerStopped => self.server.stop(),
             Kind::ServerFrozen => self.server.freeze(true),
             Kind::NodeKilled => self.nodes[fault.node].part.kill(),
             Kind::NodeFrozen => self.nodes[fault.node].part.freeze(true),
-            Kind::SlotKilled => self.kill_slot(fault.node, journals),
+            Kind::SlotKilled => return Ok(self.kill_slot(fault.node, journals)),
             Kind::RedisKilled | Kind::RedisLost => self.redis.kill(),
             Kind::RedisEmptied => self.flush()?,
             Kind::RedisFrozen => self.redis.freeze(true),
@@ -59,7 +66,7 @@ impl Cluster {
                 }
             }
         }
-        Ok(())
+        Ok(struck)
     }
 
     /// Keeps it up; to be called again and again until it is mended.
@@ -132,15 +139,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Kills the slot of a node that is at work; any where none is.
-    fn kill_slot(&self, node: usize, journals: &Journals) {
-        let Some(pid) = self.nodes[node].part.pid() else { return };
+    /// Kills the slot of a node that is at work, any where none is; answers whether there was one.
+    fn kill_slot(&self, node: usize, journals: &Journals) -> bool {
+        let Some(pid) = self.nodes[node].part.pid() else { return false };
         let mut held = journals.hands(pid).into_iter().map(|held| held.slot_pid);
         let slots = children(pid);
         // What was told a second ago may be over.
-        if let Some(slot) = held.find(|slot| slots.contains(slot)).or(slots.first().copied()) {
-            signal(slot, Signal::KILL);
-        }
+        let slot = held.find(|slot| slots.contains(slot)).or(slots.first().copied());
+        slot.is_some_and(|slot| signal(slot, Signal::KILL))
     }
 
     fn relays(&self) -> impl Iterator<Item = &Relay> {

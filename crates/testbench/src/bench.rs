@@ -50,7 +50,11 @@ struct Course {
     mended: Option<Instant>,
     /// What has to be done before it is over.
     concerned: BTreeSet<TaskOf>,
-    /// How long that took.
+    /// When that was.
+    done: Option<Instant>,
+    /// Whether it did anything: there may have been nobody to do it to.
+    struck: bool,
+    /// How long it took to recover, where it concerned tasks.
     took: Option<Duration>,
     over: bool,
 }
@@ -83,8 +87,9 @@ pub fn run(config: &Config, say: &mut dyn FnMut(&str)) -> Result<Report> {
     let share = config.time / u32::try_from(config.seeds.len()).unwrap_or(1).max(1);
     for (seed, i) in config.seeds.iter().zip(1..) {
         let end = begun + share * i;
-        for step in Schedule::new(*seed) {
-            if Instant::now() + step.gap >= end {
+        for (step, done) in Schedule::new(*seed).zip(0..) {
+            // Each is done a step of, or it would be kept for nothing.
+            if done > 0 && Instant::now() + step.gap >= end {
                 break;
             }
             bench.step(step)?;
@@ -108,6 +113,8 @@ impl Bench<'_> {
                 begun: None,
                 mended: None,
                 concerned: BTreeSet::new(),
+                done: None,
+                struck: false,
                 took: None,
                 over: false,
             });
@@ -119,7 +126,11 @@ impl Bench<'_> {
             }
         }
         for course in courses {
-            self.report.fault(course.fault.kind, course.took);
+            if course.struck {
+                self.report.fault(course.fault.kind, course.took);
+            } else {
+                self.report.missed += 1;
+            }
         }
         Ok(())
     }
@@ -132,11 +143,12 @@ impl Bench<'_> {
                 self.choose(&mut course.fault);
                 (self.say)(&course.fault.to_string());
                 course.concerned = self.concerned(&course.fault);
-                self.cluster.begin(&course.fault, &self.journals)?;
+                course.struck = self.cluster.begin(&course.fault, &self.journals)?;
                 course.begun = Some(Instant::now());
             }
             return Ok(());
         };
+        self.settle(course);
         let Some(mended) = course.mended else {
             if now < begun + course.fault.lasts {
                 return self.cluster.keep_up(&course.fault);
@@ -148,25 +160,27 @@ impl Bench<'_> {
         if course.over {
             return Ok(());
         }
-        self.settle(course);
         let since = if course.fault.kind.counts_at_once() { begun } else { mended };
-        let took = now.saturating_duration_since(since);
-        if course.concerned.is_empty() {
+        if let Some(done) = course.done {
             course.over = true;
+            // What was done while it lasted had nothing to recover from.
+            course.took = course.took.and_then(|_| done.checked_duration_since(since));
+            if let Some(took) = course.took {
+                self.hold_against(&course.fault, took, alone);
+            }
         } else if now > mended + RECOVERS_WITHIN {
             course.over = true;
             let words = format!("{} keeps {:?} from being done", course.fault, course.concerned);
             self.report.troubles.push(words);
         }
-        if course.took.is_some() && course.over {
-            course.took = Some(took);
-            self.hold_against(&course.fault, took, alone);
-        }
         Ok(())
     }
 
-    /// Strikes out what is done; notes that there was something to do.
+    /// Strikes out what is done; notes that there was something to do, and when it was done.
     fn settle(&self, course: &mut Course) {
+        if course.done.is_some() {
+            return;
+        }
         if !course.concerned.is_empty() {
             course.took = Some(Duration::ZERO);
         }
@@ -175,6 +189,7 @@ impl Bench<'_> {
             // A job that was deleted has no journal any more.
             !told.over && !told.accepted.contains_key(task) && !told.sent.is_empty()
         });
+        course.done = course.concerned.is_empty().then(Instant::now);
     }
 
     /// A node that dies costs the lease and a segment.
@@ -250,9 +265,10 @@ impl Bench<'_> {
 
     /// Lets all jobs end, and the cluster be what it was.
     fn finish(&mut self) -> Result<()> {
-        (self.say)("all is mended; the last jobs end");
+        (self.say)("all is mended; the last jobs end, and each piece is done once more");
+        self.work.once_more();
         let end = Instant::now() + ENDS_WITHIN;
-        while !self.work.left().is_empty() && Instant::now() < end {
+        while self.work.has_more() && Instant::now() < end {
             self.tick(false)?;
         }
         self.report.lost_or_differing_frames += self.work.frames_left();

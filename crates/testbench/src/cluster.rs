@@ -93,6 +93,14 @@ fn with_clock(command: &mut Command, library: &Path, place: &Path) {
         .env("NO_FAKE_STAT", "1");
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A process that waits for a store that stands still cannot be killed.
+        self.nodes.iter_mut().for_each(|node| node.view.mend());
+        self.server_view.mend();
+    }
+}
+
 impl Cluster {
     /// Starts one of the program `binary` in `place`, in the namespaces in which this process is alone.
     ///

@@ -64,6 +64,8 @@ pub struct Report {
     pub lost_or_differing_frames: u64,
     /// Processes that ended by themselves and were started again, with how often.
     pub fallen: BTreeMap<String, u32>,
+    /// Faults for which there was nobody when they were due.
+    pub missed: usize,
     /// What else is wrong.
     pub troubles: Vec<String>,
     /// The faults, by kind.
@@ -97,18 +99,21 @@ impl Report {
     pub fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |words: std::fmt::Arguments<'_>| text.push_str(&format!("{words}\n"));
-        line(format_args!("{:<22} {:>5} {:>9} {:>9}", "fault", "times", "median s", "most s"));
+        let (times, of) = ("times", "recovered");
+        line(format_args!("{:<22} {times:>5} {of:>9} {:>9} {:>9}", "fault", "median s", "most s"));
         let shown = |seconds: Option<f64>| seconds.map_or("-".to_owned(), |s| format!("{s:.1}"));
         for (kind, row) in &self.faults {
             let (median, most) = (shown(row.median_seconds), shown(row.most_seconds));
-            line(format_args!("{kind:<22} {:>5} {median:>9} {most:>9}", row.count));
+            let (count, of) = (row.count, row.measured);
+            line(format_args!("{kind:<22} {count:>5} {of:>9} {median:>9} {most:>9}"));
         }
         let ended: u32 = self.jobs.ended.values().sum();
         let times: usize = self.faults.values().map(|row| row.count).sum();
         line(format_args!(
-            "{times} faults of {} kinds in {:.0} s, seeds {:?}; network disturbed by {}",
+            "{times} faults of {} kinds in {:.0} s ({} more found nobody), seeds {:?}; network disturbed by {}",
             self.faults.len(),
             self.seconds,
+            self.missed,
             self.seeds,
             self.network
         ));

@@ -103,7 +103,9 @@ pub struct Work {
     sent: u32,
     refused: Option<Instant>,
     old: Vec<JobId>,
-    removing: Option<Child>,
+    removing: Option<(JobId, Child)>,
+    /// Pieces to be done once more, at the end.
+    last: Vec<usize>,
     /// What clients met.
     pub met: Met,
 }
@@ -134,6 +136,16 @@ impl Work {
             call(run.args(["-q"]).args(args))?;
             let bytes = fs::read(&out).map_err(|e| Error::io("cannot read an output", &e))?;
             let frames = frames(&out)?;
+            if !args.contains(&"--to") {
+                let of_source = self::frames(&clip)?.len();
+                if frames.len() != of_source {
+                    let counted = frames.len();
+                    return Err(Error::internal(format!(
+                        "'run' makes {counted} frames of {of_source} in '{}'",
+                        clip.display()
+                    )));
+                }
+            }
             pieces.push(Piece { name, clip, args, expected: Expected { bytes, frames } });
         }
         Ok(Self {
@@ -148,6 +160,7 @@ impl Work {
             refused: None,
             old: Vec::new(),
             removing: None,
+            last: Vec::new(),
             met: Met::default(),
         })
     }
@@ -176,7 +189,24 @@ impl Work {
                 self.pieces[job.piece].name
             )
         };
-        self.jobs.iter().map(told).collect()
+        let untaken = self.last.iter().map(|piece| {
+            format!("the server does not take job {} any more", self.pieces[*piece].name)
+        });
+        let kept = (!self.old.is_empty()).then(|| {
+            let words = last_words(&self.place.join("out/rm.log"));
+            format!("{} jobs cannot be deleted: {words}", self.old.len())
+        });
+        self.jobs.iter().map(told).chain(untaken).chain(kept).collect()
+    }
+
+    /// Has each piece done once more: whoever takes no job any more has lost nothing, and everything.
+    pub fn once_more(&mut self) {
+        self.last = (0..self.pieces.len()).collect();
+    }
+
+    /// Whether there are jobs that are not over, or old ones that are not deleted.
+    pub fn has_more(&self) -> bool {
+        !self.jobs.is_empty() || !self.last.is_empty() || !self.old.is_empty()
     }
 
     /// Frames of jobs that are not over.
@@ -190,7 +220,7 @@ impl Work {
     /// Unavailable where no client can be started.
     pub fn tend(&mut self, more: bool, journals: &Journals) -> Result<Vec<Finished>> {
         let refused = self.refused.is_some_and(|at| at.elapsed() < SENT_AGAIN_AFTER);
-        while more && !refused && self.jobs.len() < AT_ONCE {
+        while (more || !self.last.is_empty()) && !refused && self.jobs.len() < AT_ONCE {
             let job = self.send()?;
             self.jobs.push(job);
         }
@@ -200,6 +230,10 @@ impl Work {
             match self.look(&mut job, journals)? {
                 Look::Goes => self.jobs.push(job),
                 Look::Refused => {
+                    if !more {
+                        // Nothing is done to the server any more: it has to take it in the end.
+                        self.last.push(job.piece);
+                    }
                     self.met.refused += 1;
                     self.refused = Some(Instant::now());
                 }
@@ -228,7 +262,7 @@ impl Work {
             self.order = (0..self.pieces.len()).collect();
             self.seed.shuffle(&mut self.order);
         }
-        let piece = self.order.pop().unwrap_or(0);
+        let piece = self.last.pop().or_else(|| self.order.pop()).unwrap_or(0);
         self.sent += 1;
         let number = self.sent;
         let out = self.place.join(format!("out/{number}.mp4"));
@@ -298,20 +332,20 @@ impl Work {
 
     /// Has the server delete what is done with, one at a time; what fails is tried again.
     fn remove_old(&mut self) -> Result<()> {
-        if let Some(child) = &mut self.removing {
+        if let Some((id, child)) = &mut self.removing {
             match child.try_wait().map_err(|e| Error::io("cannot wait for a client", &e))? {
                 None => return Ok(()),
                 Some(status) => {
                     if status.success() || status.code() == Some(3) {
-                        self.old.pop();
+                        self.old.retain(|old| old != id);
                     }
                     self.removing = None;
                 }
             }
         }
-        if let Some(id) = self.old.last() {
-            let id = id.to_string();
-            self.removing = Some(self.client(&["rm", &id], &self.place.join("out/rm.log"))?);
+        if let Some(id) = self.old.last().copied() {
+            let child = self.client(&["rm", &id.to_string()], &self.place.join("out/rm.log"))?;
+            self.removing = Some((id, child));
         }
         Ok(())
     }
@@ -335,7 +369,7 @@ impl Drop for Work {
             Stage::Client(child) => Some(child),
             Stage::LeftAlone => None,
         });
-        for child in clients.chain(&mut self.removing) {
+        for child in clients.chain(self.removing.as_mut().map(|(_, child)| child)) {
             drop(child.kill());
             drop(child.wait());
         }
