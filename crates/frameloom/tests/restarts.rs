@@ -17,9 +17,12 @@ use serde_json::{Value, json};
 use server::{Server, agent};
 use support::{clip, frameloom, run_bytes, text};
 
+/// A filter that finds something, whose boxes lie beside the video.
+const MOVES: &str = "motion:method=diff:action=boxes";
+
 fn job(filter: &str) -> Value {
     let source = json!({ "upload": true, "name": "in.mp4" });
-    json!({ "source": source, "filters": [filter], "segment": 1 })
+    json!({ "source": source, "filters": [filter], "segment": 1, "frame_metrics": true })
 }
 
 fn journal(data: &Path, id: &str) -> String {
@@ -47,7 +50,7 @@ fn accepted_once(data: &Path, id: &str, segments: u32) {
 fn a_server_that_dies_at_any_commit_loses_and_repeats_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let source = clip(dir.path(), "in.mp4", 3);
-    let expected = run_bytes(dir.path(), &source, "invert");
+    let expected = ["invert", MOVES].map(|filter| run_bytes(dir.path(), &source, filter));
     let steps = [
         "before uploaded",
         "within uploaded",
@@ -64,7 +67,12 @@ fn a_server_that_dies_at_any_commit_loses_and_repeats_nothing() {
     for step in steps {
         let data = dir.path().join(step.replace([' ', ':'], "-"));
         let mut server = Server::start(&data, &["--fault", step]);
-        let (status, made) = server.post("/v1/jobs", &job("invert"), &[]);
+        // What is handed out at the end is more than a video.
+        let (filter, expected) = match step.ends_with("publish") {
+            true => (MOVES, &expected[1]),
+            false => ("invert", &expected[0]),
+        };
+        let (status, made) = server.post("/v1/jobs", &job(filter), &[]);
         assert_eq!(status, 201, "{step}: {made}");
         let id = made["id"].as_str().unwrap();
         let url = format!("{}{}", server.url(), made["upload_url"].as_str().unwrap());
@@ -89,8 +97,13 @@ fn a_server_that_dies_at_any_commit_loses_and_repeats_nothing() {
         }
         let ended = server.wait(id);
         assert_eq!(ended["state"], "succeeded", "{step}: {ended}");
-        assert!(server.output(id) == expected, "{step}: other bytes than run");
+        assert!(server.output(id) == *expected, "{step}: other bytes than run");
         accepted_once(&data, id, 3);
+        let beside = ["frames.jsonl", "detections.jsonl"];
+        for name in &beside[..1 + usize::from(filter == MOVES)] {
+            let text = fs::read_to_string(data.join("jobs").join(id).join(name)).unwrap();
+            assert!(text.lines().count() >= 75, "{step}: {name}");
+        }
     }
 }
 

@@ -9,10 +9,10 @@ use frameloom_core::fingerprint::fingerprint;
 use frameloom_core::id::{AttemptId, EngineId, JobId};
 use frameloom_core::plan::{Engine, Fingerprint, PLAN_VERSION, Plan};
 use frameloom_core::wire::{AttemptReport, Decision, JobFile, Outcome, Task};
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use rustix::fs::OFlags;
 
-use crate::store::{DETECTIONS, FRAMES, JobDir, Store, result_name};
+use crate::store::{DETECTIONS, FRAMES, JobDir, Store, What, result_name};
 
 /// What an earlier run left.
 #[derive(Debug)]
@@ -108,7 +108,14 @@ pub fn found(dir: &JobDir<'_>, decisions: Vec<Decision>) -> Result<Found> {
                 let Some(size) = output.file_of(report.task).map(|file| file.size) else {
                     continue;
                 };
-                let file = dir.open_result(report.task, report.attempt, "")?;
+                let file = match dir.open_result(report.task, report.attempt, "") {
+                    // Something else has its name now: it is made again.
+                    Err(error) if error.kind() == ErrorKind::Internal => {
+                        dir.refused(What::Result, &error);
+                        continue;
+                    }
+                    file => file?,
+                };
                 if file.and_then(|f| f.metadata().ok()).is_none_or(|m| m.len() != size) {
                     continue;
                 }

@@ -315,7 +315,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<u8> {
         store.share()?;
     }
     let epoch = Arc::new(store.pressing(|| Epoch::take(&data, LEASE, &mut watch))?);
-    store.tidy()?;
+    store.tidy();
     let store_id = store.name(StoreId::from_bits(random::bits()?))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(slots.clamp(2, 8))

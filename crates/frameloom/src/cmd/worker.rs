@@ -328,7 +328,7 @@ async fn work(
     }
     good_bye.cancel();
     drop(tokio::time::timeout(Duration::from_secs(2), seen).await);
-    store.forget_node(id)?;
+    store.forget_node(id);
     if let Some(store) = elsewhere {
         return Err(Error::conflict(format!(
             "the server at {} works on another store now, {store}; mount its --data and start again",

@@ -1,6 +1,7 @@
 //! One job: what nodes report of it, what is accepted, and how far it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::time::Duration;
 
 use frameloom_broker::Urgency;
@@ -520,12 +521,29 @@ impl JobRun {
         let Some(file) = file else {
             return Err(Error::internal(format!("{task}: its file of {size} bytes is not there")));
         };
-        if store::is_mostly_holes(&file) {
-            return Err(Error::internal(format!(
-                "{task}: its file of {size} bytes is mostly holes"
-            )));
+        let solid = |file: &File, what: &str| {
+            if store::is_mostly_holes(file) {
+                return Err(Error::internal(format!("{task}: its {what} is mostly holes")));
+            }
+            Ok(())
+        };
+        solid(&file, &format!("file of {size} bytes"))?;
+        for suffix in self.beside(task) {
+            let beside = self.dir(shared).open_result(task, attempt, suffix)?;
+            let gone = || Error::internal(format!("{task}: its file '{suffix}' is not there"));
+            solid(&beside.ok_or_else(gone)?, &format!("file '{suffix}'"))?;
         }
         Ok(())
+    }
+
+    /// What the names of the files end with that a task makes for clients beside its own.
+    fn beside(&self, task: Task) -> Vec<&'static str> {
+        let Some(plan) = self.plan.as_ref().filter(|_| task == Task::Concat) else {
+            return Vec::new();
+        };
+        let frames = (self.job.frame_metrics && plan.stages().render).then_some(FRAMES);
+        let detections = plan.writes_detections().then_some(DETECTIONS);
+        frames.into_iter().chain(detections).collect()
     }
 
     /// What a node has left of an attempt is none of what it should be: it failed, unless the store is to blame.
@@ -635,11 +653,11 @@ impl JobRun {
             self.scheduler.retried().into_iter().filter_map(Task::segment).collect();
         let retried = again.iter().filter_map(|k| self.done.get(k));
         let retried_frames = retried.fold(0, |sum: u64, c| sum.saturating_add(c.output));
-        let beside =
-            |wanted: bool, suffix| wanted.then(|| dir.result_path(Task::Concat, attempt, suffix));
+        let beside = self.beside(Task::Concat);
+        let path = |suffix| dir.result_path(Task::Concat, attempt, suffix);
+        let made = |suffix| beside.contains(&suffix).then(|| path(suffix));
+        let (frame_metrics, detections) = (made(FRAMES), made(DETECTIONS));
         let plan = self.plan.ok_or_else(gone)?;
-        let frame_metrics = beside(self.job.frame_metrics && plan.stages().render, FRAMES);
-        let detections = beside(plan.writes_detections(), DETECTIONS);
         let mut concat = self.concat.ok_or_else(gone)?;
         if let Some(track) = self.track {
             concat.time_per_frame_ms.extend(track.time_per_frame_ms);

@@ -123,9 +123,7 @@ impl Nodes {
                 look.lost.push(node);
                 if silent > SHOWN {
                     // It makes its place anew where it wakes.
-                    if let Err(error) = store.forget_node(node) {
-                        tracing::debug!(%error, "a dead node's place is left");
-                    }
+                    store.forget_node(node);
                     continue;
                 }
             }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::{self, Begin, EngineConfig, EngineHandle, JobOutcome, Links};
 use crate::serve::JobRequest;
 use crate::serve::watched;
-use crate::store::{JobDir, Store, What};
+use crate::store::{DETECTIONS, JobDir, Store, What};
 
 /// A plan of four segments, and one that looks into three pieces first.
 const PLANS: [&[u8]; 2] = [
@@ -175,6 +175,11 @@ impl Attempt<'_> {
         self.dir.result_path(self.message.task, self.message.attempt, "")
     }
 
+    /// Where the detections lie that a join puts together.
+    fn beside(&self) -> PathBuf {
+        self.dir.result_path(self.message.task, self.message.attempt, DETECTIONS)
+    }
+
     /// What a good node makes.
     fn content(&self) -> &[u8] {
         if self.message.task == Task::Plan { self.plan } else { b"made" }
@@ -195,6 +200,9 @@ impl Attempt<'_> {
     /// Reports a file of so many frames with this content, which is there.
     fn publish(&self, content: &[u8], frames: u64) {
         fs::write(self.result(), content).unwrap();
+        if self.message.task == Task::Concat {
+            fs::write(self.beside(), b"{}").unwrap();
+        }
         self.dir.report(&self.report(output(self.message.task, content, frames))).unwrap();
     }
 }

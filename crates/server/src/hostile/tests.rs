@@ -1,11 +1,14 @@
 //! What is no report, no result and no plan is refused and counted, and the job goes on.
 
+use std::io::Write as _;
+use std::os::fd::IntoRawFd as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use frameloom_core::ErrorKind;
 use frameloom_core::id::NodeId;
+use frameloom_core::wire::Beat;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 
@@ -23,7 +26,6 @@ enum Thing {
     Terabyte,
     Rubbish,
     Deep,
-    Nothing,
 }
 
 const THINGS: [Thing; 9] = [
@@ -38,10 +40,17 @@ const THINGS: [Thing; 9] = [
     Thing::Deep,
 ];
 
-fn put(thing: Thing, at: &Path) {
+/// Puts a thing there; a link leads to what would be `good` if it lay there itself.
+fn put(thing: Thing, at: &Path, good: &[u8]) {
     let node = |kind, device| mknodat(CWD, at, kind, Mode::RUSR, device);
     match thing {
-        Thing::Link => symlink("/etc/passwd", at).unwrap(),
+        Thing::Link => {
+            let name = rustix::fs::memfd_create("outside", rustix::fs::MemfdFlags::CLOEXEC);
+            let mut outside = fs::File::from(name.unwrap());
+            outside.write_all(good).unwrap();
+            symlink(format!("/proc/self/fd/{}", outside.into_raw_fd()), at).unwrap();
+            assert_eq!(fs::read(at).unwrap(), good);
+        }
         Thing::LinkToItself => symlink(at, at).unwrap(),
         Thing::Pipe => node(FileType::Fifo, 0).unwrap(),
         // A path may be too long for it: a pipe is as good.
@@ -58,7 +67,6 @@ fn put(thing: Thing, at: &Path) {
         Thing::Terabyte => fs::File::create(at).unwrap().set_len(1 << 40).unwrap(),
         Thing::Rubbish => fs::write(at, b"{\"attempt\": \xff}").unwrap(),
         Thing::Deep => fs::write(at, "[".repeat(100_000)).unwrap(),
-        Thing::Nothing => {}
     }
 }
 
@@ -93,7 +101,13 @@ async fn each<T: Copy>(what: &[T], mut bad: impl FnMut(T, &Attempt<'_>)) -> Tria
 
 #[tokio::test]
 async fn what_is_no_report_fails_its_attempt_alone() {
-    let trial = each(&THINGS, |thing, attempt| put(thing, &attempt.inbox())).await;
+    let trial = each(&THINGS, |thing, attempt| {
+        let content = attempt.content();
+        fs::write(attempt.result(), content).unwrap();
+        let report = attempt.report(output(attempt.message.task, content, 1));
+        put(thing, &attempt.inbox(), &serde_json::to_vec(&report).unwrap());
+    })
+    .await;
     assert_eq!(trial.refused(What::Report), THINGS.len() as u64);
 }
 
@@ -137,20 +151,45 @@ async fn what_is_no_result_fails_its_attempt_alone() {
         THINGS.into_iter().filter(|t| !matches!(t, Thing::Rubbish | Thing::Deep)).collect();
     let mut counted = 0;
     let trial = each(&things, |thing, attempt| {
-        put(thing, &attempt.result());
         let content = attempt.content();
+        put(thing, &attempt.result(), content);
         let mut told = output(attempt.message.task, content, 1);
         if let TaskOutput::Plan(PlanOutput { file, .. })
         | TaskOutput::Segment(SegmentOutput { file, .. })
         | TaskOutput::Concat(ConcatOutput { file, .. }) = &mut told
         {
-            file.size = if thing == Thing::Terabyte { 1 << 40 } else { 4096 };
+            // As large as what would be read if it were.
+            file.size = fs::metadata(attempt.result()).map_or(4096, |meta| meta.len());
         }
         counted += 1;
         attempt.dir.report(&attempt.report(told)).unwrap();
     })
     .await;
     assert_eq!(trial.refused(What::Result), counted);
+}
+
+#[tokio::test]
+async fn what_lies_beside_an_output_is_looked_at_too() {
+    let all = [None, Some(Thing::Link), Some(Thing::Pipe), Some(Thing::Terabyte)];
+    for thing in all {
+        let trial = Trial::new();
+        let mut first = true;
+        let made = trial.run(PLANS[1], |attempt| {
+            if attempt.message.task != Task::Concat || !std::mem::take(&mut first) {
+                return well(attempt);
+            }
+            fs::write(attempt.result(), attempt.content()).unwrap();
+            if let Some(thing) = thing {
+                put(thing, &attempt.beside(), b"{}");
+            }
+            let told = output(attempt.message.task, attempt.content(), 1);
+            attempt.dir.report(&attempt.report(told)).unwrap();
+        });
+        let made = made.await.unwrap();
+        assert_eq!(made.scheduler.failures().len(), 1, "{thing:?}");
+        assert_eq!(trial.refused(What::Result), 1, "{thing:?}");
+        assert!(made.detections.is_some(), "{thing:?}");
+    }
 }
 
 #[tokio::test]
@@ -218,14 +257,14 @@ async fn an_error_that_a_node_tells_is_short_and_does_nothing_to_a_terminal() {
 async fn what_is_no_beat_is_counted_once_and_nobody_waits_for_it() {
     let trial = Trial::new();
     let nodes = trial.store.root().join("nodes");
+    let beat = Beat { counter: 1, ..Beat::default() };
+    let good = serde_json::to_vec(&beat).unwrap();
     for (number, thing) in (1..).zip(THINGS) {
         let node = nodes.join(NodeId::from_bits(number).to_string());
         fs::create_dir(&node).unwrap();
-        put(thing, &node.join("beat"));
-        // Known from before, or it would not be read.
-        put(Thing::Nothing, &node.join("info.json"));
+        put(thing, &node.join("beat"), &good);
     }
-    put(Thing::Link, &nodes.join(NodeId::from_bits(99).to_string()));
+    put(Thing::Link, &nodes.join(NodeId::from_bits(99).to_string()), &good);
     trial.run(PLANS[0], well).await.unwrap();
     trial.run(PLANS[0], well).await.unwrap();
     // The link in place of a node's directory is one of them.
@@ -242,7 +281,7 @@ async fn an_inbox_that_is_no_directory_ends_its_job_in_words_and_no_other() {
             let inbox = attempt.inbox();
             let inbox = inbox.parent().unwrap();
             if fs::remove_dir(inbox).is_ok() {
-                put(thing, inbox);
+                put(thing, inbox, b"");
             }
         });
         let failed = failed.await.err().unwrap();
@@ -259,7 +298,7 @@ async fn what_has_been_accepted_and_is_another_file_now_is_not_handed_out() {
     job.open_made(&made.output, size).unwrap();
     for thing in THINGS {
         remove(&made.output);
-        put(thing, &made.output);
+        put(thing, &made.output, b"made");
         let error = job.open_made(&made.output, size).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal, "{thing:?}: {error}");
     }
@@ -283,7 +322,7 @@ fn what_is_no_pair_of_pictures_is_no_preview() {
         remove(&latest);
     };
     for thing in THINGS {
-        put(thing, &latest);
+        put(thing, &latest, b"\x03\0\0\0\xff\xd8a\xff\xd8b");
         is_refused(&format!("{thing:?}"));
     }
     picture(9, b"\xff\xd8a\xff\xd8b");

@@ -169,9 +169,7 @@ impl Jobs {
     pub(crate) fn tend_files(&self) {
         let kept = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
         let before = now_ms().saturating_sub(kept) / 1000;
-        if let Err(error) = self.parts.store.drop_unused_files(before) {
-            tracing::warn!(%error, "files that nobody uses cannot be deleted");
-        }
+        self.parts.store.drop_unused_files(before);
     }
 }
 

@@ -17,6 +17,8 @@ use frameloom_core::spec::JobSpec;
 use frameloom_core::wire::{Decision, End, JobFile, Queue, SourceRef, Submission, Task};
 use frameloom_core::{Error, ErrorKind, Result};
 
+use tokio::task::block_in_place;
+
 use super::ServeConfig;
 use super::auth::Who;
 use super::files;
@@ -135,6 +137,9 @@ impl Jobs {
         let Some(submission) = file.submission.clone() else {
             return Err(Error::conflict("it was made by 'run'"));
         };
+        if file.id != id {
+            return Err(Error::internal(format!("its description is that of job '{}'", file.id)));
+        }
         let (_, decisions) = dir.open_journal()?;
         let (mut uploaded, mut ended, mut settled) = (None, None, false);
         for decision in &decisions {
@@ -149,11 +154,18 @@ impl Jobs {
                 _ => {}
             }
         }
+        // All that cannot be read is found out before the job is taken up: else it would stand there as one that never came.
+        let awaited = submission.upload && uploaded.is_none() && ended.is_none();
+        let (part, came) = if awaited {
+            let came = dir.open_source()?.and_then(|source| source.metadata().ok());
+            (dir.upload_size()?, came.map(|meta| meta.len()))
+        } else {
+            (0, None)
+        };
         let sight = self.parts.sights.of(&file.spec.filters);
         let job = Arc::new(Job::new(file, submission, sight));
-        self.list().insert(id, Arc::clone(&job));
-        let part = dir.upload_size()?;
         job.set_uploaded(uploaded.unwrap_or(part));
+        self.list().insert(id, Arc::clone(&job));
         match ended {
             Some((end, error, at_ms)) => {
                 job.end(end, error, at_ms);
@@ -162,10 +174,9 @@ impl Jobs {
                 }
                 trace::left(self, &job);
             }
-            None if job.submission.upload && uploaded.is_none() => {
+            None if awaited => {
                 // It came whole, and its server ended before that was written.
-                let source = dir.open_source()?.and_then(|source| source.metadata().ok());
-                if let Some(size) = source.map(|meta| meta.len()) {
+                if let Some(size) = came {
                     self.decide(&job, Decision::Uploaded { size })?;
                     job.set_uploaded(size);
                     self.begin(&job);
@@ -450,9 +461,15 @@ impl Jobs {
     /// Deletes a job with all that belongs to it.
     pub(crate) fn purge(&self, job: &Job) -> Result<()> {
         job.stop();
-        self.list().remove(&job.id());
-        self.parts.store.frames(job.id()).drop_all()?;
-        self.parts.store.remove(job.id())
+        let id = job.id();
+        let gone = self.list().remove(&id);
+        let store = &self.parts.store;
+        let removed = store.frames(id).drop_all().and_then(|()| store.remove(id));
+        if removed.is_err() {
+            // What is still there is still to be seen.
+            self.list().extend(gone.map(|job| (id, job)));
+        }
+        removed
     }
 
     fn end(
@@ -476,7 +493,7 @@ impl Jobs {
         let cancel = job.begin();
         tokio::spawn(async move {
             let begun = Instant::now();
-            let ended = match jobs.find(&job) {
+            let ended = match block_in_place(|| jobs.find(&job)) {
                 Ok((found, home)) => {
                     let done = found.as_ref().map(done_tasks).unwrap_or_default();
                     let (watched, timed) = (Arc::clone(&job), Arc::clone(&jobs));
@@ -505,7 +522,7 @@ impl Jobs {
                 }
                 Err(error) => Err(error),
             };
-            jobs.over(&job, ended, begun.elapsed());
+            block_in_place(|| jobs.over(&job, ended, begun.elapsed()));
         });
     }
 
@@ -515,9 +532,15 @@ impl Jobs {
         let dir = self.parts.store.job(job.id());
         let (_, decisions) = dir.open_journal()?;
         let found = resume::found(&dir, decisions)?;
-        let (path, home) = (&job.file.source.path, found.home);
+        let home = found.home;
+        // What lies on the store may have been rewritten: where the source is was decided when the job came.
+        let path = if job.submission.upload {
+            dir.source()
+        } else {
+            self.config.allowed(&job.file.source.path.to_string_lossy(), false)?
+        };
         let differs = resume::differs(&found, &self.parts.versions, &|whole| {
-            resume::fingerprint_of(path, whole)
+            resume::fingerprint_of(&path, whole)
         })?;
         if let Some(why) = differs {
             tracing::info!(job = %job.id(), why, "a job starts over");
@@ -606,7 +629,8 @@ impl Jobs {
         self.retries.fetch_add(u64::from(metrics.tasks.retried), Ordering::Relaxed);
         let made = dir.open_made(&outcome.output, outcome.concat.file.size)?;
         if let Some(to) = &job.submission.output {
-            Ready::copy_of(&made, to)?.publish(to, true)?;
+            let to = self.config.allowed(&to.to_string_lossy(), true)?;
+            Ready::copy_of(&made, &to)?.publish(&to, true)?;
         }
         (self.parts.fault)("before publish")?;
         dir.write_metrics(&metrics)?;

@@ -231,7 +231,9 @@ impl Server {
             loop {
                 tokio::select! {
                     () = until.cancelled() => return,
-                    () = tokio::time::sleep(Duration::from_secs(1)) => tended.tend(),
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {
+                        tokio::task::block_in_place(|| tended.tend());
+                    }
                 }
             }
         });

@@ -10,8 +10,9 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use frameloom_core::slot::{PictureKind, PictureTask, SlotCommand};
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
+use tokio::task::block_in_place;
 
 use super::App;
 use super::api::text;
@@ -151,13 +152,25 @@ pub(crate) async fn mp4(
 /// A picture that is made once and kept with the job.
 async fn kept(app: &App, job: &Job, kind: PictureKind, name: &str) -> ApiResult<File> {
     let dir = app.jobs.parts.store.job(job.id());
-    if job.state() == Stands::Succeeded
-        && let Some(file) = dir.open_for_client(name)?
-    {
-        return Ok(file);
+    if job.state() == Stands::Succeeded {
+        match dir.open_for_client(name) {
+            Ok(Some(file)) if file.metadata().is_ok_and(|meta| meta.len() <= MOST_PICTURE) => {
+                return Ok(file);
+            }
+            Ok(None) => {}
+            // Something else lies there: it is made again.
+            Ok(Some(_)) => dir.refused(What::Picture, &"a picture that is too large"),
+            Err(error) if error.kind() == ErrorKind::Internal => {
+                dir.refused(What::Picture, &error);
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     let made = ask(app, job, kind, false).await?;
-    dir.keep_for_client(name, &made, MOST_PICTURE)?;
+    let kept = block_in_place(|| dir.keep_for_client(name, &made, MOST_PICTURE));
+    if let Err(error) = kept {
+        tracing::warn!(%error, job = %job.id(), "a picture is not kept");
+    }
     Ok(made)
 }
 

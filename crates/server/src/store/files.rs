@@ -7,6 +7,7 @@
 //! jobs/ID/files/SHA256                a job's own: a link to, or a copy of, one of these
 //! ```
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as Io, Read, Seek};
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use frameloom_core::fingerprint::hex;
 use frameloom_core::{Error, Result};
-use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{AtFlags, OFlags, Stat, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
@@ -104,43 +105,30 @@ impl Store {
         SentFiles { store: self, relative: PathBuf::from("files").join(name) }
     }
 
-    fn each_sent(&self, mut visit: impl FnMut(&fs::DirEntry) -> std::io::Result<()>) -> Result<()> {
-        let mut all = || -> std::io::Result<()> {
-            for owner in fs::read_dir(self.root.join("files"))? {
-                let owner = owner?;
-                // Nothing else belongs there, and what does not is left.
-                if owner.file_type()?.is_dir() {
-                    for entry in fs::read_dir(owner.path())? {
-                        visit(&entry?)?;
-                    }
+    /// Removes files that clients have sent and that are `done` with; what cannot be removed is told and left.
+    fn drop_sent(&self, done: impl Fn(&OsStr, &Stat) -> bool) {
+        let files = Path::new("files");
+        for owner in self.listed(files) {
+            let place = files.join(owner);
+            // Nothing else than directories belongs there, and what does not is left.
+            let Ok(dir) = self.directory(&place) else { continue };
+            for name in self.listed(&place) {
+                let stat = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW);
+                if stat.is_ok_and(|stat| done(&name, &stat)) {
+                    self.wipe(&place, &name);
                 }
             }
-            Ok(())
-        };
-        match all() {
-            // None was ever sent, or one has just gone.
-            Err(e) if e.kind() != Io::NotFound => Err(Error::io("cannot tidy 'files'", &e)),
-            _ => Ok(()),
         }
     }
 
     /// Removes files that came in part: whoever sent them has gone with an earlier server.
-    pub(super) fn drop_partial_files(&self) -> Result<()> {
-        self.each_sent(|entry| match entry.file_name().to_string_lossy().ends_with(PART) {
-            true => fs::remove_file(entry.path()),
-            false => Ok(()),
-        })
+    pub(super) fn drop_partial_files(&self) {
+        self.drop_sent(|name, _| name.to_string_lossy().ends_with(PART));
     }
 
     /// Removes files whose last use, by the file system's clock, lies before `unix_seconds`.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn drop_unused_files(&self, unix_seconds: i64) -> Result<()> {
-        self.each_sent(|entry| {
-            let old = entry.metadata()?.mtime() < unix_seconds;
-            if old { fs::remove_file(entry.path()) } else { Ok(()) }
-        })
+    pub fn drop_unused_files(&self, unix_seconds: i64) {
+        self.drop_sent(|_, stat| stat.st_mtime < unix_seconds);
     }
 }
 
@@ -350,12 +338,12 @@ mod tests {
         let (_, left) = theirs.begin(&sha256).unwrap();
         std::mem::forget(left);
         assert_eq!((mine.list().unwrap().len(), theirs.list().unwrap().len()), (1, 1));
-        store.tidy().unwrap();
+        store.tidy();
         assert_eq!((mine.list().unwrap().len(), theirs.list().unwrap().len()), (1, 0));
         let used = mine.list().unwrap()[0].used;
-        store.drop_unused_files(used).unwrap();
+        store.drop_unused_files(used);
         assert_eq!(mine.find(&sha256).unwrap(), Some(7));
-        store.drop_unused_files(used + 100).unwrap();
+        store.drop_unused_files(used + 100);
         assert_eq!(mine.find(&sha256).unwrap(), None);
     }
 }

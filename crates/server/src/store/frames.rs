@@ -3,8 +3,8 @@
 //! Whoever works on frames can write here, so every way leads beneath the store's root and over no
 //! link, and directories are opened anew each time.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind as Io, Write};
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -263,23 +263,14 @@ impl FrameDir<'_> {
     /// # Errors
     /// Of the file system.
     pub fn drop_all(&self) -> Result<()> {
-        let from = self.store.root.join(&self.relative);
-        let name = self.relative.file_name().unwrap_or_default();
-        let to =
-            self.store.root.join("trash").join(format!("{}.frames", Path::new(name).display()));
-        match fs::rename(&from, &to) {
-            Err(e) if e.kind() == Io::NotFound => return Ok(()),
-            Err(e) => return Err(Error::io(format!("cannot remove '{}'", from.display()), &e)),
-            Ok(()) => {}
-        }
-        // A link that somebody put in its place is removed as one.
-        let removed = if to.is_symlink() { fs::remove_file(&to) } else { fs::remove_dir_all(&to) };
-        removed.map_err(|e| Error::io(format!("cannot remove '{}'", to.display()), &e))
+        self.store.away(&self.relative)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use frameloom_core::ErrorKind;
     use frameloom_core::id::NodeId;
 

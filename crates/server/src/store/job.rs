@@ -69,6 +69,11 @@ impl JobDir<'_> {
         self.store.root.join(&self.relative)
     }
 
+    /// Something of the job's was refused.
+    pub fn refused(&self, what: What, why: &dyn std::fmt::Display) {
+        self.store.refused.note(what, why);
+    }
+
     /// Makes a new job; `attach` gives it the files that its filters take, before it counts as made.
     ///
     /// # Errors
@@ -80,7 +85,9 @@ impl JobDir<'_> {
             fs::create_dir_all(&part).map_err(io(format!("cannot make '{}'", part.display())))?;
         }
         attach(self)?;
-        self.store.write_json(&self.relative.join("job.json"), job, true)
+        self.store.write_json(&self.relative.join("job.json"), job, true)?;
+        let what = || io(format!("cannot make '{}'", path.display()));
+        self.store.sync(Path::new("jobs")).map_err(what())
     }
 
     /// What was submitted; `None` where the job does not exist.
@@ -102,14 +109,7 @@ impl JobDir<'_> {
     /// # Errors
     /// Of the file system.
     pub fn drop_source(&self) -> Result<()> {
-        let from = self.source();
-        let to = self.store.root.join("trash").join(format!("{}.source", self.id));
-        let what = || io(format!("cannot remove '{}'", from.display()));
-        match fs::rename(&from, &to) {
-            Err(e) if e.kind() == Io::NotFound => return Ok(()),
-            other => other.map_err(what())?,
-        }
-        fs::remove_file(&to).map_err(what())
+        self.store.away(&self.relative.join("source"))
     }
 
     /// Where a file that a filter takes is kept, by the SHA-256 of its content.
@@ -162,7 +162,7 @@ impl JobDir<'_> {
         let done = || -> std::io::Result<()> {
             file.sync_all()?;
             self.store.rename(&from, &to)?;
-            self.sync()
+            self.store.sync(&self.relative)
         };
         done().map_err(io(format!("cannot keep '{}'", to.display())))
     }
@@ -210,11 +210,6 @@ impl JobDir<'_> {
         Ok(pair.map(|(first, second)| if after { second.to_vec() } else { first.to_vec() }))
     }
 
-    /// Has the names in the job's directory be on the disk.
-    fn sync(&self) -> std::io::Result<()> {
-        File::from(self.store.directory(&self.relative)?).sync_all()
-    }
-
     /// Keeps a job's metrics.
     ///
     /// # Errors
@@ -233,25 +228,39 @@ impl JobDir<'_> {
         frame_metrics: Option<&Path>,
         detections: Option<&Path>,
     ) -> Result<()> {
-        let store = self.store;
-        let beneath = |path: &Path| path.strip_prefix(&store.root).unwrap_or(path).to_owned();
         let done = || -> std::io::Result<()> {
-            for (lines, name) in [(frame_metrics, "frames.jsonl"), (detections, "detections.jsonl")]
-            {
-                if let Some(lines) = lines {
-                    store.rename(&beneath(lines), &self.relative.join(name))?;
+            for (made, name) in [
+                (frame_metrics, "frames.jsonl"),
+                (detections, "detections.jsonl"),
+                (Some(output), "output"),
+            ] {
+                if let Some(made) = made {
+                    self.hand_out(made, name)?;
                 }
             }
-            // Linked, so that a server that dies here finds the join done. Not every file system can.
-            let (output, fresh) = (beneath(output), self.relative.join("output.new"));
-            store.discard(&fresh)?;
-            if store.link(&output, &fresh).is_err() {
-                store.rename(&output, &fresh)?;
-            }
-            store.rename(&fresh, &self.relative.join("output"))?;
-            self.sync()
+            self.store.sync(&self.relative)
         };
         done().map_err(io("cannot keep an output"))
+    }
+
+    /// Gives what a task has made the name that clients have for it. It is linked, so that a server that dies here finds all of
+    /// it again; where the file system has no links it is renamed, and may have been before.
+    fn hand_out(&self, made: &Path, name: &str) -> std::io::Result<()> {
+        let store = self.store;
+        let made = made.strip_prefix(&store.root).unwrap_or(made);
+        let (fresh, to) = (self.relative.join(format!("{name}.new")), self.relative.join(name));
+        store.discard(&fresh)?;
+        if store.link(made, &fresh).is_err() {
+            match store.rename(made, &fresh) {
+                Err(rustix::io::Errno::NOENT) if store.holds(&self.relative, name)? => {
+                    return Ok(());
+                }
+                renamed => renamed?,
+            }
+        }
+        store.rename(&fresh, &to)?;
+        // Where both were names of one file already, renaming left both.
+        Ok(store.discard(&fresh)?)
     }
 
     /// Opens a file within the job's directory, such as those that clients may read: `output`, `metrics.json`, `frames.jsonl`,

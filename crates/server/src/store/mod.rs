@@ -29,6 +29,7 @@ mod trial;
 mod view;
 mod writing;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind as Io, Read, Write};
 use std::path::{Path, PathBuf};
@@ -71,11 +72,14 @@ impl Store {
     /// # Errors
     /// Of the file system.
     pub fn open(root: &Path) -> Result<Self> {
-        for part in ["nodes", "jobs", "frames", "trash"] {
-            let path = root.join(part);
-            fs::create_dir_all(&path).map_err(io(format!("cannot make '{}'", path.display())))?;
+        let jobs = root.join("jobs");
+        fs::create_dir_all(&jobs).map_err(io(format!("cannot make '{}'", jobs.display())))?;
+        let store = Self::mounted(root)?;
+        for part in ["nodes", "frames", "trash"] {
+            let what = || format!("cannot make '{}'", root.join(part).display());
+            store.make_place(part).map_err(|e| io(what())(e.into()))?;
         }
-        Self::mounted(root)
+        Ok(store)
     }
 
     /// Opens a store that a server made, as a node sees it.
@@ -167,7 +171,12 @@ impl Store {
             if durable {
                 file.sync_data()?;
             }
-            Ok(self.rename(&temporary, relative)?)
+            self.rename(&temporary, relative)?;
+            match relative.parent().filter(|_| durable) {
+                Some(place) if place.as_os_str().is_empty() => self.sync(Path::new(".")),
+                Some(place) => self.sync(place),
+                None => Ok(()),
+            }
         };
         self.pressing(|| write().map_err(io(&what)))
     }
@@ -238,18 +247,9 @@ impl Store {
         }
     }
 
-    /// Removes a node's place.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn forget_node(&self, node: NodeId) -> Result<()> {
-        let path = self.root.join("nodes").join(node.to_string());
-        match fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != Io::NotFound => {
-                Err(Error::io(format!("cannot remove '{}'", path.display()), &e))
-            }
-            _ => Ok(()),
-        }
+    /// Removes a node's place; what cannot be removed is told and left.
+    pub fn forget_node(&self, node: NodeId) {
+        self.wipe(Path::new("nodes"), OsStr::new(&node.to_string()));
     }
 
     /// The nodes that have ever beaten.
@@ -275,53 +275,34 @@ impl Store {
         self.read_of_node(node, "beat")
     }
 
-    /// Forgets nodes that lived within an earlier server, and what was about to be removed.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn tidy(&self) -> Result<()> {
-        for node in self.nodes()? {
+    /// Forgets nodes that lived within an earlier server, and what was about to be removed. What cannot be removed is told and
+    /// left.
+    pub fn tidy(&self) {
+        for node in self.nodes().unwrap_or_default() {
             let info = self.read_node(node).ok().flatten();
-            if info.is_none_or(|info| info.within_server)
-                && let Err(error) = self.forget_node(node)
-            {
-                tracing::warn!(%error, "a node's place is left");
+            if info.is_none_or(|info| info.within_server) {
+                self.forget_node(node);
             }
         }
         // Whoever works on frames now does so for an attempt of the server before.
-        for part in ["frames", "nodes"] {
-            let path = self.root.join(part);
-            for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.extension().is_some_and(|kind| kind == "ask") {
-                    // Of a node that begins as this server does: it waits for the answer.
-                    continue;
-                }
-                if part == "frames" {
-                    // Strangers' frames have other names.
-                    let name = entry.file_name();
-                    if name.to_str().is_some_and(|name| name.parse::<JobId>().is_ok()) {
-                        drop(fs::remove_dir_all(&path));
-                    } else if path.is_file() {
-                        drop(fs::remove_file(&path));
-                    }
-                } else if path.is_file() {
-                    drop(fs::remove_file(&path));
+        for part in ["frames", "nodes"].map(Path::new) {
+            for name in self.listed(part) {
+                let path = Path::new(&name);
+                let id = path.to_str().and_then(|name| name.parse::<JobId>().ok());
+                if id.is_some() && part == Path::new("frames") {
+                    self.wipe(part, &name);
+                } else if path.extension().is_none_or(|kind| kind != "ask") {
+                    // Directories are nodes, and places of strangers' frames. What is being asked is of a node that begins as this
+                    // server does, and waits for the answer.
+                    let unlinked = self.unlink(&part.join(path));
+                    tracing::trace!(?unlinked, path = %path.display(), "tidied");
                 }
             }
         }
-        self.drop_partial_files()?;
-        let path = self.root.join("trash");
-        let what = || io(format!("cannot tidy '{}'", path.display()));
-        for entry in fs::read_dir(&path).map_err(what())? {
-            let entry = entry.map_err(what())?.path();
-            let is_dir = entry.is_dir() && !entry.is_symlink();
-            let removed = if is_dir { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
-            if let Err(error) = removed {
-                tracing::warn!(%error, path = %entry.display(), "this is left in the trash");
-            }
+        self.drop_partial_files();
+        for name in self.listed(Path::new("trash")) {
+            self.wipe(Path::new("trash"), &name);
         }
-        Ok(())
     }
 
     /// Which store this is; a store that has no name yet gets `fresh`.
@@ -356,14 +337,7 @@ impl Store {
     /// # Errors
     /// Of the file system.
     pub fn remove(&self, id: JobId) -> Result<()> {
-        let from = self.root.join("jobs").join(id.to_string());
-        let to = self.root.join("trash").join(id.to_string());
-        let what = || io(format!("cannot remove '{}'", from.display()));
-        match fs::rename(&from, &to) {
-            Err(e) if e.kind() == Io::NotFound => return Ok(()),
-            other => other.map_err(what())?,
-        }
-        fs::remove_dir_all(&to).map_err(what())
+        self.away(&self.job(id).relative)
     }
 }
 
