@@ -65,7 +65,9 @@ struct Bench<'a> {
     journals: Journals,
     work: Work,
     report: Report,
+    /// The longest segment of the calm cluster.
     longest: Duration,
+    calm: bool,
     say: &'a mut dyn FnMut(&str),
 }
 
@@ -82,7 +84,11 @@ pub fn run(config: &Config, say: &mut dyn FnMut(&str)) -> Result<Report> {
     let journals = Journals::on(cluster.store())?;
     let network = if cluster.netem { "netem" } else { "relays" };
     let report = Report::new(config.seeds.clone(), network);
-    let mut bench = Bench { cluster, journals, work, report, longest: Duration::ZERO, say };
+    let mut bench =
+        Bench { cluster, journals, work, report, longest: Duration::ZERO, calm: true, say };
+    bench.all_once(ENDS_WITHIN)?;
+    bench.calm = false;
+    bench.report.troubles.extend(bench.work.left());
     let begun = Instant::now();
     let share = config.time / u32::try_from(config.seeds.len()).unwrap_or(1).max(1);
     for (seed, i) in config.seeds.iter().zip(1..) {
@@ -195,7 +201,11 @@ impl Bench<'_> {
     /// A node that dies costs the lease and a segment.
     fn hold_against(&mut self, fault: &Fault, took: Duration, alone: bool) {
         let most = LEASE + self.longest + SLACK;
-        if alone && fault.kind == Kind::NodeKilled && took > most {
+        if !alone || fault.kind != Kind::NodeKilled {
+            return;
+        }
+        self.report.held_to_bound += 1;
+        if took > most {
             let (took, most) = (took.as_secs_f64(), most.as_secs_f64());
             let words = format!("{fault}: its tasks were done after {took:.1} s, not {most:.1}");
             self.report.troubles.push(words);
@@ -231,8 +241,10 @@ impl Bench<'_> {
         for fallen in self.cluster.tend()? {
             self.fell(fallen);
         }
-        for job in self.work.open() {
-            self.longest = self.longest.max(self.journals.of(job).longest);
+        if self.calm {
+            for job in self.work.open() {
+                self.longest = self.longest.max(self.journals.of(job).longest);
+            }
         }
         for finished in self.work.tend(more, &self.journals)? {
             self.ended(finished);
@@ -263,14 +275,21 @@ impl Bench<'_> {
         }
     }
 
-    /// Lets all jobs end, and the cluster be what it was.
-    fn finish(&mut self) -> Result<()> {
-        (self.say)("all is mended; the last jobs end, and each piece is done once more");
+    /// Has each piece done once, with nothing done to the cluster, and all jobs end.
+    fn all_once(&mut self, within: Duration) -> Result<()> {
         self.work.once_more();
-        let end = Instant::now() + ENDS_WITHIN;
+        let end = Instant::now() + within;
         while self.work.has_more() && Instant::now() < end {
             self.tick(false)?;
         }
+        Ok(())
+    }
+
+    /// Lets all jobs end, and the cluster be what it was.
+    fn finish(&mut self) -> Result<()> {
+        (self.say)("all is mended; the last jobs end, and each piece is done once more");
+        let end = Instant::now() + ENDS_WITHIN;
+        self.all_once(ENDS_WITHIN)?;
         self.report.lost_or_differing_frames += self.work.frames_left();
         self.report.troubles.extend(self.work.left());
         self.work.keep_journals(&self.journals);

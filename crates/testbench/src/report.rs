@@ -64,6 +64,8 @@ pub struct Report {
     pub lost_or_differing_frames: u64,
     /// Processes that ended by themselves and were started again, with how often.
     pub fallen: BTreeMap<String, u32>,
+    /// Kills of a node alone, which were held to the lease and a segment.
+    pub held_to_bound: usize,
     /// Faults for which there was nobody when they were due.
     pub missed: usize,
     /// What else is wrong.
@@ -122,6 +124,8 @@ impl Report {
             self.jobs.ended, self.jobs.refused, self.jobs.gave_up
         ));
         line(format_args!("{} frames, {} attempts again", self.frames, self.retries));
+        let held = self.held_to_bound;
+        line(format_args!("kills of a node alone, held to the lease and a segment: {held}"));
         if !self.fallen.is_empty() {
             line(format_args!("ended by themselves and were started again: {:?}", self.fallen));
         }

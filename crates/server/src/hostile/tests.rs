@@ -319,7 +319,8 @@ fn what_is_no_pair_of_pictures_is_no_preview() {
         counted += 1;
         assert!(job.read_preview(counted % 2 == 0).unwrap().is_none(), "{what}");
         assert_eq!(store.refused().count(What::Preview), counted, "{what}");
-        remove(&latest);
+        assert!(job.read_preview(true).unwrap().is_none(), "{what}");
+        assert_eq!(store.refused().count(What::Preview), counted, "{what} is counted again");
     };
     for thing in THINGS {
         put(thing, &latest, b"\x03\0\0\0\xff\xd8a\xff\xd8b");

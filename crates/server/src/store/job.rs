@@ -190,7 +190,12 @@ impl JobDir<'_> {
     pub fn read_preview(&self, after: bool) -> Result<Option<Vec<u8>>> {
         let relative = self.relative.join("previews/latest");
         let read = self.store.read_most(&relative, MOST_PREVIEW);
-        let refused = |why: &dyn std::fmt::Display| self.store.refused.note(What::Preview, why);
+        // It goes, so that it is counted once and not each time that somebody looks.
+        let refused = |why: &dyn std::fmt::Display| {
+            self.store.refused.note(What::Preview, why);
+            let gone = self.store.discard(&relative);
+            tracing::debug!(?gone, "a preview that is none");
+        };
         let bytes = match read {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(None),
@@ -422,7 +427,10 @@ impl JobDir<'_> {
                     size += text.len();
                     parsed(&relative, &text)
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    size += usize::try_from(MOST_SMALL).unwrap_or(MOST_AT_ONCE);
+                    Err(error)
+                }
             };
             reports.push((attempt, report));
             if size > MOST_AT_ONCE {

@@ -103,15 +103,17 @@ impl Store {
         if self.is_local() {
             return Ok(true);
         }
-        let mut listed = self.view.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = listed.get(directory).filter(|known| known.at.elapsed() < BELIEVED) {
+        let listed = || self.view.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = listed().get(directory).filter(|known| known.at.elapsed() < BELIEVED) {
             return Ok(known.names.contains(name.as_bytes()));
         }
+        // Not under the lock: one directory that hangs must not stop the others.
         let names = match not_stale(|| self.names(directory)) {
             Err(Errno::NOENT) => return Ok(false),
             names => names?,
         };
         let there = names.contains(name.as_bytes());
+        let mut listed = listed();
         if listed.len() >= MOST_KEPT {
             listed.clear();
         }

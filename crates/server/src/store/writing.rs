@@ -167,6 +167,11 @@ impl Store {
         match moved {
             Ok(name) => self.wipe(Path::new(TRASH), OsStr::new(&name)),
             Err(Errno::NOENT) => {}
+            // A part of the store on a file system of its own.
+            Err(Errno::XDEV) => {
+                let (parent, name) = (relative.parent(), relative.file_name());
+                self.wipe(parent.unwrap_or(Path::new(".")), name.unwrap_or_default());
+            }
             Err(e) => {
                 let path = self.root.join(relative);
                 return Err(io(format!("cannot remove '{}'", path.display()))(e.into()));
