@@ -177,7 +177,9 @@ impl Bench<'_> {
         } else if now > mended + RECOVERS_WITHIN {
             course.over = true;
             let words = format!("{} keeps {:?} from being done", course.fault, course.concerned);
+            (self.say)(&words);
             self.report.troubles.push(words);
+            self.work.keep_journals(&self.journals);
         }
         Ok(())
     }

@@ -143,7 +143,8 @@ impl Cluster {
                     .args(["10.77.0.1", "--no-local-slots", "--min-free", "24M", "--broker"])
                     .args([&broker, "--data"])
                     .arg(&data)
-                    .env("FRAMELOOM_TEST_FAULTS", "1");
+                    .env("FRAMELOOM_TEST_FAULTS", "1")
+                    .env("FRAMELOOM_LOG", "info");
                 command
             }),
         );
@@ -170,7 +171,8 @@ impl Cluster {
                     .args(["worker", "--slots", "1", "--name", &named, "--broker", &broker])
                     .arg("--data")
                     .arg(&data)
-                    .env("FRAMELOOM_TEST_FAULTS", "1");
+                    .env("FRAMELOOM_TEST_FAULTS", "1")
+                    .env("FRAMELOOM_LOG", "info");
                 match i {
                     CLOCKED => with_clock(&mut command, &library, &place),
                     // Its ONNX Runtime has another name, so its engine is another.

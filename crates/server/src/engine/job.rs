@@ -34,6 +34,17 @@ struct Sent {
     looked: Instant,
     /// How often it was sent again.
     again: u32,
+    urgency: Urgency,
+}
+
+impl Sent {
+    /// Whether its message counts as lost while nobody has claimed it: see [`JobRun::resend`].
+    fn is_lost(&self, now: Instant, drained: bool, taken: Option<Instant>, idle: bool) -> bool {
+        let gone = drained || taken.is_some_and(|at| at > self.last);
+        let most = if idle { super::STARVES_AFTER } else { super::WAITS_AT_MOST };
+        let long = most * (1 << self.again.min(super::MOST_DOUBLINGS));
+        now.duration_since(self.last) > if gone { super::RESEND_AFTER } else { long }
+    }
 }
 
 /// A result that is the task's once it is written down.
@@ -61,6 +72,8 @@ pub(super) struct JobRun {
     looked_frames: u64,
     /// Attempts that were sent and that nobody has claimed yet.
     sent_at: BTreeMap<AttemptId, Sent>,
+    /// When attempts were sent that were claimed since this was asked for, by urgency.
+    taken: Vec<(Urgency, Instant)>,
     /// Attempts that were sent and not reported: whoever holds one is told to stop in the end.
     unreported: BTreeSet<AttemptId>,
     claimed_at: BTreeMap<AttemptId, Instant>,
@@ -123,6 +136,7 @@ impl JobRun {
             done_frames: 0,
             looked_frames: 0,
             sent_at: BTreeMap::new(),
+            taken: Vec::new(),
             unreported: BTreeSet::new(),
             claimed_at: BTreeMap::new(),
             started: now,
@@ -240,21 +254,25 @@ impl JobRun {
         self.no_node = queue;
     }
 
-    /// Sends again what nobody has claimed: at once where the queue has been empty for a while, for then
-    /// the message is lost; after long in any case, for nobody can tell, and one too many does no harm.
+    /// Sends again what nobody has claimed: at once where the queue has been empty for a while, or what was sent later as
+    /// urgently has been claimed (`taken`), for then the message is lost; after long in any case, for nobody can tell, and one too
+    /// many does no harm. A job of which nothing is at work waits less long: where others' tasks are more urgent all the
+    /// time it would not have a turn.
     /// An attempt that a node claimed, and never told of, is lost with that node.
     pub(super) async fn resend(
         &mut self,
         shared: &Shared,
         drained: bool,
+        taken: &BTreeMap<(Queue, Urgency), Instant>,
         urgency: Urgency,
     ) -> Result<()> {
         let Some(queue) = self.queue() else { return Ok(()) };
         let lease = shared.config.lease;
+        let (idle, now) = (self.claimed_at.is_empty(), Instant::now());
         let mut late = Vec::new();
         for (attempt, sent) in &mut self.sent_at {
-            let long = super::WAITS_AT_MOST * (1 << sent.again.min(super::MOST_DOUBLINGS));
-            let lost = sent.last.elapsed() > if drained { super::RESEND_AFTER } else { long };
+            let taken = taken.get(&(queue, sent.urgency)).copied();
+            let lost = sent.is_lost(now, drained, taken, idle);
             if lost || sent.looked.elapsed() > lease {
                 sent.looked = Instant::now();
                 late.push((*attempt, lost, sent.first.elapsed() > lease));
@@ -278,6 +296,7 @@ impl JobRun {
                 shared.broker.send(queue, message, urgency).await.map_err(gone)?;
                 if let Some(sent) = self.sent_at.get_mut(&attempt) {
                     (sent.last, sent.again) = (Instant::now(), sent.again + 1);
+                    sent.urgency = urgency;
                 }
             }
         }
@@ -316,7 +335,8 @@ impl JobRun {
         self.decide(shared, &sent.iter().map(decision).collect::<Vec<_>>())?;
         let now = Instant::now();
         for (_, attempt) in &sent {
-            self.sent_at.insert(*attempt, Sent { first: now, last: now, looked: now, again: 0 });
+            let sent = Sent { first: now, last: now, looked: now, again: 0, urgency };
+            self.sent_at.insert(*attempt, sent);
             self.unreported.insert(*attempt);
         }
         for (task, attempt) in &sent {
@@ -448,9 +468,18 @@ impl JobRun {
         self.claimed_at.entry(attempt).or_insert_with(Instant::now);
         let is_segment =
             self.scheduler.task_of(attempt).is_some_and(|task| task.segment().is_some());
-        if let Some(sent) = self.sent_at.remove(&attempt).filter(|_| is_segment) {
+        let Some(sent) = self.sent_at.remove(&attempt) else { return };
+        if sent.again == 0 {
+            self.taken.push((sent.urgency, sent.first));
+        }
+        if is_segment {
             self.waited_ms.push(sent.first.elapsed().as_secs_f32() * 1e3);
         }
+    }
+
+    /// When attempts were sent that have been claimed since this was asked last, by urgency.
+    pub(super) fn taken(&mut self) -> Vec<(Urgency, Instant)> {
+        std::mem::take(&mut self.taken)
     }
 
     /// Hears what became of an attempt; answers what is to be written down as accepted.
@@ -696,5 +725,39 @@ fn gone(error: Error) -> Error {
             Error::unavailable(error.message().to_owned())
         }
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_lost_when_its_queue_is_empty_or_a_later_one_was_taken_or_after_long() {
+        let begun = Instant::now();
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        let sent = |again| Sent { first: at(0), last: at(10), looked: at(0), again, urgency: 6 };
+        // (when, whether the queue is empty, when what was taken last was sent, whether nothing else is at work)
+        let cases = [
+            (0, (11, true, None, false), false),
+            (0, (13, true, None, false), true),
+            (0, (13, false, None, false), false),
+            (0, (13, false, Some(9), false), false),
+            (0, (13, false, Some(10), false), false),
+            (0, (11, false, Some(11), false), false),
+            (0, (13, false, Some(11), false), true),
+            (0, (39, false, Some(9), false), false),
+            (0, (41, false, Some(9), false), true),
+            (1, (41, false, None, false), false),
+            (1, (71, false, None, false), true),
+            (0, (14, false, None, true), false),
+            (0, (16, false, None, true), true),
+            (2, (29, false, None, true), false),
+            (2, (31, false, None, true), true),
+        ];
+        for (again, (now, drained, taken, idle), wanted) in cases {
+            let lost = sent(again).is_lost(at(now), drained, taken.map(at), idle);
+            assert_eq!(lost, wanted, "{again}, {now}, {drained}, {taken:?}, {idle}");
+        }
     }
 }

@@ -36,6 +36,9 @@ const RESEND_AFTER: Duration = Duration::from_secs(2);
 /// How long an unclaimed message is believed to wait in a queue that is never empty; doubled each
 /// time, so many times.
 const WAITS_AT_MOST: Duration = Duration::from_secs(30);
+
+/// The same for a job of which nothing is at work.
+const STARVES_AFTER: Duration = Duration::from_secs(5);
 const MOST_DOUBLINGS: u32 = 6;
 
 /// How long a job waits for a node before it says so.
@@ -272,6 +275,8 @@ struct Engine {
     pools: BTreeMap<Queue, Pool>,
     /// Since when queues are empty.
     empty: BTreeMap<Queue, Instant>,
+    /// When the last message of each urgency was sent that a node has claimed: a queue gives those of one urgency in their order.
+    taken: BTreeMap<(Queue, Urgency), Instant>,
     /// Since when no node listens to a queue that a job needs.
     no_node: BTreeMap<Queue, Instant>,
     status: Arc<Status>,
@@ -302,6 +307,7 @@ pub fn start(config: EngineConfig, links: Links) -> EngineHandle {
         turn: 0,
         pools: BTreeMap::new(),
         empty: BTreeMap::new(),
+        taken: BTreeMap::new(),
         no_node: BTreeMap::new(),
         status: Arc::clone(&status),
     };
@@ -383,8 +389,14 @@ impl Engine {
             });
             entry.run.misses(missing);
             entry.run.beats(&look.live, &look.lost, self.shared.config.lease);
+            let queue = entry.run.queue();
             if let Err(error) = entry.run.look(&self.shared) {
                 broken.push((*id, error));
+            }
+            for (urgency, sent) in entry.run.taken() {
+                let Some(queue) = queue else { continue };
+                let last = self.taken.entry((queue, urgency)).or_insert(sent);
+                *last = sent.max(*last);
             }
         }
         for (id, error) in broken {
@@ -428,6 +440,7 @@ impl Engine {
         let queues: BTreeSet<Queue> =
             self.jobs.values().filter_map(|entry| entry.run.queue()).collect();
         self.empty.retain(|queue, _| queues.contains(queue));
+        self.taken.retain(|(queue, _), _| queues.contains(queue));
         let mut depths = BTreeMap::new();
         for queue in queues {
             let depth = self.shared.broker.len(queue).await?;
@@ -440,7 +453,8 @@ impl Engine {
             let since = self.empty.get(&queue);
             let drained = since.is_some_and(|since| since.elapsed() > RESEND_AFTER);
             for entry in self.jobs.values_mut().filter(|entry| entry.run.queue() == Some(queue)) {
-                entry.run.resend(&self.shared, drained, urgency(entry.priority, true)).await?;
+                let urgency = urgency(entry.priority, true);
+                entry.run.resend(&self.shared, drained, &self.taken, urgency).await?;
             }
         }
         Ok(depths)
