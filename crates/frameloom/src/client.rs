@@ -348,12 +348,7 @@ impl Client {
             let range = format!("bytes={at}-");
             let headers: &[(&str, &str)] = if at > 0 { &[("range", &range)] } else { &[] };
             let response = match self.get(path, headers) {
-                Err(error) if error.kind() == ErrorKind::Unavailable => {
-                    if tries.again() {
-                        continue;
-                    }
-                    return Err(error);
-                }
+                Err(error) if error.kind() == ErrorKind::Unavailable && tries.again() => continue,
                 response => response?,
             };
             if at > 0 && response.status() != StatusCode::PARTIAL_CONTENT {

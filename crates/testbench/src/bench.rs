@@ -86,7 +86,7 @@ pub fn run(config: &Config, say: &mut dyn FnMut(&str)) -> Result<Report> {
     let report = Report::new(config.seeds.clone(), network);
     let mut bench =
         Bench { cluster, journals, work, report, longest: Duration::ZERO, calm: true, say };
-    bench.all_once(ENDS_WITHIN)?;
+    bench.all_once()?;
     bench.calm = false;
     bench.report.troubles.extend(bench.work.left());
     let begun = Instant::now();
@@ -176,6 +176,7 @@ impl Bench<'_> {
             }
         } else if now > mended + RECOVERS_WITHIN {
             course.over = true;
+            course.took = Some(now.saturating_duration_since(since));
             let words = format!("{} keeps {:?} from being done", course.fault, course.concerned);
             (self.say)(&words);
             self.report.troubles.push(words);
@@ -278,9 +279,9 @@ impl Bench<'_> {
     }
 
     /// Has each piece done once, with nothing done to the cluster, and all jobs end.
-    fn all_once(&mut self, within: Duration) -> Result<()> {
+    fn all_once(&mut self) -> Result<()> {
         self.work.once_more();
-        let end = Instant::now() + within;
+        let end = Instant::now() + ENDS_WITHIN;
         while self.work.has_more() && Instant::now() < end {
             self.tick(false)?;
         }
@@ -291,7 +292,7 @@ impl Bench<'_> {
     fn finish(&mut self) -> Result<()> {
         (self.say)("all is mended; the last jobs end, and each piece is done once more");
         let end = Instant::now() + ENDS_WITHIN;
-        self.all_once(ENDS_WITHIN)?;
+        self.all_once()?;
         self.report.lost_or_differing_frames += self.work.frames_left();
         self.report.troubles.extend(self.work.left());
         self.work.keep_journals(&self.journals);

@@ -36,10 +36,10 @@ const RESEND_AFTER: Duration = Duration::from_secs(2);
 /// How long an unclaimed message is believed to wait in a queue that is never empty; doubled each
 /// time, so many times.
 const WAITS_AT_MOST: Duration = Duration::from_secs(30);
-
-/// The same for a job of which nothing is at work.
-const STARVES_AFTER: Duration = Duration::from_secs(5);
 const MOST_DOUBLINGS: u32 = 6;
+
+/// The same as [`WAITS_AT_MOST`] for a job of which nothing is at work.
+const STARVES_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a job waits for a node before it says so.
 const NO_NODE_AFTER: Duration = Duration::from_secs(10);
