@@ -34,10 +34,11 @@ make_base() {
         exit 1
     }
     if [ -n "$mirror" ]; then
-        sources | sed 's/^/deb /' | "${as_root[@]}" tee "$root/etc/apt/sources.list" >/dev/null
+        sources | sed -E 's/^/deb /; s,://[^/ ]*@,://,' | "${as_root[@]}" tee "$root/etc/apt/sources.list" >/dev/null
     fi
-    # Proxies and the like, but nothing from auth.conf: what lies in an image, everybody reads who has it.
-    apt-config dump | { grep -E '^Acquire::(http|https|Check-|Retries)' || true; } |
+    # Proxies and the like, but no passwords, neither from auth.conf nor in addresses: what lies in an image, everybody reads who
+    # has it. Where a proxy wants one, HTTP_PROXY as a build argument gives it.
+    apt-config dump | { grep -E '^Acquire::(http|https|Check-|Retries)' || true; } | { grep -v '://[^/ ]*@' || true; } |
         "${as_root[@]}" tee "$root/etc/apt/apt.conf.d/90host" >/dev/null
     # As in Debian's slim images: no manuals, no translations, no lists of packages.
     "${as_root[@]}" tee "$root/etc/dpkg/dpkg.cfg.d/slim" >/dev/null <<'EOF'

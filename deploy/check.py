@@ -66,6 +66,11 @@ def kubernetes():
             assert container["image"] in [image["name"] for image in kustomization["images"]], name
     scaled = next(item for item in found if item["kind"] == "ScaledObject")
     assert ("Deployment", scaled["spec"]["scaleTargetRef"]["name"]) in names
+    secrets = {secret["name"] for secret in kustomization["secretGenerator"]}
+    assert kustomization["generatorOptions"]["disableNameSuffixHash"] is True
+    for item in found:
+        if item["kind"] == "TriggerAuthentication":
+            assert {ref["name"] for ref in item["spec"]["secretTargetRef"]} <= secrets, item["metadata"]
     triggers = {trigger["type"]: trigger for trigger in scaled["spec"]["triggers"]}
     assert set(triggers) == {"metrics-api", "redis"}
     for trigger in triggers.values():

@@ -56,6 +56,8 @@ done
 echo "units"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+mkdir "$scratch/frameloom-server.service.d"
+sed 's,/usr/bin/frameloom,/bin/true,' deploy/systemd/secrets.conf >"$scratch/frameloom-server.service.d/secrets.conf"
 for unit in deploy/systemd/*.service; do
     # The program need not be installed for this.
     sed 's,/usr/bin/frameloom,/bin/true,' "$unit" >"$scratch/$(basename "$unit")"

@@ -3,9 +3,16 @@
 # `cluster.sh erase`: data, too. WORKERS (2) is how many nodes there are, PROFILES (none) what else: 'flower metrics'.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+# As Compose does: what the environment says counts more than what the file says.
+if [ -e "$here/.env" ]; then
+    while IFS='=' read -r name value; do
+        case $name in '' | \#*) ;; *) [ -n "${!name+set}" ] || export "$name=$value" ;; esac
+    done <"$here/.env"
+fi
 export FRAMELOOM_SECRETS=${FRAMELOOM_SECRETS:-$here/secrets}
 host=${FRAMELOOM_HOST:-localhost} port=${FRAMELOOM_PORT:-8443}
 
+"$here/needs.sh" docker compose curl
 if docker compose version >/dev/null 2>&1; then compose=(docker compose); else compose=(docker-compose); fi
 compose+=(-p "${COMPOSE_PROJECT_NAME:-frameloom}" -f "$here/compose.yaml")
 for profile in ${PROFILES:-}; do compose+=(--profile "$profile"); done
@@ -35,7 +42,7 @@ up() {
     mkdir -p "$out"
     # Once by each protocol: on IPv4 the video goes through, on IPv6 the page is asked for.
     ask -4 -T "$clip" "https://$host:$port/v1/process?f=blur:sigma=2&f=edges:overlay=true" -o "$out/cluster.mp4" -D "$out/.headers"
-    ask -6 "https://$host:$port/healthz" >/dev/null
+    if [ -e /proc/net/if_inet6 ] && grep -q . /proc/net/if_inet6; then ask -6 "https://$host:$port/healthz" >/dev/null; fi
     local frames wanted
     frames() {
         ffprobe -v error -count_frames -select_streams v:0 -show_entries stream=nb_read_frames -of csv=p=0 "$1"

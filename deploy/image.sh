@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-}
 binary=${CARGO_TARGET_DIR:-target}/release/frameloom
+deploy/needs.sh docker
 
 has() { docker image inspect "$1" >/dev/null 2>&1 || timeout 60 docker pull -q "$1" >/dev/null 2>&1; }
 args=()

@@ -20,7 +20,7 @@ for name in redis-password prometheus-token grafana-password flower-password; do
     [ -e "$name" ] || secret | make_file "$name" 644
 done
 [ -e token ] || secret | make_file token 600
-[ -e tokens ] || printf 'operator:%s:admin\nprometheus:%s\n' "$(cat token)" "$(cat prometheus-token)" | make_file tokens 644
+[ -e tokens ] || printf 'operator:%s:admin\nprometheus:%s:metrics\n' "$(cat token)" "$(cat prometheus-token)" | make_file tokens 644
 if [ ! -e cert.pem ]; then
     command -v openssl >/dev/null || { echo "no openssl to make a certificate with: install it (apt install openssl)" >&2; exit 1; }
     case $host in *[!0-9.]*) name=DNS:$host ;; *) name=IP:$host ;; esac

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::detection::{BoxSource, DETECTIONS_VERSION, DetectionsHeader, Rect};
 use crate::fingerprint::hex;
-use crate::track::MAX_BOXES;
+use crate::track::MAX_TOLD;
 use crate::{Error, Result};
 
 /// Longest line of the file, in bytes.
@@ -150,9 +150,9 @@ impl<R: BufRead> DetectionsReader<R> {
 
     fn line(&self, text: &[u8]) -> Result<EditedLine> {
         let mut line: EditedLine = serde_json::from_slice(text).map_err(|e| self.wrong(e))?;
-        if line.boxes.len() > MAX_BOXES {
+        if line.boxes.len() > MAX_TOLD {
             let count = line.boxes.len();
-            return Err(self.wrong(format!("{count} boxes in a frame; {MAX_BOXES} are allowed")));
+            return Err(self.wrong(format!("{count} boxes in a frame; {MAX_TOLD} are allowed")));
         }
         for given in &mut line.boxes {
             if !given.rect.is_sound() {
@@ -208,7 +208,7 @@ mod tests {
     fn what_is_wrong_is_told_with_its_line() {
         let many = format!(
             "{{\"pts\":0,\"boxes\":[{}]}}",
-            vec!["{\"x\":0,\"y\":0,\"w\":1,\"h\":1}"; MAX_BOXES + 1].join(",")
+            vec!["{\"x\":0,\"y\":0,\"w\":1,\"h\":1}"; MAX_TOLD + 1].join(",")
         );
         for bad in [
             "{\"pts\":0}",

@@ -176,6 +176,13 @@ pub struct JobFile {
     pub submission: Option<Submission>,
 }
 
+impl JobFile {
+    /// The name that the job belongs to; empty for a run on one machine.
+    pub fn owner(&self) -> &str {
+        self.submission.as_ref().map_or("", |submission| &submission.owner)
+    }
+}
+
 /// What a server knows of a job beside its specification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {

@@ -386,6 +386,7 @@ impl Node {
             done: Arc::clone(&self.frame_done),
             shared: Arc::clone(&self.framing),
             missed: 0,
+            owner: None,
         };
         loop {
             let task = tokio::select! {

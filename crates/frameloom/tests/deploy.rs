@@ -133,6 +133,7 @@ fn secrets_are_made_once_kept_from_others_and_open_a_server() {
     let jobs =
         |more: &[&str]| run(&[&["jobs", "--server", server.url()][..], &known, more].concat());
     assert_eq!(jobs(&["--token", &at("token")]).0, 0);
-    assert_eq!(jobs(&["--token", &at("prometheus-token")]).0, 0);
+    let (code, said) = jobs(&["--token", &at("prometheus-token")]);
+    assert!(code == 2 && said.contains("/metrics and /v1/scale only"), "{said}");
     assert_eq!(jobs(&["--token", &at("redis-password")]).0, 2, "any secret opens it");
 }

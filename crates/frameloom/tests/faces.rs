@@ -74,6 +74,30 @@ fn wrong_models_labels_and_detections_are_told_with_their_exit_codes_and_leave_n
 }
 
 #[test]
+fn where_frames_are_missing_the_same_ones_are_looked_at_wherever_the_video_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&dir.path().join(name));
+    let source = face(dir.path(), "all.mp4", 60);
+    let gone = "select='not(eq(mod(n,7),3)+eq(mod(n,7),4)+eq(mod(n,5),2))'";
+    let status = Command::new("ffmpeg")
+        .args(["-v", "error", "-i", &source, "-vf", gone, "-vsync", "vfr", "-g", "6", "-bf", "2"])
+        .args(["-c:v", "libx264", "-qp", "10", &at("in.mp4")])
+        .status();
+    assert!(status.unwrap().success());
+    let found = |name: &str, more: &[&str]| {
+        let (source, found) = (at("in.mp4"), at(name));
+        let run = ["run", &source, "-f", "faces:every=3:action=none:cascade=true"];
+        run_ok(&[&run[..], &["--detections-only", "--detections", &found], more].concat());
+        fs::read_to_string(found).unwrap()
+    };
+    let whole = found("whole.jsonl", &["--segment", "100"]);
+    assert!(whole.contains("\"source\":\"detected\"") && whole.contains("interpolated"), "{whole}");
+    for length in ["0.2", "0.5", "0.7"] {
+        assert_eq!(found("cut.jsonl", &["--overwrite", "--segment", length]), whole, "{length} s");
+    }
+}
+
+#[test]
 fn without_onnx_runtime_it_is_said_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let source = face(dir.path(), "in.mp4", 3);

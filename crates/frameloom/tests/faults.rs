@@ -5,9 +5,10 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
-use support::{Place, Watched, clip, kill, run, run_ok, segment_is};
+use support::{Place, Watched, clip, kill, run, run_ok, said, segment_is};
 
 impl Place {
     /// What a run that nobody disturbs makes.
@@ -284,7 +285,12 @@ fn a_slot_can_open_nothing_but_what_it_is_given() {
         .and_then(Ruleset::create);
     let place = Place::new(1);
     let out = place.at("out.mp4");
-    let (code, said) = run(&["run", &place.source, "-o", &out, "-f", "test-fault:kind=peek"]);
+    // With a descriptor that whoever started the node has left open.
+    let left_open =
+        "exec 200</etc/passwd; exec \"$0\" run \"$1\" -o \"$2\" -f test-fault:kind=peek";
+    let mut shell = Command::new("bash");
+    shell.args(["-c", left_open, env!("CARGO_BIN_EXE_frameloom"), &place.source, &out]);
+    let (code, said) = said(&shell.env("FRAMELOOM_TEST_FAULTS", "1").output().unwrap());
     if known.is_ok() {
         assert_eq!(code, 0, "{said}");
     } else {

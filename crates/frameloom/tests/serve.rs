@@ -5,6 +5,7 @@
 mod server;
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -221,6 +222,38 @@ fn bad_requests_are_told_in_words_with_their_status() {
     assert_eq!(answer(agent().delete(url(&format!("/v1/jobs/{id}?purge=true"))).call()).0, 204);
     assert_eq!(server.get(&format!("/v1/jobs/{id}")).0, 404);
     assert!(!dir.path().join("data/jobs").join(id).exists(), "a purged job is left on the store");
+}
+
+#[test]
+fn a_slot_that_has_worked_for_one_does_not_work_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&dir.path().join(name));
+    let source = clip(dir.path(), "in.mp4", 2);
+    fs::write(at("tokens"), "ann:aaaaaaaaaaaaaaaaaaaa\nbob:bbbbbbbbbbbbbbbbbbbb\n").unwrap();
+    let server =
+        Server::start(&dir.path().join("data"), &["--tokens", &at("tokens"), "--slots", "1"]);
+    let pids = |token: &str| {
+        fs::write(at("token"), token).unwrap();
+        let submit = ["submit", &source, "--server", server.url(), "--token", &at("token")];
+        run_ok(&[&submit[..], &["-o", &at("out.mp4"), "--overwrite", "-f", "invert"]].concat());
+        let get = |path: &str| {
+            let url = format!("{}{path}", server.url());
+            agent().get(url).header("authorization", format!("Bearer {token}")).call().unwrap()
+        };
+        // The last one stands first.
+        let jobs: Value =
+            serde_json::from_reader(get("/v1/jobs").into_body().into_reader()).unwrap();
+        let id = jobs["jobs"][0]["id"].as_str().unwrap();
+        let events = get(&format!("/v1/jobs/{id}/events")).into_body().read_to_string().unwrap();
+        let data = events.lines().filter_map(|line| line.strip_prefix("data: "));
+        let data = data.map(|data| serde_json::from_str::<Value>(data).unwrap());
+        data.filter_map(|event| event["slot_pid"].as_u64()).collect::<BTreeSet<u64>>()
+    };
+    let (ann, bob) = ("aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb");
+    let first = pids(ann);
+    assert!(!first.is_empty());
+    assert_eq!(pids(ann), first, "slots are kept for one's own");
+    assert!(pids(bob).is_disjoint(&first), "bob's video went to a slot that ann's was in");
 }
 
 #[test]

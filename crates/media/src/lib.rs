@@ -4,6 +4,7 @@
 //! outputs come in as open descriptors, and nothing here opens a file or a socket.
 #![expect(unsafe_code, reason = "FFmpeg is a C library; each block says why it is sound")]
 
+mod captions;
 mod color;
 mod compare;
 mod concat;

@@ -20,7 +20,9 @@ use crate::demux::Demuxer;
 use crate::filter::{Files, Parts};
 use crate::frame::{FrameFormat, PixelFormat};
 use crate::index::{FILE_START, Index, Known};
-use crate::{decode, encode, engine, filter, follow, hdr, pieces, source, streams, validate};
+use crate::{
+    captions, decode, encode, engine, filter, follow, hdr, pieces, source, streams, validate,
+};
 
 /// Work a picture's pixel costs, in nanoseconds: what a segment is worth cutting for.
 const NANOSECONDS_A_PIXEL: f64 = 40.0;
@@ -72,6 +74,7 @@ pub fn make_plan(
     let fingerprint = fingerprint_of(file, spec.verify_source)?;
     let of = filter::Pictured {
         source: &fingerprint,
+        file: Some(file),
         time_base: video.time_base,
         size: (working.width, working.height),
     };
@@ -99,6 +102,11 @@ pub fn make_plan(
         ));
     }
     let mut first = index.first.unwrap_or(0);
+    if hides {
+        // A source whose first picture cannot be decoded is judged elsewhere.
+        let shown = decode::first_frame(&mut Demuxer::open(file, name)?, &video, false);
+        messages.extend(shown.ok().flatten().and_then(|frame| captions::told(&frame, &left_out)));
+    }
     if index.decoding_time && (spec.from_us, spec.to_us) != (None, None) {
         // A decoder holds frames back, and they have the time at which they come out.
         let shown = decode::first_frame(&mut Demuxer::open(file, name)?, &video, false)?;
@@ -232,7 +240,7 @@ fn why_whole(index: &Index, asked: bool) -> String {
 }
 
 /// What identifies the content of `file`.
-fn fingerprint_of(file: &File, whole: bool) -> Result<Fingerprint> {
+pub(crate) fn fingerprint_of(file: &File, whole: bool) -> Result<Fingerprint> {
     let failed = |e: std::io::Error| Error::io("cannot read the source", &e);
     let meta = file.metadata().map_err(failed)?;
     let modified = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());

@@ -85,6 +85,36 @@ fn land(
     Ok(false)
 }
 
+/// When the last frame before tick `start` is shown, by the packets from the entry before it on; `None` where there is none, or
+/// the stream does not say. The demuxer stands anywhere then.
+///
+/// # Errors
+/// As [`go_to`].
+pub(crate) fn shown_before(
+    demuxer: &mut Demuxer,
+    source: &File,
+    name: &str,
+    stream: u32,
+    entries: &[EntryPoint],
+    start: i64,
+) -> Result<Option<i64>> {
+    let Some(entry) = entries.iter().rev().find(|entry| entry.pts < start) else { return Ok(None) };
+    let mut packet = Packet::new()?;
+    let mut more = go_to(demuxer, source, name, stream, Some(entry), &mut packet)?;
+    let mut before = None;
+    while more {
+        before = before.max(packet.pts().filter(|pts| *pts < start));
+        // Nothing is shown before it is decoded, nor what follows a keyframe's decoding before the frames that it leads.
+        let (shown, decoded) = (packet.pts(), packet.dts());
+        let is_behind = decoded.or(shown.filter(|_| packet.is_key()));
+        if is_behind.is_some_and(|time| time >= start) {
+            break;
+        }
+        more = next(demuxer, stream, &mut packet)?;
+    }
+    Ok(before)
+}
+
 /// Reads the stream's next packet; `false` at the end.
 ///
 /// # Errors

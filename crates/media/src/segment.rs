@@ -20,6 +20,7 @@ use frameloom_core::spec::Granularity;
 use frameloom_core::time::Interval;
 use frameloom_core::{Error, Result};
 
+use crate::captions;
 use crate::convert::Converter;
 use crate::decode::{self, Decoder};
 use crate::demux::Demuxer;
@@ -168,7 +169,7 @@ impl SegmentRunner {
         let (mut step, mut careful) = (1, false);
         let mut decoded = 0;
         loop {
-            let looker = what.detects.then(|| self.looker(what)).transpose()?;
+            let mut looker = what.detects.then(|| self.looker(what)).transpose()?;
             if self.open.as_ref().is_none_or(|(open, _)| *open != task.job) {
                 self.shown = None;
                 self.shared.regions = RegionsKept::default();
@@ -176,6 +177,23 @@ impl SegmentRunner {
             let shared = self.shared.clone();
             let shown = self.shown;
             let demuxer = self.demuxer(source, plan, task.job)?;
+            if let Some(looker) = &mut looker {
+                looker.begin(match segment.interval.start {
+                    Some(start) if looker.leaves_out() => {
+                        let (name, stream) = (&plan.source.name, plan.source.video.stream);
+                        let before = seek::shown_before(
+                            demuxer,
+                            source,
+                            name,
+                            stream,
+                            &plan.entries,
+                            start,
+                        )?;
+                        before.filter(|pts| !plan.trim.is_before(*pts))
+                    }
+                    _ => None,
+                });
+            }
             let file = out.try_clone().map_err(|e| Error::io("cannot write the segment", &e))?;
             let mut pass = Pass::new(what, segment, entry, file, &shared, looker, progress)?;
             pass.careful = careful;
@@ -212,15 +230,13 @@ impl SegmentRunner {
 
     /// The detectors of a job, loaded once: of another job's those stay that look the same way.
     fn looker(&mut self, what: &Task<'_>) -> Result<Looker> {
-        let mut looker = match self.looker.take() {
+        Ok(match self.looker.take() {
             Some((job, looker)) if job == what.task.job => looker,
             before => {
                 let before = before.map(|(_, looker)| looker);
                 Looker::new(what.plan, &what.given.files, before)?
             }
-        };
-        looker.begin();
-        Ok(looker)
+        })
     }
 
     fn demuxer(&mut self, source: &File, plan: &Plan, job: JobId) -> Result<&mut Demuxer> {
@@ -489,7 +505,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes a decoded frame; `false` where no more are needed.
-    fn frame(&mut self, frame: Frame) -> Result<bool> {
+    fn frame(&mut self, mut frame: Frame) -> Result<bool> {
+        captions::leave_out(&mut frame, &self.plan.left_out);
         let decode_ms = ms(self.clock.elapsed());
         let go_on = self.sort_in(frame, decode_ms);
         self.clock = Instant::now();

@@ -206,7 +206,8 @@ pub(crate) fn working_format(
     if hdr && pixel != PixelFormat::Yuv420p10 {
         return Err(Error::unsupported(format!(
             "the source is HDR (transfer '{}'), which 8 bits cannot hold; \
-             give --keep-depth (with --codec hevc) to keep its depth",
+             give --keep-depth (with --codec hevc) to keep its depth; filters that work on 8 bits, as all but graphs do, need an \
+             SDR video: make one first, with ffmpeg's zscale and tonemap",
             video.color.transfer
         )));
     }

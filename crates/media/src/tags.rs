@@ -5,8 +5,8 @@ use frameloom_core::spec::KeptMetadata;
 /// Parts of the names of tags of place, in lower case.
 const PLACE: [&str; 6] = ["location", "gps", "geotag", "latitude", "longitude", "iso6709"];
 
-/// Names of tags of a device, in lower case: whole, or behind the last point.
-const DEVICE: [&str; 15] = [
+/// Names of tags of a device, in lower case: whole, or behind the last point or colon.
+const DEVICE: [&str; 17] = [
     "handler_name",
     "make",
     "model",
@@ -22,6 +22,8 @@ const DEVICE: [&str; 15] = [
     "version",
     "camera",
     "lens",
+    "firmware",
+    "host_computer",
 ];
 
 /// What a tag tells of, by its name; `None` for a tag that tells of nothing hidden.
@@ -31,14 +33,16 @@ pub(crate) fn tells(name: &str) -> Option<KeptMetadata> {
         // MOV and MP4 make a data stream of it again.
         return Some(KeptMetadata::Data);
     }
-    let last = name.rsplit(['.', '-', ':']).next().unwrap_or(&name);
+    // FFmpeg tells of the language behind the name: 'make-eng'.
+    let name = match name.rsplit_once('-') {
+        Some((name, language)) if language.len() == 3 => name,
+        _ => &name,
+    };
+    let last = name.rsplit(['.', '-', ':']).next().unwrap_or(name);
     if PLACE.iter().any(|part| name.contains(part)) || last == "xyz" || name == "\u{a9}xyz" {
         return Some(KeptMetadata::Location);
     }
-    let of_device = DEVICE.iter().any(|known| name == *known)
-        || (name.starts_with("com.") && DEVICE.contains(&last))
-        || DEVICE.iter().any(|known| last == *known && name != *known && name.contains('.'));
-    of_device.then_some(KeptMetadata::Device)
+    DEVICE.contains(&last).then_some(KeptMetadata::Device)
 }
 
 #[cfg(test)]
@@ -68,13 +72,25 @@ mod tests {
             "com.android.manufacturer",
             "Make",
             "handler_name",
+            "make-eng",
+            "model-und",
+            "exif:Model",
+            "firmware",
+            "host_computer",
         ] {
             assert_eq!(tells(device), Some(KeptMetadata::Device), "{device}");
         }
         assert_eq!(tells("timecode"), Some(KeptMetadata::Data));
-        for plain in
-            ["title", "artist", "language", "creation_time", "comment", "remodel", "maker_note"]
-        {
+        for plain in [
+            "title",
+            "title-eng",
+            "artist",
+            "language",
+            "creation_time",
+            "comment",
+            "remodel",
+            "maker_note",
+        ] {
             assert_eq!(tells(plain), None, "{plain}");
         }
     }

@@ -58,6 +58,8 @@ impl Cluster {
             Kind::NetLossy => self.disturb(&["loss", "20%"], Mode::Lossy(LOST))?,
             Kind::DiskFull => self.disk.fill()?,
             Kind::StoreSlow => {}
+            Kind::NodeStoreCut => self.nodes[fault.node].view.cut(),
+            Kind::ServerStoreCut => self.server_view.cut(),
             Kind::ClockJumped => set_clock(&self.place, jump(fault))?,
             Kind::OtherVersion => self.nodes[STRANGER].part.start()?,
             Kind::Scaled => {
@@ -130,6 +132,8 @@ impl Cluster {
                 self.nodes.iter_mut().for_each(|node| node.view.mend());
                 self.server_view.mend();
             }
+            Kind::NodeStoreCut => self.nodes[fault.node].view.mend(),
+            Kind::ServerStoreCut => self.server_view.mend(),
             Kind::ClockJumped => set_clock(&self.place, 0)?,
             Kind::OtherVersion => self.nodes[STRANGER].part.stop(),
             Kind::Scaled => {

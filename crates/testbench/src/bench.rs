@@ -27,6 +27,9 @@ const ENDS_WITHIN: Duration = Duration::from_secs(180);
 /// What a kill of a node may cost beside the lease and the segment: signs of life come and are looked at each second.
 const SLACK: Duration = Duration::from_millis(2_500);
 
+/// The exit statuses of what was asked to end by SIGTERM: 0 where it could end its work before.
+const ASKED: [Option<i32>; 2] = [Some(0), Some(143)];
+
 /// What to do.
 #[derive(Debug)]
 pub struct Config {
@@ -102,6 +105,7 @@ pub fn run(config: &Config, say: &mut dyn FnMut(&str)) -> Result<Report> {
         }
     }
     bench.report.seconds = begun.elapsed().as_secs_f64();
+    bench.report.troubles.extend(bench.report.too_little(config.time));
     bench.finish()?;
     bench.look_at_logs(&config.place);
     Ok(bench.report)
@@ -146,15 +150,15 @@ impl Bench<'_> {
         let now = Instant::now();
         let Some(begun) = course.begun else {
             if now >= course.due {
-                self.choose(&mut course.fault);
+                self.choose(&mut course.fault)?;
                 (self.say)(&course.fault.to_string());
-                course.concerned = self.concerned(&course.fault);
+                course.concerned = self.concerned(&course.fault)?;
                 course.struck = self.cluster.begin(&course.fault, &self.journals)?;
                 course.begun = Some(Instant::now());
             }
             return Ok(());
         };
-        self.settle(course);
+        self.settle(course)?;
         let Some(mended) = course.mended else {
             if now < begun + course.fault.lasts {
                 return self.cluster.keep_up(&course.fault);
@@ -186,19 +190,24 @@ impl Bench<'_> {
     }
 
     /// Strikes out what is done; notes that there was something to do, and when it was done.
-    fn settle(&self, course: &mut Course) {
+    fn settle(&self, course: &mut Course) -> Result<()> {
         if course.done.is_some() {
-            return;
+            return Ok(());
         }
         if !course.concerned.is_empty() {
             course.took = Some(Duration::ZERO);
         }
-        course.concerned.retain(|(job, task)| {
-            let told = self.journals.of(*job);
+        let mut open = BTreeSet::new();
+        for (job, task) in &course.concerned {
+            let told = self.journals.of(*job)?;
             // A job that was deleted has no journal any more.
-            !told.over && !told.accepted.contains_key(task) && !told.sent.is_empty()
-        });
+            if !told.over && !told.accepted.contains_key(task) && !told.sent.is_empty() {
+                open.insert((*job, *task));
+            }
+        }
+        course.concerned = open;
         course.done = course.concerned.is_empty().then(Instant::now);
+        Ok(())
     }
 
     /// A node that dies costs the lease and a segment.
@@ -216,26 +225,28 @@ impl Bench<'_> {
     }
 
     /// Of nodes that have something in hand the one that is meant, or the next one: else the fault would be none.
-    fn choose(&self, fault: &mut Fault) {
-        let jobs = self.work.open();
-        let busy = |node: &usize| {
-            let pid = self.cluster.nodes[*node].part.pid();
-            pid.is_some_and(|pid| !self.journals.held_by(pid, &jobs).is_empty())
-        };
+    fn choose(&self, fault: &mut Fault) -> Result<()> {
         let from = fault.node;
-        let mut nodes = (0..NODES).map(|i| (from + i) % NODES);
-        fault.node = nodes.find(busy).unwrap_or(from);
+        for node in (0..NODES).map(|i| (from + i) % NODES) {
+            if !self.in_hand(node)?.is_empty() {
+                fault.node = node;
+                break;
+            }
+        }
+        Ok(())
     }
 
-    fn concerned(&self, fault: &Fault) -> BTreeSet<TaskOf> {
-        let jobs = self.work.open();
+    /// What a node works on.
+    fn in_hand(&self, node: usize) -> Result<BTreeSet<TaskOf>> {
+        let pid = self.cluster.nodes[node].part.pid();
+        pid.map_or(Ok(BTreeSet::new()), |pid| self.journals.held_by(pid, &self.work.open()))
+    }
+
+    fn concerned(&self, fault: &Fault) -> Result<BTreeSet<TaskOf>> {
         match fault.concerns() {
-            Concerned::All => self.journals.under_way(&jobs),
-            Concerned::Node(node) => {
-                let pid = self.cluster.nodes[node].part.pid();
-                pid.map(|pid| self.journals.held_by(pid, &jobs)).unwrap_or_default()
-            }
-            Concerned::Nobody => BTreeSet::new(),
+            Concerned::All => self.journals.under_way(&self.work.open()),
+            Concerned::Node(node) => self.in_hand(node),
+            Concerned::Nobody => Ok(BTreeSet::new()),
         }
     }
 
@@ -246,7 +257,7 @@ impl Bench<'_> {
         }
         if self.calm {
             for job in self.work.open() {
-                self.longest = self.longest.max(self.journals.of(job).longest);
+                self.longest = self.longest.max(self.journals.of(job)?.longest);
             }
         }
         for finished in self.work.tend(more, &self.journals)? {
@@ -257,10 +268,18 @@ impl Bench<'_> {
     }
 
     fn fell(&mut self, fallen: Fallen) {
-        let Fallen { name, status, words } = fallen;
+        let Fallen { name, asked, status, words } = fallen;
+        if asked {
+            if !ASKED.contains(&status.code()) {
+                let words = format!("{name} is asked to end, and does with {status}: {words}");
+                (self.say)(&words);
+                self.report.troubles.push(words);
+            }
+            return;
+        }
         (self.say)(&format!("{name} ends by itself with {status}: {words}"));
-        // What is not there when one starts is told and waited for; a bug is not.
-        if !matches!(status.code(), Some(0 | 3 | 4 | 6)) {
+        // What is not there when one starts is told and waited for, and units start it anew; a bug and a wrong argument are not.
+        if !matches!(status.code(), Some(3 | 4 | 6)) {
             self.report.troubles.push(format!("{name} ends by itself with {status}: {words}"));
         }
         *self.report.fallen.entry(name).or_default() += 1;

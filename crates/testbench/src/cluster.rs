@@ -6,10 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use frameloom_core::{Error, Result};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::disk::{Disk, View, make_dir};
 use crate::fault::{CLOCKED, NODES};
@@ -61,6 +64,8 @@ pub struct Cluster {
     pub(crate) place: PathBuf,
     /// Whether the kernel can make a cable slow and lossy.
     pub(crate) netem: bool,
+    /// Whether somebody wants all of it to end.
+    interrupted: Arc<AtomicBool>,
     _runtime: Runtime,
 }
 
@@ -91,6 +96,21 @@ fn with_clock(command: &mut Command, library: &Path, place: &Path) {
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("DONT_FAKE_MONOTONIC", "1")
         .env("NO_FAKE_STAT", "1");
+}
+
+/// Becomes true once this process is told to end, and keeps it from ending at once.
+fn interrupted(runtime: &Runtime) -> Result<Arc<AtomicBool>> {
+    let _inside = runtime.enter();
+    let told = Arc::new(AtomicBool::new(false));
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let mut signals = signal(kind).map_err(|e| Error::io("cannot wait for signals", &e))?;
+        let told = Arc::clone(&told);
+        runtime.spawn(async move {
+            signals.recv().await;
+            told.store(true, Ordering::Relaxed);
+        });
+    }
+    Ok(told)
 }
 
 impl Drop for Cluster {
@@ -200,6 +220,7 @@ impl Cluster {
             disk,
             place: place.to_owned(),
             netem,
+            interrupted: interrupted(&runtime)?,
             _runtime: runtime,
         };
         cluster.come_up()?;
@@ -254,8 +275,11 @@ impl Cluster {
     /// Starts anew what has ended by itself.
     ///
     /// # Errors
-    /// Unavailable where something cannot be started.
+    /// Cancelled once this process is told to end; Unavailable where something cannot be started.
     pub fn tend(&mut self) -> Result<Vec<Fallen>> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(Error::cancelled("the bench was told to end"));
+        }
         let nodes = self.nodes.iter_mut().map(|node| &mut node.part);
         let parts = [&mut self.redis, &mut self.server].into_iter().chain(nodes);
         let mut fallen = Vec::new();

@@ -100,7 +100,7 @@ impl Drop for Disk {
 pub struct View {
     place: PathBuf,
     child: Child,
-    /// Since when it stands still or answers, where it is slow.
+    /// Whether it stands still or answers, and since when, where it is slow or cut off.
     slow: Option<(bool, Instant)>,
 }
 
@@ -159,6 +159,12 @@ impl View {
             signal(self.child.id(), if still { Signal::STOP } else { Signal::CONT });
             self.slow = Some((still, now));
         }
+    }
+
+    /// Has it stand still until [`View::mend`].
+    pub fn cut(&mut self) {
+        signal(self.child.id(), Signal::STOP);
+        self.slow = Some((true, Instant::now()));
     }
 
     /// Has it answer as ever.

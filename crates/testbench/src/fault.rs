@@ -58,6 +58,10 @@ pub enum Kind {
     DiskFull,
     /// The store answers once in two seconds only.
     StoreSlow,
+    /// The store does not answer a node at all.
+    NodeStoreCut,
+    /// The store does not answer the server at all.
+    ServerStoreCut,
     /// A node's clock jumps by hours or days, and back.
     ClockJumped,
     /// A node of another engine joins, and leaves.
@@ -96,7 +100,7 @@ pub enum Concerned {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 25] = [
         Kind::ServerKilled,
         Kind::ServerStopped,
         Kind::ServerFrozen,
@@ -117,6 +121,8 @@ impl Kind {
         Kind::NetLossy,
         Kind::DiskFull,
         Kind::StoreSlow,
+        Kind::NodeStoreCut,
+        Kind::ServerStoreCut,
         Kind::ClockJumped,
         Kind::OtherVersion,
         Kind::Scaled,
@@ -145,6 +151,8 @@ impl Kind {
             Self::NetLossy => "net_lossy",
             Self::DiskFull => "disk_full",
             Self::StoreSlow => "store_slow",
+            Self::NodeStoreCut => "node_store_cut",
+            Self::ServerStoreCut => "server_store_cut",
             Self::ClockJumped => "clock_jumped",
             Self::OtherVersion => "other_version",
             Self::Scaled => "scaled",
@@ -171,14 +179,23 @@ impl Kind {
             | Self::ClientsCut
             | Self::NetSlow
             | Self::NetLossy => About::Net,
-            Self::DiskFull | Self::StoreSlow => About::Store,
+            Self::DiskFull | Self::StoreSlow | Self::NodeStoreCut | Self::ServerStoreCut => {
+                About::Store
+            }
             Self::AllKilled => About::All,
         }
     }
 
     /// Whether the time to recover counts from the fault, as others take over; else from when it is mended.
     pub fn counts_at_once(self) -> bool {
-        matches!(self, Self::NodeKilled | Self::NodeFrozen | Self::SlotKilled | Self::NodeCut)
+        matches!(
+            self,
+            Self::NodeKilled
+                | Self::NodeFrozen
+                | Self::SlotKilled
+                | Self::NodeCut
+                | Self::NodeStoreCut
+        )
     }
 }
 
@@ -205,8 +222,11 @@ impl Fault {
     /// Whose tasks have to be done before it is over.
     pub fn concerns(&self) -> Concerned {
         match self.kind {
-            Kind::NodeKilled | Kind::NodeFrozen | Kind::NodeCut => Concerned::Node(self.node),
-            Kind::SlotKilled => Concerned::Node(self.node),
+            Kind::NodeKilled
+            | Kind::NodeFrozen
+            | Kind::SlotKilled
+            | Kind::NodeCut
+            | Kind::NodeStoreCut => Concerned::Node(self.node),
             Kind::ClockJumped => Concerned::Node(CLOCKED),
             Kind::OtherVersion | Kind::Scaled => Concerned::Nobody,
             _ => Concerned::All,

@@ -54,35 +54,44 @@ impl Journals {
     }
 
     /// What a job's journal says; nothing where there is none.
-    pub fn of(&self, job: JobId) -> Told {
-        told(self.store.job(job).decisions().unwrap_or_default())
+    ///
+    /// # Errors
+    /// Of the file system: a journal that cannot be read says nothing about its job.
+    pub fn of(&self, job: JobId) -> Result<Told> {
+        Ok(told(self.store.job(job).decisions()?))
     }
 
     /// The tasks of these jobs that were sent and are not accepted.
-    pub fn under_way(&self, jobs: &[JobId]) -> BTreeSet<TaskOf> {
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn under_way(&self, jobs: &[JobId]) -> Result<BTreeSet<TaskOf>> {
         let mut tasks = BTreeSet::new();
         for job in jobs {
-            let told = self.of(*job);
+            let told = self.of(*job)?;
             if !told.over {
                 let open = told.sent.values().filter(|task| !told.accepted.contains_key(task));
                 tasks.extend(open.map(|task| (*job, *task)));
             }
         }
-        tasks
+        Ok(tasks)
     }
 
     /// Those of them that the node of this process works on.
-    pub fn held_by(&self, pid: u32, jobs: &[JobId]) -> BTreeSet<TaskOf> {
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn held_by(&self, pid: u32, jobs: &[JobId]) -> Result<BTreeSet<TaskOf>> {
         let held: BTreeSet<AttemptId> = self.hands(pid).into_iter().map(|h| h.attempt).collect();
         let mut tasks = BTreeSet::new();
         for job in jobs {
-            let told = self.of(*job);
+            let told = self.of(*job)?;
             let here = told.sent.iter().filter(|(attempt, task)| {
                 held.contains(attempt) && !told.accepted.contains_key(task)
             });
             tasks.extend(here.map(|(_, task)| (*job, *task)));
         }
-        tasks
+        Ok(tasks)
     }
 
     /// What the node of this process told last that it works on.

@@ -17,17 +17,19 @@ pub struct Part {
     log: PathBuf,
     make: Box<dyn Fn() -> Command>,
     child: Option<Child>,
-    /// What was told to end, and has perhaps not yet.
-    ending: Vec<Child>,
+    /// What was told to end, and has perhaps not yet, with how.
+    ending: Vec<(Child, Signal)>,
     wanted: bool,
     again: Instant,
 }
 
-/// How a process ended by itself.
+/// How a process ended by itself, or when it was asked to.
 #[derive(Debug)]
 pub struct Fallen {
     /// Whose process it was.
     pub name: String,
+    /// Whether it was asked to.
+    pub asked: bool,
     /// How it ended.
     pub status: ExitStatus,
     /// The last thing it said.
@@ -90,7 +92,7 @@ impl Part {
         self.wanted = false;
         if let Some(child) = self.child.take() {
             signal(child.id(), how);
-            self.ending.push(child);
+            self.ending.push((child, how));
         }
     }
 
@@ -108,18 +110,26 @@ impl Part {
     ///
     /// # Errors
     /// Unavailable where it cannot be started.
-    pub fn tend(&mut self) -> Result<Option<Fallen>> {
+    pub fn tend(&mut self) -> Result<Vec<Fallen>> {
         let failed = |e: std::io::Error| Error::io(format!("cannot start {}", self.name), &e);
-        self.ending.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        let (name, log) = (&self.name, &self.log);
+        let fell =
+            |asked, status| Fallen { name: name.clone(), asked, status, words: last_words(log) };
+        let mut fallen = Vec::new();
+        self.ending.retain_mut(|(child, how)| match child.try_wait() {
+            Ok(None) => true,
+            Ok(Some(status)) => {
+                fallen.extend((*how == Signal::TERM).then(|| fell(true, status)));
+                false
+            }
+            Err(_) => false,
+        });
         let over = match &mut self.child {
             Some(child) => child.try_wait().map_err(failed)?,
             None => None,
         };
-        let fallen = over.map(|status| {
-            let words = last_words(&self.log);
-            Fallen { name: self.name.clone(), status, words }
-        });
-        if fallen.is_some() {
+        if let Some(status) = over {
+            fallen.push(fell(false, status));
             self.child = None;
             self.again = Instant::now() + AGAIN_AFTER;
         }
@@ -138,7 +148,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         self.kill();
-        for child in &mut self.ending {
+        for (child, _) in &mut self.ending {
             // One that is frozen dies, too.
             drop(child.kill());
             drop(child.wait());

@@ -7,6 +7,10 @@ use serde::Serialize;
 
 use crate::fault::Kind;
 
+/// In so much time all kinds are done, and a node is killed alone; in this a third of them, on a machine that does much else.
+const LONG: Duration = Duration::from_secs(15 * 60);
+const SHORT: Duration = Duration::from_secs(100);
+
 /// How often a kind of fault was done, and how long it took until the tasks that it concerned were done.
 #[derive(Debug, Default, Serialize)]
 pub struct Row {
@@ -89,6 +93,24 @@ impl Report {
         self.faults.insert(kind, Row::of(times));
     }
 
+    /// What was not tried that so much time is enough for, in words.
+    pub fn too_little(&self, time: Duration) -> Option<String> {
+        let kinds = self.faults.len();
+        let wanted = if time >= LONG {
+            Kind::ALL.len()
+        } else if time >= SHORT {
+            Kind::ALL.len() / 3
+        } else {
+            1
+        };
+        if kinds < wanted {
+            let all = Kind::ALL.len();
+            return Some(format!("only {kinds} of {all} kinds of faults were done, not {wanted}"));
+        }
+        (time >= LONG && self.held_to_bound == 0)
+            .then(|| "no node was killed alone: nothing was held to the bound".into())
+    }
+
     /// Whether nothing was lost, nothing else is wrong, and jobs have ended at all.
     pub fn is_good(&self) -> bool {
         self.lost_or_differing_frames == 0
@@ -161,6 +183,18 @@ mod tests {
         assert!(text.ends_with("lost or differing frames: 0\n"), "{text}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["faults"]["node_killed"]["count"], 4);
+    }
+
+    #[test]
+    fn a_bench_that_did_next_to_nothing_says_so() {
+        let (mut report, minutes) = (good(), |n: u64| Duration::from_secs(60 * n));
+        assert_eq!(report.too_little(minutes(1)), None);
+        assert!(report.too_little(minutes(2)).unwrap().contains("1 of 25 kinds"));
+        Kind::ALL.into_iter().for_each(|kind| report.fault(kind, None));
+        assert_eq!(report.too_little(minutes(2)), None);
+        assert!(report.too_little(minutes(30)).unwrap().contains("killed alone"));
+        report.held_to_bound = 1;
+        assert_eq!(report.too_little(minutes(30)), None);
     }
 
     #[test]

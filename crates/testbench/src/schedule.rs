@@ -43,11 +43,17 @@ impl Schedule {
             Kind::ServerKilled | Kind::ServerStopped | Kind::AllKilled => seed.time(0, 3_000),
             Kind::RedisKilled | Kind::RedisLost => seed.time(500, 5_000),
             // Beyond the lease, or well within.
-            Kind::NodeKilled | Kind::NodeFrozen | Kind::NodeCut | Kind::ServerFrozen if long => {
-                seed.time(11_000, 14_000)
-            }
-            Kind::NodeKilled | Kind::NodeFrozen | Kind::NodeCut | Kind::ServerFrozen => {
-                seed.time(500, 5_000)
+            Kind::NodeKilled
+            | Kind::NodeFrozen
+            | Kind::NodeCut
+            | Kind::NodeStoreCut
+            | Kind::ServerFrozen
+            | Kind::ServerStoreCut => {
+                if long {
+                    seed.time(11_000, 14_000)
+                } else {
+                    seed.time(500, 5_000)
+                }
             }
             Kind::RedisFrozen
             | Kind::ServerCut

@@ -1,6 +1,6 @@
 //! Whether a job is what an undisturbed run makes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -66,7 +66,7 @@ pub fn judge(
     expected: &Expected,
     got: &[u8],
     told: &Told,
-    strangers: &[String],
+    strangers: &BTreeSet<String>,
     read: impl FnOnce() -> Result<Vec<String>>,
 ) -> Verdict {
     let mut verdict = Verdict::default();
@@ -126,13 +126,16 @@ mod tests {
     }
 
     fn of(got: &[u8], told: &Told, frames: &[&str]) -> Verdict {
-        judge(&expected(), got, told, &["f00".to_owned()], || Ok(list(frames)))
+        judge(&expected(), got, told, &["f00".to_owned()].into(), || Ok(list(frames)))
     }
 
     #[test]
     fn the_same_bytes_are_good_and_nobody_decodes_them() {
         let read = || panic!("nobody should look");
-        assert_eq!(judge(&expected(), &[1, 2, 3], &good(), &[], read), Verdict::default());
+        assert_eq!(
+            judge(&expected(), &[1, 2, 3], &good(), &BTreeSet::new(), read),
+            Verdict::default()
+        );
     }
 
     #[test]
@@ -143,7 +146,8 @@ mod tests {
         assert_eq!(of(&[1, 2], &good(), &["0,a", "1,x", "2,b"]).frames, 1);
         assert_eq!(of(&[1, 2], &good(), &["0,a"]).frames, 2);
         assert_eq!(of(&[1, 2], &good(), &["0,a", "1,b", "2,b", "2,b"]).frames, 1);
-        let broken = judge(&expected(), &[], &good(), &[], || Err(Error::corrupt("no video")));
+        let broken =
+            judge(&expected(), &[], &good(), &BTreeSet::new(), || Err(Error::corrupt("no video")));
         assert_eq!(broken.frames, 3);
     }
 

@@ -1,5 +1,6 @@
 //! The jobs that go through a cluster while it is disturbed, sent by the program's own client as a user would.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -108,6 +109,8 @@ pub struct Work {
     last: Vec<usize>,
     /// What clients met.
     pub met: Met,
+    /// Nodes of other engines that were there at any time.
+    strangers: BTreeSet<String>,
 }
 
 impl Work {
@@ -162,6 +165,7 @@ impl Work {
             removing: None,
             last: Vec::new(),
             met: Met::default(),
+            strangers: BTreeSet::new(),
         })
     }
 
@@ -224,6 +228,7 @@ impl Work {
             let job = self.send()?;
             self.jobs.push(job);
         }
+        self.strangers.extend(journals.strangers());
         let mut finished = Vec::new();
         for mut job in std::mem::take(&mut self.jobs) {
             job.id = job.id.or_else(|| id_in(&job.log));
@@ -274,7 +279,7 @@ impl Work {
     }
 
     fn look(&mut self, job: &mut Job, journals: &Journals) -> Result<Look> {
-        let told = job.id.map(|id| journals.of(id));
+        let told = job.id.map(|id| journals.of(id)).transpose()?;
         let Stage::Client(child) = &mut job.stage else {
             let over = told.is_some_and(|told| told.over);
             if let Some(id) = job.id.filter(|_| over) {
@@ -321,8 +326,7 @@ impl Work {
         };
         over.retries = (told.sent.len() as u64).saturating_sub(told.accepted.len() as u64);
         let got = fs::read(&job.out).unwrap_or_default();
-        over.verdict =
-            judge(&piece.expected, &got, &told, &journals.strangers(), || frames(&job.out));
+        over.verdict = judge(&piece.expected, &got, &told, &self.strangers, || frames(&job.out));
         if !over.verdict.troubles.is_empty() {
             // Kept beside the logs, to be looked at.
             drop(fs::rename(&job.out, job.out.with_extension("wrong.mp4")));

@@ -38,6 +38,9 @@ pub const MAX_DETECTIONS: usize = 1000;
 /// came from before and from after.
 pub const MAX_BOXES: usize = 3 * MAX_DETECTIONS;
 
+/// Most boxes in a line of a detections file, which holds those of all detectors of a job.
+pub const MAX_TOLD: usize = 8 * MAX_BOXES;
+
 /// Longest gap that is ever bridged, and longest that a track is carried on, in microseconds.
 pub const MAX_BRIDGE_US: i64 = 10_000_000;
 

@@ -62,8 +62,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: Option<u16>,
 
-    /// File of tokens, `name:token` or `name:token:admin` a line; a job belongs to a name, and
-    /// others do not see it.
+    /// File of tokens, `name:token`, `name:token:admin` or `name:token:metrics` a line; a job belongs to a
+    /// name, and others do not see it. `metrics` opens /metrics and /v1/scale only.
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 

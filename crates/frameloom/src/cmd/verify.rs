@@ -163,7 +163,7 @@ pub(crate) fn run(args: VerifyArgs) -> Result<u8> {
         return Ok(code);
     }
     let Seen { frames, mut findings, beyond } =
-        see(&args, &told, &found, &planned_out, MOST_FINDINGS)?;
+        see(&args, &told, &found, [&planned_out, &planned_in], MOST_FINDINGS)?;
     let mut shown_places = args.sheet.as_ref().map(|_| 0);
     if !findings.is_empty() {
         let before = work.path().join("source.jsonl");
@@ -321,11 +321,17 @@ impl Seen {
 ///
 /// # Errors
 /// Invalid for an output whose frames are not those of the detections file, by number and time, unless that is trusted.
-fn see(args: &VerifyArgs, told: &Told, found: &Path, output: &Plan, most: usize) -> Result<Seen> {
+fn see(
+    args: &VerifyArgs,
+    told: &Told,
+    found: &Path,
+    [output, source]: [&Plan; 2],
+    most: usize,
+) -> Result<Seen> {
     let base = output.source.video.time_base;
-    let source_base = told.header.as_ref().map_or(base, |header| header.time_base);
+    let told_base = told.header.as_ref().map_or(base, |header| header.time_base);
     // Both round to their own ticks, the first frame and this one.
-    let slack = base.seconds(1) + source_base.seconds(1);
+    let slack = base.seconds(1) + told_base.seconds(1);
     let (width, height) = (output.working.width, output.working.height);
     let size = told.header.as_ref().map_or([width, height], |header| header.size);
     #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
@@ -339,13 +345,19 @@ fn see(args: &VerifyArgs, told: &Told, found: &Path, output: &Plan, most: usize)
         let first = *first.get_or_insert(line.pts);
         let at = base.seconds(line.pts.saturating_sub(first));
         if let (Some(pts), Some(from)) = (told.pts(number), told.pts(0)) {
-            let wanted = source_base.seconds(pts.saturating_sub(from));
+            let wanted = told_base.seconds(pts.saturating_sub(from));
             if (at - wanted).abs() > slack {
                 astray.get_or_insert((number, at, wanted));
             }
         }
         if seen.has_room(line.boxes.len(), most) {
-            findings(told, &line, scale, &mut seen.findings);
+            let number = usize::try_from(line.frame).unwrap_or(usize::MAX);
+            // With --trust the source may be another file of the same video.
+            let source_base = source.source.video.time_base;
+            let rescaled = |pts| told_base.rescale(pts, source_base, Rounding::Nearest);
+            let source_pts = told.pts(number).and_then(rescaled);
+            let here = (source_pts, told.boxes(number));
+            findings(&line, here, scale, &mut seen.findings);
         }
         Ok(())
     })?;
@@ -365,10 +377,13 @@ fn see(args: &VerifyArgs, told: &Told, found: &Path, output: &Plan, most: usize)
     Ok(seen)
 }
 
-/// Adds what was found in a frame.
-fn findings(told: &Told, line: &DetectionsLine, (x, y): (f32, f32), all: &mut Vec<Known>) {
-    let number = usize::try_from(line.frame).unwrap_or(usize::MAX);
-    let (source_pts, boxes) = (told.pts(number), told.boxes(number));
+/// Adds what was found in a frame, of which the time in the source and the boxes that were told are given.
+fn findings(
+    line: &DetectionsLine,
+    (source_pts, boxes): (Option<i64>, Vec<Rect>),
+    (x, y): (f32, f32),
+    all: &mut Vec<Known>,
+) {
     for DetectedBox { rect, score, class, .. } in &line.boxes {
         let source_rect = Rect { x: rect.x * x, y: rect.y * y, w: rect.w * x, h: rect.h * y };
         let finding = Finding {

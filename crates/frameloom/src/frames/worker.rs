@@ -75,6 +75,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     /// Frames in a row that were not there.
     pub(crate) missed: u32,
+    /// The job of the frame before, and whose it is.
+    pub(crate) owner: Option<(JobId, String)>,
 }
 
 /// How a frame's task ended.
@@ -232,7 +234,7 @@ impl Worker {
     ///
     /// # Errors
     /// Of the store.
-    async fn filtered(&self, message: &FrameMessage, slot: &mut Slot) -> Result<Ended> {
+    async fn filtered(&mut self, message: &FrameMessage, slot: &mut Slot) -> Result<Ended> {
         let FrameMessage { frame, first, last, attempt, group, .. } = *message;
         let dir = self.store.frames(message.job);
         if dir.is_gone() {
@@ -250,6 +252,13 @@ impl Worker {
         let Some(plan) = job.open_result(Task::Plan, message.plan, "")? else {
             return self.is_over(message.job).await.map(|()| Ended::Over);
         };
+        if self.owner.as_ref().is_none_or(|(known, _)| *known != message.job) {
+            let Some(file) = job.read_job()? else {
+                return self.is_over(message.job).await.map(|()| Ended::Over);
+            };
+            self.owner = Some((message.job, file.owner().to_owned()));
+        }
+        slot.work_for(self.owner.as_ref().map_or("", |(_, owner)| owner)).await;
         let part = format!("{attempt}.{:032x}.part", random::bits()?);
         let out = dir.create(&part)?;
         let mut descriptors = vec![OwnedFd::from(plan), OwnedFd::from(out)];
@@ -328,6 +337,8 @@ impl Worker {
             })?;
             frames.push(OwnedFd::from(file));
         }
+        // Whoever reaches Redis sends these; no name that tokens give has a line's end in it.
+        slot.work_for("\n").await;
         let (out, coming) = self.store.begin_frame(&frame.output, random::bits()?)?;
         let mut descriptors = vec![OwnedFd::from(out)];
         descriptors.append(&mut frames);

@@ -196,6 +196,7 @@ impl Node {
         let job =
             dir.read_job().and_then(|job| job.ok_or_else(|| Error::not_found("the job is gone")));
         let job = job.map_err(ours)?;
+        slot.work_for(job.owner()).await;
         let pid = slot.start().map_err(ours)?;
         let told = HeldAttempt { attempt, frames: 0, slot_pid: pid, starved: false, full: false };
         lock(&self.held).insert(attempt, Held { told, task, since: Instant::now() });

@@ -23,6 +23,7 @@ pub(crate) fn ask(
         let slot = Arc::clone(&slot);
         Box::pin(async move {
             let mut slot = slot.lock().await;
+            let shows = !descriptors.is_empty();
             // Where whoever asked goes away in the middle, the slot is not to answer the next one
             // with what this one asked for.
             let mut guarded = Unfinished { slot: &mut slot, finished: false };
@@ -36,7 +37,8 @@ pub(crate) fn ask(
                 cancelled: &|| false,
             };
             let ended = guarded.slot.run(job).await;
-            guarded.finished = true;
+            // What it was shown it is not to keep until the next question, which may be somebody else's.
+            guarded.finished = !shows;
             ended.map_err(|trouble| match trouble {
                 Trouble::Failed { error, .. } => error,
                 Trouble::Cancelled => Error::internal("nobody cancelled"),

@@ -37,6 +37,7 @@ const TELL_EVERY: Duration = Duration::from_millis(50);
 /// Unavailable where the socket breaks; Internal where the slot cannot be shut off.
 pub(crate) fn run() -> Result<()> {
     let failed = |e: std::io::Error| Error::io("the socket to the node", &e);
+    close_others();
     // Read before the slot is shut off from such files; it looks for ONNX Runtime, too.
     let engine = frameloom_media::engine();
     sandbox::enter()?;
@@ -66,6 +67,14 @@ pub(crate) fn run() -> Result<()> {
         peer.send(&event)?;
     }
     Ok(())
+}
+
+/// Closes what whoever started the node has left open for its children: a slot holds what it is given, and nothing else.
+#[expect(unsafe_code, reason = "there is no other way to close what this program has not opened")]
+fn close_others() {
+    // SAFETY: this is the first thing that a slot does; nothing in it holds a descriptor but for the three that it begins with.
+    // Kernels before 5.9 do not know the call, and leave them open.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
 /// Ends the slot, in whatever it is, when the node's end of the socket closes: no orphan is left.

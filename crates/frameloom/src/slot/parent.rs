@@ -88,6 +88,8 @@ struct Running {
 pub(crate) struct Slot {
     config: SlotConfig,
     running: Option<Running>,
+    /// Whose work its process has done.
+    owner: Option<String>,
     /// What is known of it, for the metrics.
     pub(crate) stats: SlotMetrics,
     busy: Duration,
@@ -97,7 +99,7 @@ impl Slot {
     /// A slot that is not started yet.
     pub(crate) fn new(name: String, config: SlotConfig) -> Self {
         let stats = SlotMetrics { name, ..SlotMetrics::default() };
-        Self { config, running: None, stats, busy: Duration::ZERO }
+        Self { config, running: None, owner: None, stats, busy: Duration::ZERO }
     }
 
     /// Starts the process if it does not run.
@@ -148,6 +150,17 @@ impl Slot {
         let socket = UnixStream::from_std(ours).map_err(failed)?;
         self.running = Some(Running { process, socket, pid, words, inbox: Vec::new() });
         Ok(pid)
+    }
+
+    /// Readies it for the work of `owner`: a process that has worked for somebody else ends first. One that a video has taken over
+    /// would keep what it was given, and could put the next one's picture into it.
+    pub(crate) async fn work_for(&mut self, owner: &str) {
+        if self.owner.as_deref().is_some_and(|known| known != owner) {
+            self.kill().await;
+        }
+        if self.owner.as_deref() != Some(owner) {
+            self.owner = Some(owner.to_owned());
+        }
     }
 
     /// Whether its process runs.

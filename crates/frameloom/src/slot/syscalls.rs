@@ -14,8 +14,9 @@ use seccompiler::{
 
 /// Refused whatever is asked: each reaches beyond what a slot holds.
 const REFUSED: &[i64] = &[
-    // The network, and other processes by their sockets. A connected pair reaches nobody.
+    // The network, and other processes by their sockets: one of a pair reaches others, too.
     libc::SYS_socket,
+    libc::SYS_socketpair,
     libc::SYS_connect,
     libc::SYS_bind,
     libc::SYS_listen,
@@ -38,7 +39,11 @@ const REFUSED: &[i64] = &[
     libc::SYS_tkill,
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
-    // Owners, modes and attributes of files, over which Landlock does not watch.
+    // Owners, modes, attributes and, in kernels before 6.2, lengths of files by their paths, over which Landlock does not
+    // watch; and what is told of others' files.
+    libc::SYS_truncate,
+    libc::SYS_inotify_init1,
+    libc::SYS_fanotify_init,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
     libc::SYS_fchmodat2,
@@ -88,21 +93,30 @@ const REFUSED_HERE: &[i64] = &[
     libc::SYS_utime,
     libc::SYS_utimes,
     libc::SYS_futimesat,
+    libc::SYS_inotify_init,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[i64] = &[];
 
-/// The same calls under the numbers of x86's third set (x32), where a kernel has it: a bit more, and those with
-/// numbers of their own: execve, ptrace, the two that look into another process's memory, execveat.
+/// Commands of `fcntl` and `ioctl` that have the kernel send a signal of one's choice to a process of one's choice.
+const OWNERS: [u64; 3] = [8, 10, 15];
+const SOCKET_OWNERS: [u64; 2] = [0x8901, 0x8902];
+
+/// Refuses all calls of x86's third set (x32), which some kernels have: the same calls by other numbers, from this one on.
 #[cfg(target_arch = "x86_64")]
-fn by_other_numbers() -> impl Iterator<Item = i64> {
-    const BIT: i64 = 0x4000_0000;
-    let same = REFUSED.iter().chain(REFUSED_HERE).copied();
-    same.chain([520, 521, 539, 540, 545]).map(|number| number | BIT)
+fn without_others(program: BpfProgram) -> BpfProgram {
+    const FIRST: u32 = 0x4000_0000;
+    // BPF's codes: load a word, go on there or here by whether it is at least so much, answer.
+    let [load, jump, answer] = [0x20, 0x35, 0x06];
+    let step = |code: u16, jf: u8, k: u32| seccompiler::sock_filter { code, jt: 0, jf, k };
+    let number = step(load, 0, 0);
+    let others = step(jump, 1, FIRST);
+    let refuse = step(answer, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs());
+    [number, others, refuse].into_iter().chain(program).collect()
 }
 #[cfg(not(target_arch = "x86_64"))]
-fn by_other_numbers() -> impl Iterator<Item = i64> {
-    std::iter::empty()
+fn without_others(program: BpfProgram) -> BpfProgram {
+    program
 }
 
 /// Has the kernel refuse them to this thread and those that it starts. Answers whether it does.
@@ -138,8 +152,12 @@ fn rules() -> std::result::Result<Rules, seccompiler::BackendError> {
     let compare = |argument, operator, value| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
     };
-    let refused = REFUSED.iter().chain(REFUSED_HERE).copied().chain(by_other_numbers());
+    let refused = REFUSED.iter().chain(REFUSED_HERE).copied();
     let mut rules: Rules = refused.map(|number| (number, Vec::new())).collect();
+    for (number, commands) in [(libc::SYS_fcntl, &OWNERS[..]), (libc::SYS_ioctl, &SOCKET_OWNERS)] {
+        let rule = |command: &u64| SeccompRule::new(vec![compare(1, SeccompCmpOp::Eq, *command)?]);
+        rules.insert(number, commands.iter().map(rule).collect::<std::result::Result<_, _>>()?);
+    }
     let threads = u64::from(libc::CLONE_THREAD.unsigned_abs());
     rules.insert(
         libc::SYS_clone,
@@ -159,5 +177,5 @@ fn program(rules: Rules, answer: i32) -> Result<BpfProgram> {
     let arch = std::env::consts::ARCH.try_into().map_err(wrong)?;
     let answer = SeccompAction::Errno(answer.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, arch).map_err(wrong)?;
-    filter.try_into().map_err(wrong)
+    filter.try_into().map(without_others).map_err(wrong)
 }

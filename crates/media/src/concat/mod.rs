@@ -126,12 +126,17 @@ fn detections_alone(
     tracks: &File,
     out: &File,
 ) -> Result<ConcatOutput> {
-    let (detections, frames) = write_detections(plan, format, tracks, out)?;
+    let (detections, frames, ticks) = write_detections(plan, format, tracks, out)?;
+    let video = &plan.source.video;
+    let last = TimeBase::new(video.frame_rate.den, video.frame_rate.num);
+    let last = last.ok().and_then(|frame| frame.rescale(1, TimeBase::MICROS, Rounding::Nearest));
+    let length = video.time_base.rescale(ticks, TimeBase::MICROS, Rounding::Nearest);
+    let length = length.filter(|_| frames > 0).map(|us| us.saturating_add(last.unwrap_or(0)));
     let meta = out.metadata().map_err(|e| Error::io("cannot write the detections", &e))?;
     Ok(ConcatOutput {
         file: WrittenFile { size: meta.len(), sha256: String::new() },
         frames,
-        duration_us: plan.source.duration_us.unwrap_or(0),
+        duration_us: length.unwrap_or(0),
         time_per_frame_ms: BTreeMap::new(),
         messages: Vec::new(),
         detections: Some(detections),

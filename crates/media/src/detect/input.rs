@@ -96,7 +96,7 @@ impl Input {
         gain: f32,
     ) -> Result<(f32, f32)> {
         let picture = (frame.width().max(1), frame.height().max(1));
-        self.set_size(size, inner(self.recipe, picture, size));
+        self.set_size(size, inner(self.recipe, frame.shown_size(), size));
         let gray = frame.pixel()? == PixelFormat::Gray8;
         self.convert(frame, gray, averaged)?;
         self.fill(gray.then(|| frame.is_full_range()), gain);
@@ -194,7 +194,7 @@ impl Input {
     }
 }
 
-/// The size that a picture has in an input of `size`.
+/// The size that a picture, as it is shown, has in an input of `size`.
 fn inner(recipe: Recipe, picture: (u32, u32), size: (u32, u32)) -> (u32, u32) {
     if recipe.letterbox.is_none() {
         return size;

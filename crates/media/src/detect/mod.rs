@@ -129,6 +129,7 @@ pub(crate) struct View {
 
 impl View {
     /// As it is.
+    #[cfg(test)]
     pub(crate) const OWN: Self = Self { zoom: Zoom::Own, gain: 1.0 };
 }
 

@@ -79,7 +79,8 @@ pub(crate) fn validate(filters: &[FilterSpec]) -> Result<()> {
 fn takes(row: &Row, format: &FrameFormat) -> Result<()> {
     if format.pixel == PixelFormat::Yuv420p10 && !row.deep {
         return Err(Error::unsupported(format!(
-            "filter '{}' works on 8 bits: with --keep-depth take a graph like -f ffmpeg:gblur=sigma=3, or leave out --keep-depth",
+            "filter '{}' works on 8 bits: with --keep-depth take a graph like -f ffmpeg:gblur=sigma=3, or leave out --keep-depth \
+             (of an HDR source make an SDR video first, with ffmpeg's zscale and tonemap)",
             row.info.name
         )));
     }
@@ -138,6 +139,7 @@ impl<'a> Parts<'a> {
                 let (source, number) = (&plan.source, u32::try_from(at).unwrap_or(u32::MAX));
                 let of = Pictured {
                     source: &source.fingerprint,
+                    file: None,
                     time_base: source.video.time_base,
                     size: (plan.working.width, plan.working.height),
                 };

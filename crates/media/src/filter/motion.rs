@@ -2,6 +2,7 @@
 
 use frameloom_core::catalogue::{Footprint, Params};
 use frameloom_core::detection::{BoxSource, Rect, TrackedBox};
+use frameloom_core::track::MAX_DETECTIONS;
 use frameloom_core::{Error, Result};
 use opencv::core::{self, Mat, Point, Ptr, Scalar, Size, Vector};
 use opencv::imgproc::{
@@ -166,10 +167,11 @@ impl Motion {
                 core::extract_channel(&moved, &mut x, 0)?;
                 core::extract_channel(&moved, &mut y, 1)?;
                 core::magnitude(&x, &y, &mut length)?;
-                // 16 levels a pixel of the working picture.
+                // 16 levels a pixel of the working picture, as far as levels go.
                 length.convert_to(&mut strength, core::CV_8U, 16.0, 0.0)?;
-                let least = (self.threshold * 16.0).floor();
-                imgproc::threshold(&strength, &mut mask, least, 255.0, THRESH_BINARY)?;
+                let mut moves = Mat::default();
+                imgproc::threshold(&length, &mut moves, self.threshold, 255.0, THRESH_BINARY)?;
+                moves.convert_to(&mut mask, core::CV_8U, 1.0, 0.0)?;
             }
             (Method::Difference | Method::Flow(_), _) => {
                 let zero = Mat::zeros_size(self.working, core::CV_8U)?.to_mat()?;
@@ -191,8 +193,8 @@ impl Motion {
         Ok((strength, mask))
     }
 
-    /// The parts of a mask that hang together, largest first, in pixels of the frame, with the share of the
-    /// box that moves; a hole within a part moves with it.
+    /// The parts of a mask that hang together, in pixels of the frame, with the share of the box that moves; a hole within a part
+    /// moves with it. The fullest first, and as many as are told of any frame, as where nothing is followed.
     #[expect(clippy::cast_precision_loss, reason = "sizes of a picture")]
     fn boxes(&self, mask: &Mat, frame: &Frame) -> opencv::Result<Vec<(Rect, f32)>> {
         let mut outlines: Vector<Vector<Point>> = Vector::new();
@@ -216,12 +218,12 @@ impl Motion {
             let share = (samples / f64::from(w * h)).min(1.0) as f32;
             boxes.push((rect, share));
         }
+        let key = |rect: &Rect| [rect.x, rect.y, rect.w, rect.h];
         boxes.sort_by(|a, b| {
-            let key = |rect: &Rect| (rect.x, rect.y);
-            b.0.area()
-                .total_cmp(&a.0.area())
-                .then(key(&a.0).partial_cmp(&key(&b.0)).unwrap_or(std::cmp::Ordering::Equal))
+            let place = key(&a.0).partial_cmp(&key(&b.0)).unwrap_or(std::cmp::Ordering::Equal);
+            b.1.total_cmp(&a.1).then(place)
         });
+        boxes.truncate(MAX_DETECTIONS);
         Ok(boxes)
     }
 

@@ -136,7 +136,8 @@ impl Paint {
             // What is to be hidden here cannot be told.
             return Err(Error::internal(format!("a box that is none: {rect:?}")));
         }
-        let (block, cut) = (block_size(rect), Cut::of(rect, frame));
+        let cut = Cut::of(rect, frame);
+        let block = block_size(cut.short_side(rect));
         for plane in 0..self.pixel.planes() {
             let shift = self.pixel.shift(plane);
             let mut to = frame.plane_mut(plane)?;
@@ -200,11 +201,11 @@ fn widened(rect: Rect, margin: f32) -> Rect {
     Rect { x: rect.x - x, y: rect.y - y, w: rect.w + 2.0 * x, h: rect.h + 2.0 * y }
 }
 
-/// The side of a square of `pixelate` in luma samples: a power of two, so that it stays the same while a box
-/// grows a little.
-fn block_size(rect: Rect) -> usize {
+/// The side of a square of `pixelate` in luma samples, where what is hidden has so short a side: a power of two, so that it stays
+/// the same while a box grows a little.
+fn block_size(short: f32) -> usize {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-    let side = (rect.w.min(rect.h) / COARSE).clamp(4.0, 4096.0) as usize;
+    let side = (short / COARSE).clamp(4.0, 4096.0) as usize;
     side.next_power_of_two()
 }
 
@@ -232,6 +233,16 @@ impl Cut {
             right: rect.x + rect.w >= width - across,
             top: rect.y <= down,
             bottom: rect.y + rect.h >= height - down,
+        }
+    }
+
+    /// The shorter side of the whole thing that a box is of, or more: what an edge leaves may be a narrow strip of it.
+    fn short_side(self, rect: Rect) -> f32 {
+        match (self.left || self.right, self.top || self.bottom) {
+            (false, false) => rect.w.min(rect.h),
+            (true, false) => rect.h,
+            (false, true) => rect.w,
+            (true, true) => rect.w.max(rect.h),
         }
     }
 }
@@ -340,10 +351,10 @@ fn pixelate(plane: &mut PlaneMut<'_>, mask: &Mask, block: usize, shift: (u32, u3
 
 /// What a few blots leave of it: made small, smoothed, and made large again.
 ///
-/// A blot's size goes by the whole box, also where the picture's edge leaves a part of it only.
+/// A blot's size goes by the whole thing, also where the picture's edge leaves a part of it only.
 fn blur(plane: &mut PlaneMut<'_>, mask: &Mask) -> Result<()> {
     let side = |v: usize| i32::try_from(v).unwrap_or(i32::MAX);
-    let blot = mask.rect.w.min(mask.rect.h) / COARSE;
+    let blot = mask.cut.short_side(mask.rect) / COARSE;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -532,18 +543,19 @@ mod tests {
         for (i, sample) in to.bytes.iter_mut().enumerate() {
             *sample = if (i % to.stride) / 10 % 2 == 0 { 40 } else { 200 };
         }
-        let contrast = |x: f32| {
-            let rect = Rect { x, y: 10.0, w: 60.0, h: 60.0 };
+        let contrast = |x: f32, w: f32| {
+            let rect = Rect { x, y: 10.0, w, h: 60.0 };
             let mut hidden = striped.clone();
             let filter = paint(Action::Blur, Shape::Box, PixelFormat::Gray8);
             filter.hide(&mut hidden, rect, Shape::Box).unwrap();
             let plane = hidden.plane(0).unwrap();
-            let first = if x < 0.0 { 4 } else { width - 20 };
+            let first = if x < 100.0 { 4 } else { width - 20 };
             let row = &plane.bytes[40 * plane.stride + first..][..16];
             row.iter().max().unwrap() - row.iter().min().unwrap()
         };
-        for x in [-36.0, 170.0] {
-            assert!(contrast(x) < 60, "{x}: {}", contrast(x));
+        // Boxes that reach over the edge, and those that end at it, as detectors give them.
+        for (x, w) in [(-36.0, 60.0), (170.0, 60.0), (0.0, 24.0), (170.0, 30.0)] {
+            assert!(contrast(x, w) < 60, "{x}: {}", contrast(x, w));
         }
     }
 

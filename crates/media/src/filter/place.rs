@@ -2,6 +2,7 @@
 
 use frameloom_core::catalogue::Params;
 use frameloom_core::detection::Rect;
+use frameloom_core::frame_task::FILTER;
 use frameloom_core::pipeline::{FilterSpec, GRAPH_FILTER};
 use frameloom_core::{Error, Result};
 
@@ -13,13 +14,13 @@ use crate::frame::FrameFormat;
 pub(super) struct Place {
     scale: (f32, f32),
     offset: (f32, f32),
-    /// Whether it is known: a graph may have moved anything anywhere.
-    known: bool,
+    /// What may have moved anything anywhere.
+    moved_by: Option<&'static str>,
 }
 
 impl Default for Place {
     fn default() -> Self {
-        Self { scale: (1.0, 1.0), offset: (0.0, 0.0), known: true }
+        Self { scale: (1.0, 1.0), offset: (0.0, 0.0), moved_by: None }
     }
 }
 
@@ -51,7 +52,16 @@ impl Place {
                     ..self
                 }
             }
-            GRAPH_FILTER => Self { known: false, ..self },
+            GRAPH_FILTER => Self {
+                moved_by: Some("'ffmpeg:…': a graph may move what was found to another place"),
+                ..self
+            },
+            FILTER if params.boolean("moves")? => Self {
+                moved_by: Some(
+                    "'celery:…', whose function may move what was found to another place; moves=false says that it does not",
+                ),
+                ..self
+            },
             _ => self,
         })
     }
@@ -59,14 +69,12 @@ impl Place {
     /// Says where a filter that needs to know stands in a pipeline's wrong place.
     ///
     /// # Errors
-    /// Invalid behind a graph.
+    /// Invalid behind a graph, and behind a function that may move things.
     pub(super) fn must_be_known(self) -> Result<()> {
-        if self.known {
-            return Ok(());
+        match self.moved_by {
+            None => Ok(()),
+            Some(mover) => Err(Error::invalid(format!("it must come before {mover}"))),
         }
-        Err(Error::invalid(
-            "it must come before 'ffmpeg:…': a graph may move what was found to another place",
-        ))
     }
 
     /// A box of the source as displayed, in the frame.
@@ -88,7 +96,7 @@ mod tests {
 
     #[test]
     fn boxes_go_there_and_back() {
-        let place = Place { scale: (0.5, 2.0), offset: (10.0, -4.0), known: true };
+        let place = Place { scale: (0.5, 2.0), offset: (10.0, -4.0), moved_by: None };
         let rect = Rect { x: 100.0, y: 20.0, w: 8.0, h: 6.0 };
         assert_eq!(place.to_frame(rect), Rect { x: 40.0, y: 44.0, w: 4.0, h: 12.0 });
         assert_eq!(place.to_source(place.to_frame(rect)), rect);

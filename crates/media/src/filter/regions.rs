@@ -1,6 +1,7 @@
 //! Boxes from a detections file that a user gave: made by another job, and perhaps corrected by hand.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::{BufReader, Seek};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,11 +11,12 @@ use frameloom_core::edited::{DetectionsReader, EditedLine};
 use frameloom_core::pipeline::FilterSpec;
 use frameloom_core::plan::{Fingerprint, Message, PlannedDetector};
 use frameloom_core::time::{Rounding, TimeBase};
-use frameloom_core::track::MAX_BOXES;
+use frameloom_core::track::MAX_TOLD;
 use frameloom_core::{Error, Result};
 
 use super::catalogue;
 use super::files::Files;
+use crate::planning::fingerprint_of;
 
 /// The filter that paints what a file tells.
 pub(crate) const REGIONS: &str = "regions";
@@ -26,6 +28,8 @@ const MOST: usize = 20_000_000;
 pub(crate) struct Pictured<'a> {
     /// What identifies it.
     pub(crate) source: &'a Fingerprint,
+    /// The source, where another kind of fingerprint can be taken of it; else it was compared when the job was planned.
+    pub(crate) file: Option<&'a File>,
     /// Seconds a tick.
     pub(crate) time_base: TimeBase,
     /// Width and height as displayed, in pixels.
@@ -216,7 +220,11 @@ impl Regions {
         let mut reader = DetectionsReader::new(BufReader::new(file), name, trust)?;
         let (mut base, mut scale) = (of.time_base, (1.0, 1.0));
         if let Some(header) = reader.header() {
-            check(header, of, trust).map_err(|why| reader.wrong(why))?;
+            if !trust && !is_of(header, of)? {
+                return Err(reader.wrong(
+                    "it was made from another video (its fingerprint differs); trust=true takes it all the same",
+                ));
+            }
             base = header.time_base;
             #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
             let ratio = |is: u32, told: u32| is as f32 / told as f32;
@@ -231,9 +239,9 @@ impl Regions {
         lines.sort_by_key(|(pts, ..)| *pts);
         for frame in lines.chunk_by(|a, b| a.0 == b.0) {
             let count: usize = frame.iter().map(|(.., count)| *count as usize).sum();
-            if count > MAX_BOXES {
+            if count > MAX_TOLD {
                 return Err(Error::invalid(format!(
-                    "detections file '{name}', pts {}: {count} boxes in a frame; {MAX_BOXES} are allowed",
+                    "detections file '{name}', pts {}: {count} boxes in a frame; {MAX_TOLD} are allowed",
                     frame[0].0
                 )));
             }
@@ -263,13 +271,21 @@ impl Regions {
     }
 }
 
-fn check(header: &DetectionsHeader, of: &Pictured<'_>, trust: bool) -> Result<(), String> {
-    // When it was changed is no part of its content.
-    let same = |a: &Fingerprint| a.size == of.source.size && a.sha256 == of.source.sha256;
-    if trust || same(&header.source) {
-        return Ok(());
+/// Whether a file with this header was made from this source. When that was changed is no part of its content.
+///
+/// # Errors
+/// Of reading the source.
+fn is_of(header: &DetectionsHeader, of: &Pictured<'_>) -> Result<bool> {
+    let told = &header.source;
+    if told.size != of.source.size || told.sha256 == of.source.sha256 {
+        return Ok(told.size == of.source.size);
     }
-    Err("it was made from another video (its fingerprint differs); trust=true takes it all the same".into())
+    // --verify-source hashes all of a file, and else samples are taken of large ones.
+    match of.file {
+        _ if told.whole == of.source.whole => Ok(false),
+        Some(file) => Ok(fingerprint_of(file, told.whole)?.sha256 == told.sha256),
+        None => Ok(true),
+    }
 }
 
 #[cfg(test)]
@@ -293,6 +309,7 @@ mod tests {
         let files = [("x.jsonl".to_owned(), file)].into_iter().collect();
         let of = Pictured {
             source: &source(),
+            file: None,
             time_base: TimeBase::new(1, 1000).unwrap(),
             size: (128, 48),
         };

@@ -487,6 +487,14 @@ static FILTERS: &[Row] = &[
                     help: "whether the function hides what must not be seen: then no frame stays as it is, and pictures of \
                            the source are kept from clients, as with faces",
                 },
+                ParamInfo {
+                    name: "moves",
+                    kind: ParamKind::Boolean,
+                    default: Some("true"),
+                    required: false,
+                    help: "whether the function may show at another place what is in a frame, as one that mirrors or steadies does: \
+                           then faces, objects and regions have to come before it",
+                },
                 text("params", Some("{}"), "what the function gets as params, a JSON object"),
             ],
         },

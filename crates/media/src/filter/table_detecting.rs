@@ -103,7 +103,7 @@ pub(super) const DETECTING: &[Row] = &[
                     1,
                     1000,
                     "1",
-                    "look at the first frame of each so many frame durations, three times as often where it is dark or noisy (unless turned and \
+                    "look at the first frame of each so many frame durations, more often where it is dark or noisy (unless turned and \
                      zoomed are off); between them boxes are interpolated",
                 ),
                 flag(
@@ -115,13 +115,13 @@ pub(super) const DETECTING: &[Row] = &[
                 flag(
                     "zoomed",
                     "true",
-                    "look now and then at the picture enlarged and at half its size as well, and more often (at a quarter, too) where it is dark or \
+                    "look now and then at the picture enlarged and at half its size as well, and more often where it is dark (at a quarter, too) or \
                      noisy: faces that are small or blurred are found; for centerface only",
                 ),
                 flag(
                     "cascade",
                     "false",
-                    "look at two of three pictures at half their size only, where it is neither dark nor noisy: twice as fast, and \
+                    "look at five of six pictures at half their size only, where it is neither dark nor noisy: twice as fast, and \
                      small faces are looked for less often; for centerface only",
                 ),
                 SIZE,

@@ -47,6 +47,9 @@ impl PerFrame for Fault {
     }
 }
 
+/// The number of a descriptor that is not to come to a slot.
+const LEFT_OPEN: usize = 200;
+
 /// Opens what a slot must not: an error where it can.
 fn peek() -> Result<()> {
     let written = std::env::temp_dir().join(format!("frameloom-peek-{}", std::process::id()));
@@ -58,7 +61,15 @@ fn peek() -> Result<()> {
         ("connect", std::net::TcpStream::connect("127.0.0.1:9").map(drop)),
         ("send", std::net::UdpSocket::bind("127.0.0.1:0").map(drop)),
         ("talk to a process", std::os::unix::net::UnixDatagram::unbound().map(drop)),
+        ("make a pair of sockets", std::os::unix::net::UnixStream::pair().map(drop)),
+        ("empty a file", by_number(libc::SYS_truncate, [c"/nothing".as_ptr().addr(), 0, 0])),
+        ("watch for files", by_number(libc::SYS_inotify_init1, [0; 3])),
+        ("have signals sent", by_number(libc::SYS_fcntl, [0, 8, 1])),
+        #[cfg(target_arch = "x86_64")]
+        ("use x32's numbers", by_number(0x4000_0000 | libc::SYS_getppid, [0; 3])),
+        ("do so by its socket", by_number(libc::SYS_ioctl, [0, 0x8901, 0])),
         ("run a program", std::process::Command::new("/usr/bin/true").status().map(drop)),
+        ("read what was left open", read_left_open()),
         ("change a mode", change_mode(&std::env::temp_dir())),
         ("signal its node", signal_parent()),
     ];
@@ -69,6 +80,21 @@ fn peek() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Asks the kernel by a call's number: there is no such file, and what is asked for does nothing.
+fn by_number(number: libc::c_long, [a, b, c]: [usize; 3]) -> std::io::Result<()> {
+    // SAFETY: none of these writes to memory; the path lives as long as the program.
+    match unsafe { libc::syscall(number, a, b, c) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Looks for a descriptor that whoever tries this leaves open, by a number that no slot comes to.
+fn read_left_open() -> std::io::Result<()> {
+    let found = by_number(libc::SYS_fcntl, [LEFT_OPEN, 1, 0]);
+    found.map_err(|_| std::io::ErrorKind::PermissionDenied.into())
 }
 
 /// Gives a directory the mode that it has.

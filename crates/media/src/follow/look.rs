@@ -69,7 +69,7 @@ impl FrameClock {
         i64::try_from(turn).unwrap_or(i64::MAX)
     }
 
-    /// When the frame before one was shown that is the first of its segment: a frame's duration earlier.
+    /// When the frame before one was shown of which that is not known: a frame's duration earlier.
     fn before(self, pts: i64) -> i64 {
         pts.saturating_sub((self.frame / 1000).max(1))
     }
@@ -112,9 +112,14 @@ impl Looker {
         Ok(Self { watchers, clock: FrameClock::of(plan) })
     }
 
-    /// Begins a segment: nothing is known of the frame before.
-    pub(crate) fn begin(&mut self) {
-        self.watchers.iter_mut().for_each(|watcher| watcher.before = None);
+    /// Whether there are frames that are not looked at, by when the one before is shown.
+    pub(crate) fn leaves_out(&self) -> bool {
+        self.watchers.iter().any(|watcher| watcher.params.every > 1)
+    }
+
+    /// Begins a segment, the frame before which is shown at a time, if that is known.
+    pub(crate) fn begin(&mut self, before: Option<i64>) {
+        self.watchers.iter_mut().for_each(|watcher| watcher.before = before);
     }
 
     /// What its steps are called.
@@ -189,9 +194,9 @@ impl Watcher {
                 Glance::Upright(zoom) => {
                     merge(self.detector.detect(frame, View { zoom, gain })?, &mut found);
                 }
-                Glance::Turned(degrees) => {
+                Glance::Turned(degrees, zoom) => {
                     let turned = Turned::new(frame, degrees)?;
-                    let more = self.detector.detect(&turned.frame, View { gain, ..View::OWN })?;
+                    let more = self.detector.detect(&turned.frame, View { zoom, gain })?;
                     merge(turned.upright(more, frame), &mut found);
                 }
             }

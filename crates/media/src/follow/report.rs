@@ -1,5 +1,6 @@
 //! The detections file: what was found in each frame of the output, and what was done about it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
@@ -23,6 +24,12 @@ pub(crate) struct Reporter<'a> {
     metrics: DetectionMetrics,
     /// Frames heard of.
     frame: u64,
+    /// When the first of them is shown.
+    first: Option<i64>,
+    /// And the last.
+    last: i64,
+    /// Numbers of each detector's tracks.
+    tracks: Vec<BTreeSet<u32>>,
 }
 
 impl<'a> Reporter<'a> {
@@ -50,7 +57,8 @@ impl<'a> Reporter<'a> {
             // Whoever ran the job knows it.
             source_kept: SourceKept::default(),
         };
-        Some(Self { plan, detectors, metrics, frame: 0 })
+        let tracks = vec![BTreeSet::new(); detectors.len()];
+        Some(Self { plan, detectors, metrics, frame: 0, first: None, last: 0, tracks })
     }
 
     /// The first line of a file.
@@ -71,7 +79,7 @@ impl<'a> Reporter<'a> {
         noted: &[Noted],
     ) -> DetectionsLine {
         let mut boxes = Vec::new();
-        let mut hidden = false;
+        let (mut hidden, mut whole) = (false, false);
         for (number, detector) in self.detectors.iter().enumerate() {
             let index = u32::try_from(number).unwrap_or(u32::MAX);
             let noted = noted.iter().filter(|noted| noted.detector == index);
@@ -81,7 +89,7 @@ impl<'a> Reporter<'a> {
             let failed = tracks.is_some_and(|line| line.failed.contains(&index));
             let hides = action_hides(&detector.action);
             hidden |= hides && (failed || !here.is_empty());
-            self.metrics.frames_hidden_whole += u64::from(failed);
+            whole |= failed;
             if failed {
                 boxes.push(self.whole(detector));
             }
@@ -89,11 +97,17 @@ impl<'a> Reporter<'a> {
             boxes.extend(here.iter().map(|found| self.told(detector, found)));
         }
         self.metrics.frames_hidden += u64::from(hidden);
+        self.metrics.frames_hidden_whole += u64::from(whole);
+        // As the output's timestamps do: a part of a video begins with its first frame.
+        let first = *self.first.get_or_insert(pts);
+        self.last = pts;
+        let trimmed = self.plan.trim.start.is_some();
+        let offset = if trimmed { first } else { self.plan.offset.min(first) };
         let base = self.plan.source.video.time_base;
         let line = DetectionsLine {
             frame: self.frame,
             pts,
-            time: base.seconds(pts.saturating_sub(self.plan.offset)),
+            time: base.seconds(pts.saturating_sub(offset)),
             boxes,
         };
         self.frame += 1;
@@ -106,8 +120,9 @@ impl<'a> Reporter<'a> {
         for found in here {
             metrics.boxes += 1;
             metrics.interpolated += u64::from(found.source == BoxSource::Interpolated);
-            // Tracks are numbered from 1 without gaps.
-            metrics.tracks = metrics.tracks.max(found.track.into());
+            if let Some(tracks) = self.tracks.get_mut(number).filter(|_| found.track > 0) {
+                tracks.insert(found.track);
+            }
             let lowest = metrics.lowest_score.map_or(found.score, |low| low.min(found.score));
             metrics.lowest_score = Some(lowest);
         }
@@ -117,7 +132,7 @@ impl<'a> Reporter<'a> {
         let class = detector.classes.get(usize::from(found.class));
         let Rect { x, y, w, h } = found.rect;
         DetectedBox {
-            rect: Rect { x: tidy(x), y: tidy(y), w: tidy(w), h: tidy(h) },
+            rect: Rect { x: tidy(x), y: tidy(y), w: side(w), h: side(h) },
             score: (found.score * 1e4).round() / 1e4,
             class: class.cloned().unwrap_or_else(|| found.class.to_string()),
             track: (found.track > 0).then_some(found.track),
@@ -140,7 +155,10 @@ impl<'a> Reporter<'a> {
     }
 
     /// What was counted.
-    pub(crate) fn finish(self) -> DetectionMetrics {
+    pub(crate) fn finish(mut self) -> DetectionMetrics {
+        for (metrics, tracks) in self.metrics.detectors.iter_mut().zip(&self.tracks) {
+            metrics.tracks = tracks.len() as u64;
+        }
         self.metrics
     }
 }
@@ -150,11 +168,17 @@ fn tidy(value: f32) -> f32 {
     (value * 100.0).round() / 100.0
 }
 
+/// The same of a side, which is never nothing.
+fn side(value: f32) -> f32 {
+    tidy(value).max(0.01)
+}
+
 fn failed(e: std::io::Error) -> Error {
     Error::io("cannot write the detections", &e)
 }
 
-/// Writes what tracks tell as the whole output of a job; answers what was counted, and the frames.
+/// Writes what tracks tell as the whole output of a job; answers what was counted, the frames, and how many ticks lie between the
+/// first and the last of them.
 ///
 /// # Errors
 /// Corrupt where the tracks are; of writing.
@@ -163,7 +187,7 @@ pub(crate) fn write(
     format: DetectionsFormat,
     tracks: &File,
     out: &File,
-) -> Result<(DetectionMetrics, u64)> {
+) -> Result<(DetectionMetrics, u64, i64)> {
     let nothing = || Error::invalid("nothing is looked for");
     let mut out = BufWriter::with_capacity(1 << 18, out);
     let mut reporter = Reporter::new(plan).ok_or_else(nothing)?;
@@ -186,7 +210,8 @@ pub(crate) fn write(
     }
     out.flush().map_err(failed)?;
     let frames = reporter.frame;
-    Ok((reporter.finish(), frames))
+    let ticks = reporter.last.saturating_sub(reporter.first.unwrap_or(0));
+    Ok((reporter.finish(), frames, ticks))
 }
 
 /// Appends a line of JSON.

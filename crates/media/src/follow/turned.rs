@@ -1,5 +1,6 @@
 //! A second look at a frame, turned: detectors know upright faces, and people lie and lean.
 
+use ffmpeg_next::ffi;
 use frameloom_core::Result;
 use frameloom_core::detection::{Found, Rect};
 use opencv::core::{BORDER_CONSTANT, Mat, Scalar, Size};
@@ -39,7 +40,9 @@ impl Turned {
     )]
     pub(super) fn new(frame: &Frame, degrees: f64) -> Result<Self> {
         let (sin, cos) = degrees.to_radians().sin_cos();
-        let (w, h) = (f64::from(frame.width()), f64::from(frame.height()));
+        // Pixels that are no squares would be sheared, not turned.
+        let (w, h) = frame.shown_size();
+        let (w, h) = (f64::from(w), f64::from(h));
         let sides = |w: f64, h: f64| (h * sin.abs() + w * cos.abs(), h * cos.abs() + w * sin.abs());
         let (across, down) = sides(w, h);
         let shrink = (LONGEST / across.max(down)).min(1.0);
@@ -53,12 +56,13 @@ impl Turned {
             frame: frame.new_like(pixel, across, down)?,
             sin,
             cos,
-            scale: (small_w / w, small_h / h),
+            scale: (small_w / f64::from(frame.width()), small_h / f64::from(frame.height())),
             middle: (
                 (small_w / 2.0, small_h / 2.0),
                 (f64::from(across) / 2.0, f64::from(down) / 2.0),
             ),
         };
+        turned.frame.raw_mut().sample_aspect_ratio = ffi::AVRational { num: 1, den: 1 };
         for plane in 0..pixel.planes() {
             let shift = pixel.shift(plane);
             let from = mat_of(frame.plane(plane)?)?;

@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use sha2::{Digest, Sha256};
 
 use super::App;
@@ -26,6 +26,20 @@ pub(crate) struct Who {
     pub(crate) admin: bool,
 }
 
+/// What a token opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Jobs of one's own.
+    Client,
+    /// All jobs.
+    Admin,
+    /// Numbers.
+    Watcher,
+}
+
+/// What a token of whoever only watches opens: it tells of no job.
+const WATCHED: [&str; 2] = ["/metrics", "/v1/scale"];
+
 impl Who {
     /// Whether jobs of `owner` are theirs to see.
     pub(crate) fn sees(&self, owner: &str) -> bool {
@@ -36,7 +50,7 @@ impl Who {
 /// The tokens that open the server, by their digests; none opens it to everybody.
 #[derive(Debug, Clone, Default)]
 pub struct Tokens {
-    known: BTreeMap<[u8; 32], Who>,
+    known: BTreeMap<[u8; 32], (String, Role)>,
 }
 
 fn digest(token: &str) -> [u8; 32] {
@@ -44,7 +58,8 @@ fn digest(token: &str) -> [u8; 32] {
 }
 
 impl Tokens {
-    /// Reads a token file: `name:token[:admin]` a line; empty lines and those with `#` are passed.
+    /// Reads a token file: `name:token`, `name:token:admin` or `name:token:metrics` a line; empty lines and those with `#` are
+    /// passed.
     ///
     /// # Errors
     /// Invalid with the number of the line that is wrong.
@@ -58,18 +73,21 @@ impl Tokens {
             let wrong = |why: &str| Error::invalid(format!("token file, line {number}: {why}"));
             let mut parts = line.split(':');
             let (name, token) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-            let admin = match parts.next() {
-                None => false,
-                Some("admin") => true,
-                Some(_) => return Err(wrong("after the token only ':admin' may follow")),
+            let role = match parts.next() {
+                None => Role::Client,
+                Some("admin") => Role::Admin,
+                Some("metrics") => Role::Watcher,
+                Some(_) => {
+                    return Err(wrong("after the token only ':admin' or ':metrics' may follow"));
+                }
             };
             if name.is_empty() || parts.next().is_some() {
-                return Err(wrong("write name:token or name:token:admin"));
+                return Err(wrong("write name:token, name:token:admin or name:token:metrics"));
             }
             if token.len() < 16 {
                 return Err(wrong("a token has at least 16 characters"));
             }
-            if known.insert(digest(token), Who { name: name.to_owned(), admin }).is_some() {
+            if known.insert(digest(token), (name.to_owned(), role)).is_some() {
                 return Err(wrong("the token stands there twice"));
             }
         }
@@ -84,9 +102,21 @@ impl Tokens {
         !self.known.is_empty()
     }
 
-    fn who(&self, token: &str) -> Option<Who> {
+    /// Whoever has this token, and asks for `path`.
+    ///
+    /// # Errors
+    /// Unauthorized for a token that is not known, Forbidden for one that opens other paths only.
+    fn who(&self, token: &str, path: &str) -> Result<Who> {
         // By digest: how long a look-up takes tells nothing of a token.
-        self.known.get(&digest(token)).cloned()
+        let (name, role) = self
+            .known
+            .get(&digest(token))
+            .ok_or_else(|| Error::new(ErrorKind::Unauthorized, "the token is not known"))?;
+        if *role == Role::Watcher && !WATCHED.contains(&path) {
+            let words = format!("the token of '{name}' opens {} only", WATCHED.join(" and "));
+            return Err(Error::new(ErrorKind::Forbidden, words));
+        }
+        Ok(Who { name: name.clone(), admin: *role == Role::Admin })
     }
 }
 
@@ -114,11 +144,10 @@ impl FromRequestParts<Arc<App>> for Who {
         if !tokens.are_asked_for() {
             return Ok(Who { name: "anyone".into(), admin: true });
         }
-        let unauthorized =
-            |text: &str| ApiError::from(Error::new(frameloom_core::ErrorKind::Unauthorized, text));
+        let unauthorized = |text: &str| ApiError::from(Error::new(ErrorKind::Unauthorized, text));
         let token = token(&parts.headers)
             .ok_or_else(|| unauthorized("give a token: 'Authorization: Bearer TOKEN'"))?;
-        tokens.who(token).ok_or_else(|| unauthorized("the token is not known"))
+        Ok(tokens.who(token, parts.uri.path())?)
     }
 }
 
@@ -130,10 +159,8 @@ pub(crate) async fn login(
 ) -> ApiResult<Response> {
     let token = body.trim();
     let tokens = &app.jobs.config.tokens;
-    if tokens.are_asked_for() && tokens.who(token).is_none() {
-        return Err(
-            Error::new(frameloom_core::ErrorKind::Unauthorized, "the token is not known").into()
-        );
+    if tokens.are_asked_for() {
+        tokens.who(token, "/")?;
     }
     let secure = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
     let secure = if secure || app.jobs.config.tls { "; Secure" } else { "" };
@@ -206,7 +233,7 @@ fn check(app: &App, request: &Request) -> ApiResult<()> {
         });
         if !own {
             return Err(Error::new(
-                frameloom_core::ErrorKind::Forbidden,
+                ErrorKind::Forbidden,
                 format!("a page of '{}' may not write here", origin.escape_debug()),
             )
             .into());
@@ -221,11 +248,20 @@ mod tests {
 
     #[test]
     fn a_token_file_is_read_or_the_line_named() {
-        let tokens = Tokens::parse("# who\nann:0123456789abcdef\n\nbob:fedcba9876543210:admin\n");
+        let tokens = Tokens::parse(
+            "# who\nann:0123456789abcdef\n\nbob:fedcba9876543210:admin\neye:0011223344556677:metrics\n",
+        );
         let tokens = tokens.unwrap();
-        assert_eq!(tokens.who("0123456789abcdef").unwrap().name, "ann");
-        assert!(tokens.who("fedcba9876543210").unwrap().admin);
-        assert!(tokens.who("0123456789abcdeF").is_none());
+        let who = |token: &str, path: &str| tokens.who(token, path);
+        assert_eq!(who("0123456789abcdef", "/v1/jobs").unwrap().name, "ann");
+        assert!(who("fedcba9876543210", "/v1/jobs").unwrap().admin);
+        let kind = |token: &str, path: &str| who(token, path).unwrap_err().kind();
+        assert_eq!(kind("0123456789abcdeF", "/metrics"), ErrorKind::Unauthorized);
+        assert!(!who("0011223344556677", "/metrics").unwrap().admin);
+        assert_eq!(who("0011223344556677", "/v1/scale").unwrap().name, "eye");
+        for path in ["/", "/v1/jobs", "/v1/scale/", "/v1/workers", "/metrics/x"] {
+            assert_eq!(kind("0011223344556677", path), ErrorKind::Forbidden, "{path}");
+        }
         for bad in ["", "a:short", "a:0123456789abcdef:root", ":0123456789abcdef", "x"] {
             assert!(Tokens::parse(bad).is_err(), "{bad}");
         }

@@ -85,6 +85,8 @@ pub(crate) struct Jobs {
     /// Frames of jobs that have ended, and tasks tried again, for the metrics.
     pub(crate) frames: AtomicU64,
     pub(crate) retries: AtomicU64,
+    /// Jobs that ended since the server began: well, not, and by somebody's word.
+    pub(crate) ended: [AtomicU64; 3],
     pub(crate) durations: Durations,
     pub(crate) hooks: webhook::Hooks,
     /// Places for traces on their way.
@@ -112,6 +114,7 @@ impl Jobs {
             tended: AtomicU64::new(0),
             frames: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            ended: Default::default(),
             durations: Durations::default(),
             hooks: webhook::Hooks::default(),
             exports: tokio::sync::Semaphore::new(trace::MOST_AT_A_TIME),
@@ -482,6 +485,12 @@ impl Jobs {
         self.decide(job, Decision::Ended { end, error: error.clone(), at_ms })?;
         (self.parts.fault)("after ended")?;
         job.end(end, error, at_ms);
+        let place = match end {
+            End::Succeeded => 0,
+            End::Failed => 1,
+            End::Cancelled => 2,
+        };
+        self.ended[place].fetch_add(1, Ordering::Relaxed);
         webhook::notify(self, job);
         trace::over(self, job);
         Ok(())

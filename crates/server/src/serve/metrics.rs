@@ -101,6 +101,15 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, request: Request) -> Ap
         })
         .collect();
     family("frameloom_jobs", "gauge", "Jobs by state.", &by_state);
+    let ends = [Stands::Succeeded, Stands::Failed, Stands::Cancelled].into_iter();
+    let ended: Vec<_> = ends
+        .zip(&app.jobs.ended)
+        .map(|(end, count)| {
+            (format!("{{state=\"{}\"}}", end.name()), count.load(Ordering::Relaxed))
+        })
+        .collect();
+    let help = "Jobs that ended since the server began.";
+    family("frameloom_jobs_ended_total", "counter", help, &ended);
     let open: Vec<_> = jobs.iter().filter(|job| !job.state().is_terminal()).collect();
     let sum = |value: &dyn Fn(&crate::engine::Progress) -> u64| -> u64 {
         open.iter().fold(0, |sum: u64, job| sum.saturating_add(value(&job.progress())))

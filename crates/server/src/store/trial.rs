@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use frameloom_core::id::NodeId;
-use frameloom_core::{Error, Result};
+use frameloom_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{MOST_SMALL, Store, io};
@@ -69,7 +69,7 @@ impl Store {
     /// Tries what a node does to a store: makes a file, renames it, reads it back, removes it.
     ///
     /// # Errors
-    /// Conflict with what the system says: where it fails, and what to do.
+    /// Conflict with what the system says: where it fails, and what to do; Exhausted where the store is full.
     pub fn try_out(&self, node: NodeId) -> Result<()> {
         PARTS.into_iter().try_for_each(|part| self.try_out_in(part, node))
     }
@@ -81,6 +81,10 @@ impl Store {
         let failed = |what: &'static str| {
             let shown = dir.display().to_string();
             move |e: std::io::Error| {
+                let full = Error::io(format!("cannot {what} in the store, in '{shown}'"), &e);
+                if full.kind() == ErrorKind::Exhausted {
+                    return full;
+                }
                 Error::conflict(format!(
                     "cannot {what} in the store, in '{shown}', as {} ({e}); mount it writable, and {ADVICE}",
                     me()

@@ -39,6 +39,7 @@ impl Trial {
             done: Arc::new(Notify::new()),
             shared: Arc::default(),
             missed: 0,
+            owner: None,
         };
         let config = SlotConfig {
             program: "/nonexistent/frameloom".into(),
