@@ -76,9 +76,10 @@ bench-privacy: build clips ## Measure what deface and Frameloom leave to be seen
 bench-detect: build clips ## Measure the speed of faces and motion against deface and OpenCV; writes docs/benchmarks.md.
 	@bench/detect/run.sh $(BIN) $(CLIPS)
 
+# PARTS=nodes (or slots, length) measures a part.
 bench-scale: image clips ## Measure how frames a second grow with nodes, and the server with slots and length; writes docs/scaling.md.
 	cargo build --release --locked -p frameloom-server --example nodes
-	python3 bench/scale/scale.py $(BIN) target/release/examples/nodes $(CLIPS)
+	python3 bench/scale/scale.py $(BIN) target/release/examples/nodes $(CLIPS) $(if $(PARTS),--parts $(PARTS))
 
 image: ## Build the container images, of this machine's binary or, on another Debian, from source.
 	@deploy/image.sh

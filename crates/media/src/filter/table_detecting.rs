@@ -125,7 +125,7 @@ pub(super) const DETECTING: &[Row] = &[
                      small faces are looked for less often; for centerface only",
                 ),
                 SIZE,
-                margin("15"),
+                margin("14"),
                 SHAPE,
                 TRACK,
                 ON_ERROR,
