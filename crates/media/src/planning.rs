@@ -340,13 +340,20 @@ impl Cutter<'_> {
         let time_base = video.time_base;
         let cuts = Cuts { time_base, start: first, end, longest_us, learns_us };
         let pts: Vec<i64> = self.index.keys.iter().map(|key| key.pts).collect();
-        let inside: Vec<i64> = pts.iter().copied().filter(|t| *t > first && *t < end).collect();
+        let halo = halo_ticks(video, self.footprint.before());
+        // Where a filter learns before each segment, that begins at a keyframe: what lies before one would be decoded for nothing.
+        let behind = if learns { halo } else { 0 };
+        let inside: Vec<i64> = pts
+            .iter()
+            .map(|t| t.saturating_add(behind))
+            .filter(|t| *t > first && *t < end)
+            .collect();
         let borders = if whole {
             Vec::new()
         } else {
             cuts.borders(&inside, |border| {
                 self.asked = true;
-                self.index.accept(pts.partition_point(|t| *t < border))
+                self.index.accept(pts.partition_point(|t| *t < border.saturating_sub(behind)))
             })?
         };
         let inner = match spec.segment_us {
@@ -356,7 +363,6 @@ impl Cutter<'_> {
         let mut all: Vec<i64> = borders.iter().chain(&inner).copied().collect();
         all.sort_unstable();
         let mut segments = planner::segments(&all);
-        let halo = halo_ticks(video, self.footprint.before());
         let mut begins = vec![FILE_START; segments.len()];
         for (segment, begin) in segments.iter_mut().zip(&mut begins) {
             // A trimmed video begins at its trim, with no halo.
@@ -432,7 +438,7 @@ fn learning_us(video: &VideoInfo, footprint: Footprint) -> i64 {
 }
 
 /// How far back a halo of `frames` reaches, in ticks, with half as much again for uneven rates.
-fn halo_ticks(video: &VideoInfo, frames: u32) -> i64 {
+pub(crate) fn halo_ticks(video: &VideoInfo, frames: u32) -> i64 {
     let rate = video.frame_rate;
     let Ok(frame) = TimeBase::new(rate.den, rate.num) else { return i64::from(frames) };
     let frames = i64::from(frames) + i64::from(frames.div_ceil(2));

@@ -29,6 +29,7 @@ use crate::ff::Packet;
 use crate::filter::{Chain, Exchange, Files, FilterTimes, Notes, Parts, RegionsKept, Spread};
 use crate::follow::{Look, LookHeader, LookLine, LookRecord, LookWriter, Looker, is_detector};
 use crate::frame::{Frame, FrameFormat};
+use crate::planning::halo_ticks;
 use crate::preview::{Preview, Previewer, Shown};
 use crate::seek;
 use crate::seg_file::{self, FrameRecord};
@@ -293,6 +294,8 @@ struct Pass<'a> {
     after: u32,
     /// Whether frames before the range run through the filters as they come: there may be too many to keep.
     warms_up: bool,
+    /// What is shown before this is not learnt from: it only lies on the way.
+    learns_from: Option<i64>,
     /// Frames before the range that did so.
     ahead: usize,
     converter: Converter,
@@ -413,6 +416,12 @@ impl<'a> Pass<'a> {
             before: footprint.before() as usize,
             after: footprint.after(),
             warms_up: matches!(footprint, Footprint::Warmup { .. }),
+            // Where that was not enough, as with rates that vary, all that there is counts.
+            learns_from: segment
+                .interval
+                .start
+                .filter(|_| entry == segment.entry as usize)
+                .map(|start| start.saturating_sub(halo_ticks(video, footprint.before()))),
             ahead: 0,
             converter: Converter::new(
                 working.pixel,
@@ -527,6 +536,9 @@ impl<'a> Pass<'a> {
         }
         if self.range.is_before(pts) {
             if self.warms_up {
+                if self.learns_from.is_some_and(|from| pts < from) {
+                    return Ok(true);
+                }
                 self.ahead += 1;
                 self.push(frame, decode_ms)?;
             } else if self.before > 0 {
