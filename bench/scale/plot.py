@@ -47,12 +47,13 @@ def plot(path, title, x_title, y_title, lines, logarithmic=False):
         left, y = at(x_ticks[0], mark)
         out.append(f'<line class="g" x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         out.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{number(mark)}</text>')
-    for (name, line), colour in zip(lines, ("#0b62c4", "#b8860b", "#1a8f4a", "#b33")):
+    # The first line's name stands above its end, the others' below: ends lie close together where things go as they should.
+    for (name, line), colour, down in zip(lines, ("#0b62c4", "#b8860b", "#1a8f4a", "#b33"), (-8, 18, 18, 18)):
         line = [at(*point) for point in sorted(line)]
         way = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
         out.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="2"/>')
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in line]
         x, y = line[-1]
-        out.append(f'<text x="{x - 4:.1f}" y="{y - 8:.1f}" text-anchor="end" style="fill:{colour}">{name}</text>')
+        out.append(f'<text x="{x - 4:.1f}" y="{y + down:.1f}" text-anchor="end" style="fill:{colour}">{name}</text>')
     with open(path, "w") as file:
         file.write("\n".join([*out, "</svg>", ""]))
