@@ -470,3 +470,19 @@ fn every_row_of_the_graph_allow_list_is_cut_as_it_is_whole() {
     assert!(differ.is_empty(), "rows whose frames differ when cut: {differ:?}");
     assert!(untried.is_empty(), "rows that were not tried: {untried:?}");
 }
+
+#[test]
+fn what_goes_by_places_comes_before_what_may_move_them() {
+    let planned = |filters: [&str; 2]| {
+        let filters = filters.map(|text| text.parse().unwrap());
+        plan_chain(&filters, &format(PixelFormat::Yuv420p, 320, 180)).map(drop)
+    };
+    for first in ["ffmpeg:hflip", "celery:task=a.b:queue=q"] {
+        for then in ["faces:action=blur", "regions:file=x.jsonl:action=blur"] {
+            let error = planned([first, then]).unwrap_err();
+            assert!(error.message().contains("it must come before"), "{first}, {then}: {error}");
+            planned([then, first]).unwrap();
+        }
+    }
+    planned(["celery:task=a.b:queue=q:moves=false", "faces:action=blur"]).unwrap();
+}
